@@ -1,0 +1,107 @@
+"""Every way that a request can be answered with an error.
+
+    RequestError
+    ├── InvalidField       INVALID_ARGUMENT    a field is out of range, missing, or unsupported
+    ├── UnknownModel       NOT_FOUND           no model of that name
+    ├── LimitReached       RESOURCE_EXHAUSTED  a queue, a quota, or a buffer is full
+    ├── DeadlinePassed     DEADLINE_EXCEEDED   the answer would come, or came, too late
+    ├── Unavailable        UNAVAILABLE         loading or draining: try again
+    │   └── RunnerFailed   UNAVAILABLE         the runner failed and the request could not go on
+    └── Cancelled          CANCELLED           the caller has gone
+
+Each class owns its gRPC status code, by name, and the label under which it is
+counted. Messages are for callers: what was wrong and what would be right,
+never a path or an internal name.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class RequestError(Exception):
+    """The root. `str(error)` is the message for the caller."""
+
+    code: ClassVar[str] = "INTERNAL"
+    label: ClassVar[str] = "internal"
+
+
+class InvalidField(RequestError):
+    """`field` (its wire name, dotted where nested) cannot be honoured."""
+
+    code = "INVALID_ARGUMENT"
+    label = "invalid_field"
+
+    def __init__(self, field: str, description: str) -> None:
+        super().__init__(f"{field}: {description}")
+        self.field = field
+        self.description = description
+
+
+class UnknownModel(RequestError):
+    """No model is called `name`; `known` are the names there are."""
+
+    code = "NOT_FOUND"
+    label = "unknown_model"
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        there = ", ".join(known) or "none"
+        super().__init__(f"no model {name!r}; this server has: {there}")
+        self.name = name
+        self.known = known
+
+
+class LimitReached(RequestError):
+    """A limit of the configuration is reached.
+
+    Attributes:
+        subject: What is limited, such as "queue.requests".
+        retry_after: Seconds after which to try again, above 0.
+    """
+
+    code = "RESOURCE_EXHAUSTED"
+    label = "limit_reached"
+
+    def __init__(self, subject: str, description: str, retry_after: float) -> None:
+        super().__init__(description)
+        self.subject = subject
+        self.retry_after = retry_after
+
+
+class DeadlinePassed(RequestError):
+    """The deadline passed, or cannot be met. `reason` is one of the class's constants."""
+
+    code = "DEADLINE_EXCEEDED"
+    label = "deadline"
+
+    QUEUE_TIMEOUT = "QUEUE_TIMEOUT"
+    DEADLINE_UNREACHABLE = "DEADLINE_UNREACHABLE"
+    RUNNING_TIMEOUT = "RUNNING_TIMEOUT"
+
+    def __init__(self, reason: str, description: str) -> None:
+        super().__init__(description)
+        self.reason = reason
+
+
+class Unavailable(RequestError):
+    """Not now: the model is loading, or the server is draining."""
+
+    code = "UNAVAILABLE"
+    label = "unavailable"
+
+    def __init__(self, description: str, retry_after: float = 1.0) -> None:
+        super().__init__(description)
+        self.retry_after = retry_after
+
+
+class RunnerFailed(Unavailable):
+    """The runner failed, and the request could not be resumed."""
+
+    label = "runner_failed"
+
+
+class Cancelled(RequestError):
+    """The caller cancelled."""
+
+    code = "CANCELLED"
+    label = "cancelled"
