@@ -42,7 +42,9 @@ class Event(enum.Enum):
     ADMIT = "admit"  # it gets a slot
     FIRST_TOKEN = "first token"  # its prompt is computed
     PREEMPT = "preempt"  # its slot is taken, or its runner died: it will go on later
-    FINISH = "finish"  # its output is complete
+    # Its output is complete. Even while it waits or prefills: its text is read
+    # behind the steps, and may hold a stop sequence after its slot was taken.
+    FINISH = "finish"
     CANCEL = "cancel"  # its caller has gone, or says stop
     EXPIRE = "expire"  # its deadline has passed
     FAIL = "fail"  # it cannot go on
@@ -50,11 +52,13 @@ class Event(enum.Enum):
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.WAITING, Event.ADMIT): State.PREFILL,
+    (State.WAITING, Event.FINISH): State.FINISHED,
     (State.WAITING, Event.CANCEL): State.CANCELLED,
     (State.WAITING, Event.EXPIRE): State.EXPIRED,
     (State.WAITING, Event.FAIL): State.FAILED,
     (State.PREFILL, Event.FIRST_TOKEN): State.DECODE,
     (State.PREFILL, Event.PREEMPT): State.WAITING,
+    (State.PREFILL, Event.FINISH): State.FINISHED,
     (State.PREFILL, Event.CANCEL): State.CANCELLED,
     (State.PREFILL, Event.EXPIRE): State.EXPIRED,
     (State.PREFILL, Event.FAIL): State.FAILED,

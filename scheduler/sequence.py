@@ -36,6 +36,7 @@ class Sequence:
         finish_reason: Set when it is FINISHED.
         error: Set when it is CANCELLED, EXPIRED, or FAILED.
         preemptions: How often its slot was taken.
+        runner_losses: How many of those times its runner had died.
     """
 
     request: Request
@@ -49,6 +50,7 @@ class Sequence:
     finish_reason: FinishReason | None = None
     error: RequestError | None = None
     preemptions: int = 0
+    runner_losses: int = 0
 
     @property
     def state(self) -> State:

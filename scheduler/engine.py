@@ -1,0 +1,162 @@
+"""The engine: one asyncio task that carries the scheduler's decisions to a runner."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as Several
+
+from llm_serving_engine.scheduler.core import Moved, Scheduler, SchedulerEvent
+from llm_serving_engine.scheduler.errors import LimitReached, RequestError, Unavailable
+from llm_serving_engine.scheduler.lifecycle import State
+from llm_serving_engine.scheduler.observer import Observer
+from llm_serving_engine.scheduler.request import Request
+from llm_serving_engine.scheduler.runner import Runner, RunnerLost
+from llm_serving_engine.scheduler.step import Step, StepResult
+from llm_serving_engine.scheduler.stream import TokenStream
+
+
+class Engine:
+    """Runs requests on a runner, step by step.
+
+    All methods belong to the event loop that `run` runs on.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        observers: Several[Observer] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.scheduler = scheduler
+        self.clock = clock
+        self._runner = runner
+        self._observers = tuple(observers)
+        self._streams: dict[str, TokenStream] = {}
+        self._work = asyncio.Event()
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self._draining = False
+
+    # For callers
+
+    def submit(self, request: Request) -> TokenStream:
+        """Take a request into the queue; its output comes through the stream.
+
+        Raises:
+            RequestError: It cannot be taken: see `Scheduler.submit`, and
+                Unavailable while draining.
+        """
+        try:
+            if self._draining:
+                raise Unavailable("the server is shutting down")
+            sequence = self.scheduler.submit(request, self.clock())
+        except RequestError as error:
+            for observer in self._observers:
+                observer.refused(request, error)
+            raise
+        stream = self._streams[request.id] = TokenStream(sequence)
+        self._quiet.clear()
+        self._changed()
+        return stream
+
+    def cancel(self, request_id: str) -> None:
+        """End a request whose caller has gone. One that has ended is left alone."""
+        self.scheduler.cancel(request_id, self.clock())
+        self._changed()
+
+    def finish(self, request_id: str, output_tokens: int) -> None:
+        """End a request whose first `output_tokens` tokens hold a stop sequence."""
+        self.scheduler.finish(request_id, self.clock(), output_tokens)
+        self._changed()
+
+    async def drain(self, grace: float) -> None:
+        """Refuse new requests, and end those that are still alive after `grace` seconds."""
+        self._draining = True
+        try:
+            await asyncio.wait_for(self._quiet.wait(), grace)
+        except asyncio.TimeoutError:
+            self._fail_all(Unavailable("the server shut down before the answer was complete"))
+
+    # The loop
+
+    async def run(self) -> None:
+        """Drive the runner until cancelled."""
+        while True:
+            step = self.scheduler.schedule(self.clock())
+            if step.empty:
+                self._publish()
+                self._work.clear()
+                await self._work.wait()
+                continue
+            await self._execute(step)
+
+    async def _execute(self, step: Step) -> None:
+        # The step is on its way before anybody is told of the one before it:
+        # the runner never waits for text, telemetry, or sockets.
+        pending = self._runner.begin(step)
+        self._publish()
+        try:
+            result = await pending
+        except RunnerLost:
+            self.scheduler.runner_lost(self.clock())
+            self._publish()
+            await self._runner.recover()
+        else:
+            self.scheduler.apply(result, self.clock())
+            self._observe_step(step, result)
+
+    def _observe_step(self, step: Step, result: StepResult) -> None:
+        for observer in self._observers:
+            observer.stepped(step, result)
+
+    def _changed(self) -> None:
+        self._publish()
+        self._work.set()
+
+    # Events
+
+    def _publish(self) -> None:
+        while events := self.scheduler.take_events():
+            for event in events:
+                self._dispatch(event)
+        if self.scheduler.idle:
+            self._quiet.set()
+
+    def _dispatch(self, event: SchedulerEvent) -> None:
+        stream = self._streams.get(event.sequence.request.id)
+        if isinstance(event, Moved):
+            self._moved(event, stream)
+        elif stream is not None:
+            stream.put(event)
+            self._bound(stream)
+
+    def _moved(self, event: Moved, stream: TokenStream | None) -> None:
+        sequence = event.sequence
+        for observer in self._observers:
+            observer.transitioned(sequence)
+        if stream is None:
+            return
+        if sequence.state is State.PREFILL:
+            stream.start()
+        elif sequence.state.ended:
+            del self._streams[sequence.request.id]
+            stream.end()
+
+    def _bound(self, stream: TokenStream) -> None:
+        limit = self.scheduler.config.stream_buffer_tokens_max
+        if stream.buffered <= limit:
+            return
+        description = (
+            f"the stream was not read: {stream.buffered} tokens wait, the limit is {limit}"
+        )
+        error = LimitReached("stream.buffer_tokens", description, self.scheduler.retry_after)
+        self.scheduler.cancel(stream.sequence.request.id, self.clock(), error)
+
+    def _fail_all(self, error: RequestError) -> None:
+        now = self.clock()
+        for sequence in self.scheduler.live():
+            self.scheduler.cancel(sequence.request.id, now, error)
+        self._changed()
