@@ -1,0 +1,72 @@
+"""What a backend is: something that holds a model and executes steps on it.
+
+A backend runs alone in a process of its own, on one thread. To add one, write
+a class with these members and name it in `registry.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from llm_serving_engine.scheduler.step import Capabilities, Step, StepResult
+
+
+@dataclass(frozen=True, slots=True)
+class BackendConfig:
+    """How to run a model. None means: chosen from the machine and the model.
+
+    Attributes:
+        sequences: Slots: requests that run at the same time. Each takes its
+            part of the cache whether it is used or not.
+        context_per_sequence: Tokens that one request can hold, prompt and
+            output together. Memory grows with sequences times context.
+        threads: Threads that compute. More than there are cores makes it slower.
+        micro_batch: Tokens computed at once inside the library. Larger ones
+            take more memory for intermediate results.
+        cache_type: How the cache is stored: "f16", or "q8_0" for half the
+            memory and somewhat slower attention.
+        flash_attention: Whether to use the fused attention kernel.
+        gpu_layers: Layers put on the GPU; -1 for all. Nothing without a GPU.
+    """
+
+    sequences: int | None = None
+    context_per_sequence: int | None = None
+    threads: int | None = None
+    micro_batch: int = 512
+    cache_type: str = "f16"
+    flash_attention: bool = True
+    gpu_layers: int | None = None
+
+
+class LoadReport(NamedTuple):
+    """What loading a model came to.
+
+    Attributes:
+        capabilities: What the scheduler may plan with.
+        settings: The configuration with every choice made, for people.
+        memory_bytes: What the runner's process holds, by part; their sum is
+            its resident memory.
+    """
+
+    capabilities: Capabilities
+    settings: dict[str, str]
+    memory_bytes: dict[str, int]
+
+
+class LoadError(Exception):
+    """The model cannot be loaded; the message says why in one line."""
+
+
+class Backend(Protocol):
+    """A loaded model. Constructed by its `registry` entry with (path, config, progress)."""
+
+    @property
+    def report(self) -> LoadReport:
+        """What loading came to."""
+
+    def execute(self, step: Step) -> StepResult:
+        """Do a step's parts in order. What fails for one slot fails that slot alone."""
+
+    def close(self) -> None:
+        """Give the memory back."""

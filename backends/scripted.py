@@ -1,0 +1,117 @@
+"""A backend without a model: its next token is arithmetic on the tokens before it.
+
+It answers like a real one, bit for bit the same in any company, and checks
+that every step keeps to the contract. Tests and demonstrations run on it.
+Its vocabulary is the 256 bytes and an end-of-sequence token.
+"""
+
+from __future__ import annotations
+
+import time
+
+from llm_serving_engine.backends.backend import BackendConfig, LoadReport
+from llm_serving_engine.scheduler.step import (
+    Capabilities,
+    ClearSlot,
+    CopyPrefix,
+    Logprobs,
+    OpenSequence,
+    SampledToken,
+    Step,
+    StepResult,
+)
+
+END_OF_SEQUENCE = 256
+VOCABULARY_SIZE = 257
+_WORDS = b"the quick brown fox jumps over the lazy dog and then rests a while. "
+
+
+class ContractViolation(AssertionError):
+    """A step asked for something that the contract does not allow."""
+
+
+def next_token(tokens: list[int]) -> int:
+    """The scripted model itself: some byte of a sentence, chosen by all tokens before it."""
+    state = 2166136261
+    for token in tokens[-64:]:
+        state = (state ^ token) * 16777619 % 2**32
+    state = (state ^ len(tokens)) * 16777619 % 2**32
+    return END_OF_SEQUENCE if state % 211 == 0 else _WORDS[state // 211 % len(_WORDS)]
+
+
+class ScriptedBackend:
+    """Executes steps on the scripted model, strictly."""
+
+    def __init__(
+        self, path: str = "", config: BackendConfig | None = None, progress: object = None
+    ) -> None:
+        del path, progress
+        config = config or BackendConfig()
+        capabilities = Capabilities(
+            sequences_max=config.sequences or 4,
+            context_per_sequence=config.context_per_sequence or 4096,
+            batch_invariant=True,
+        )
+        self.report = LoadReport(capabilities, settings={}, memory_bytes={})
+        self._caches: list[list[int]] = [[] for _ in range(capabilities.sequences_max)]
+        self._open: list[OpenSequence | None] = [None] * capabilities.sequences_max
+
+    def execute(self, step: Step) -> StepResult:
+        """Do a step. Raises ContractViolation where it breaks the contract."""
+        started = time.perf_counter()
+        self._check_order(step)
+        for operation in step.operations:
+            self._operate(operation)
+        for opened in step.opens:
+            self._open[opened.slot] = opened
+        sampled = []
+        for chunk in step.prefills:
+            self._append(chunk.slot, chunk.position, chunk.tokens)
+            if chunk.sample:
+                sampled.append(self._sample(chunk.slot))
+        for row in step.decodes:
+            self._append(row.slot, row.position, (row.token,))
+            sampled.append(self._sample(row.slot))
+        return StepResult(step.number, tuple(sampled), (), time.perf_counter() - started)
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._caches.clear()
+
+    def _operate(self, operation: ClearSlot | CopyPrefix) -> None:
+        if isinstance(operation, ClearSlot):
+            del self._caches[operation.slot][operation.from_position :]
+            return
+        source = self._caches[operation.source]
+        _require(operation.tokens <= len(source), "copies more than the source holds")
+        self._caches[operation.target] = source[: operation.tokens]
+
+    def _append(self, slot: int, position: int, tokens: tuple[int, ...]) -> None:
+        cache = self._caches[slot]
+        _require(self._open[slot] is not None, f"slot {slot} is not open")
+        _require(len(tokens) > 0, "an empty chunk")
+        _require(position == len(cache), f"slot {slot} is at {len(cache)}, not {position}")
+        cache.extend(tokens)
+        _require(len(cache) <= self.report.capabilities.context_per_sequence, "context overrun")
+
+    def _sample(self, slot: int) -> SampledToken:
+        token = next_token(self._caches[slot])
+        opened = self._open[slot]
+        assert opened is not None
+        if opened.top_logprobs is None:
+            return SampledToken(slot, token)
+        top = tuple(((token + i) % VOCABULARY_SIZE, -float(i)) for i in range(opened.top_logprobs))
+        return SampledToken(slot, token, Logprobs(0.0, top))
+
+    @staticmethod
+    def _check_order(step: Step) -> None:
+        rows = [row.slot for row in step.decodes]
+        _require(rows == sorted(set(rows)), "decode rows are not in ascending order")
+        chunks = [chunk.slot for chunk in step.prefills]
+        _require(len(set(chunks)) == len(chunks), "two chunks for one slot")
+        _require(not set(rows) & set(chunks), "a slot both prefills and decodes")
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ContractViolation(message)
