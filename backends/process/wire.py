@@ -1,0 +1,99 @@
+"""Messages between a runner's host and its worker: length-prefixed pickles.
+
+Both ends are ours and of one version, and the socket is a pair that nobody
+else can open; that is why pickle is safe here.
+"""
+
+from __future__ import annotations
+
+import pickle
+import socket
+import struct
+from typing import NamedTuple
+
+from llm_serving_engine.backends.backend import BackendConfig, LoadReport
+from llm_serving_engine.scheduler.step import Step, StepResult
+
+_LENGTH = struct.Struct("<I")
+
+
+class Load(NamedTuple):
+    """To the worker, first and once: load a model."""
+
+    backend: str
+    path: str
+    config: BackendConfig
+
+
+class Progress(NamedTuple):
+    """From the worker: the fraction that is loaded."""
+
+    fraction: float
+
+
+class Loaded(NamedTuple):
+    """From the worker: steps can come."""
+
+    report: LoadReport
+
+
+class LoadFailed(NamedTuple):
+    """From the worker, its last word: the model cannot be loaded."""
+
+    reason: str
+
+
+Message = Load | Progress | Loaded | LoadFailed | Step | StepResult
+
+
+def encode(message: Message) -> bytes:
+    """A message's frame."""
+    body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+    return _LENGTH.pack(len(body)) + body
+
+
+class FrameReader:
+    """Cuts a stream of bytes into messages."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[Message]:
+        """Take in bytes; give the messages that are now complete."""
+        self._buffer += data
+        messages = []
+        while (frame := self._next_frame()) is not None:
+            messages.append(pickle.loads(frame))
+        return messages
+
+    def _next_frame(self) -> bytes | None:
+        if len(self._buffer) < _LENGTH.size:
+            return None
+        end = _LENGTH.size + _LENGTH.unpack_from(self._buffer)[0]
+        if len(self._buffer) < end:
+            return None
+        frame = bytes(self._buffer[_LENGTH.size : end])
+        del self._buffer[:end]
+        return frame
+
+
+class BlockingChannel:
+    """The worker's end: sends and receives one message after the other."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._reader = FrameReader()
+        self._inbox: list[Message] = []
+
+    def send(self, message: Message) -> None:
+        """Send a message. Raises OSError where the host has gone."""
+        self._connection.sendall(encode(message))
+
+    def receive(self) -> Message | None:
+        """The next message, or None when the host has closed its end."""
+        while not self._inbox:
+            data = self._connection.recv(1 << 16)
+            if not data:
+                return None
+            self._inbox.extend(self._reader.feed(data))
+        return self._inbox.pop(0)

@@ -1,0 +1,87 @@
+"""The process that a model runs in: load, then execute steps until the host has gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+
+from llm_serving_engine.backends.backend import Backend, LoadError
+from llm_serving_engine.backends.process.wire import (
+    BlockingChannel,
+    Load,
+    Loaded,
+    LoadFailed,
+    Progress,
+)
+from llm_serving_engine.backends.registry import load_factory
+from llm_serving_engine.scheduler.step import Step
+
+PARENT_POLL_SECONDS = 1.0
+
+
+def main() -> None:
+    """Serve the host at the inherited socket whose descriptor is the first argument."""
+    # A terminal's Ctrl-C and a service manager's stop reach the whole group;
+    # the host decides when its runners end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _end_with_parent(os.getppid())
+    channel = BlockingChannel(socket.socket(fileno=int(sys.argv[1])))
+    try:
+        backend = _load(channel)
+        if backend is not None:
+            _serve(channel, backend)
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # the host has gone, and nobody is left to tell
+    finally:
+        # The libraries' own tear-down at exit can hang or crash; memory is
+        # given back by the end of the process.
+        os._exit(0 if sys.exc_info()[0] is None else _report_crash())
+
+
+def _load(channel: BlockingChannel) -> Backend | None:
+    request = channel.receive()
+    if not isinstance(request, Load):
+        return None
+    try:
+        factory = load_factory(request.backend)
+        backend = factory(request.path, request.config, lambda f: channel.send(Progress(f)))
+    except LoadError as error:
+        channel.send(LoadFailed(str(error)))
+        return None
+    channel.send(Loaded(backend.report))
+    return backend
+
+
+def _serve(channel: BlockingChannel, backend: Backend) -> None:
+    while isinstance(step := channel.receive(), Step):
+        channel.send(backend.execute(step))
+
+
+def _report_crash() -> int:
+    sys.excepthook(*sys.exc_info())
+    sys.stderr.flush()
+    return 1
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this process soon after its parent, even in the middle of a step.
+
+    The socket says so too, but only between steps and after loading. Works
+    where the parent is killed, on Linux and macOS alike.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_POLL_SECONDS)
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
+
+
+if __name__ == "__main__":
+    main()
