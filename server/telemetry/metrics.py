@@ -1,0 +1,282 @@
+"""Prometheus metrics, fed by what the scheduler's observers are told.
+
+Every server has a registry of its own. What is touched per step or per
+transition is resolved once, when the model's observer is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from llm_serving_engine.scheduler.errors import RequestError
+from llm_serving_engine.scheduler.lifecycle import State
+from llm_serving_engine.scheduler.request import Priority, Request
+from llm_serving_engine.scheduler.sequence import Sequence
+from llm_serving_engine.scheduler.step import Step, StepResult
+from llm_serving_engine.server.telemetry.identity import service_version
+
+_REFUSED = "refused"
+_OUTCOMES = (*(state.value for state in State if state.ended), _REFUSED)
+
+# From a short answer of a small model to a long one behind a full queue.
+_REQUEST_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
+# At 430 prompt tokens a second (135M parameters, 2 cores), 10 tokens take 25 ms
+# and 4,000 take 10 s; the queue comes on top.
+_FIRST_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 10, 20, 40, 80, 160)
+# From a small model alone to a large one on few cores.
+_OUTPUT_TOKEN_SECONDS = (
+    *(0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08),
+    *(0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5),
+)
+# The first tells those that did not wait.
+_QUEUE_SECONDS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
+_STEP_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.4, 0.8, 1.6, 3.2)
+# Zero has a bucket: steps that only prefill, and steps that only decode.
+_DECODE_ROWS = (0, 1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+_PREFILL_TOKENS = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+
+# A gauge with each series' birth time doubles the page, and nobody reads it.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class Metrics:
+    """All metrics of one server.
+
+    Attributes:
+        registry: What `render` renders.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        """Register everything in `registry`, by default a new one."""
+        self.registry = CollectorRegistry() if registry is None else registry
+        self._define_request_metrics()
+        self._define_step_metrics()
+        self._define_model_metrics()
+        self._gauge("llm_serving_engine_build_info", "Always 1.", "version").labels(
+            service_version()
+        ).set(1)
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+
+    def observer(self, model: str, sequences_max: int) -> ModelObserver:
+        """The observer for one model's engine, which has `sequences_max` slots."""
+        return ModelObserver(self, model, sequences_max)
+
+    def refused(self, model: str, error: RequestError) -> None:
+        """Count a request that was refused before it came to a model's queue.
+
+        Args:
+            model: The model's name; empty where there is no such model, as
+                callers must not be able to make up label values.
+            error: Why.
+        """
+        self.requests.labels(model, _REFUSED).inc()
+        self.errors.labels(model, error.label).inc()
+
+    def set_model_ready(self, model: str, ready: bool) -> None:
+        """Whether the model takes requests."""
+        self._model_ready.labels(model).set(ready)
+
+    def watch_runner_memory(self, model: str, read: Callable[[], float]) -> None:
+        """Have `read` tell the runner's resident memory in bytes whenever metrics are read.
+
+        It must be quick and must not raise; 0 stands for no runner.
+        """
+        self._runner_memory.labels(model).set_function(read)
+
+    def render(self) -> tuple[bytes, str]:
+        """The page that Prometheus reads, and its content type."""
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+    def _define_request_metrics(self) -> None:
+        self.request_seconds = self._histogram(
+            "gen_ai_server_request_duration_seconds",
+            "From a request's arrival to its end.",
+            _REQUEST_SECONDS,
+            "outcome",
+        )
+        self.first_token_seconds = self._histogram(
+            "gen_ai_server_time_to_first_token_seconds",
+            "From arrival to the first token, of requests that finished.",
+            _FIRST_TOKEN_SECONDS,
+        )
+        self.output_token_seconds = self._histogram(
+            "gen_ai_server_time_per_output_token_seconds",
+            "Per token after the first, of requests that finished.",
+            _OUTPUT_TOKEN_SECONDS,
+        )
+        self.queue_seconds = self._histogram(
+            "llm_serving_engine_queue_seconds",
+            "Waiting of a request that ended, all its waits added up.",
+            _QUEUE_SECONDS,
+            "priority",
+        )
+        self.waiting = self._gauge(
+            "llm_serving_engine_requests_waiting", "Requests in the queue.", "model", "priority"
+        )
+        self.running = self._gauge(
+            "llm_serving_engine_requests_running", "Requests that hold a slot.", "model"
+        )
+        self.requests = self._counter(
+            "llm_serving_engine_requests_total", "Requests that ended.", "outcome"
+        )
+        self.errors = self._counter(
+            "llm_serving_engine_errors_total",
+            "Requests that ended with an error, cancellations aside.",
+            "error",
+        )
+        self.prompt_tokens = self._counter(
+            "llm_serving_engine_prompt_tokens_total", "Prompt tokens, once a prompt is computed."
+        )
+        self.cached_prompt_tokens = self._counter(
+            "llm_serving_engine_cached_prompt_tokens_total", "Those found in the cache."
+        )
+        self.completion_tokens = self._counter(
+            "llm_serving_engine_completion_tokens_total", "Tokens produced, as they are produced."
+        )
+
+    def _define_step_metrics(self) -> None:
+        self.step_seconds = self._histogram(
+            "llm_serving_engine_step_seconds", "The runner's time for a step.", _STEP_SECONDS
+        )
+        self.step_decode_rows = self._histogram(
+            "llm_serving_engine_step_decode_rows",
+            "Sequences that got a token in a step.",
+            _DECODE_ROWS,
+        )
+        self.step_prefill_tokens = self._histogram(
+            "llm_serving_engine_step_prefill_tokens", "Prompt tokens in a step.", _PREFILL_TOKENS
+        )
+
+    def _define_model_metrics(self) -> None:
+        self.sequences_max = self._gauge("llm_serving_engine_sequences_max", "Slots.", "model")
+        self._model_ready = self._gauge(
+            "llm_serving_engine_model_ready", "1 where the model takes requests, else 0.", "model"
+        )
+        self._runner_memory = self._gauge(
+            "llm_serving_engine_runner_memory_bytes", "The runner's resident memory.", "model"
+        )
+
+    def _histogram(
+        self, name: str, documentation: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(
+            name, documentation, ("model", *labels), registry=self.registry, buckets=buckets
+        )
+
+    def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
+        return Counter(name, documentation, ("model", *labels), registry=self.registry)
+
+    def _gauge(self, name: str, documentation: str, *labels: str) -> Gauge:
+        return Gauge(name, documentation, labels, registry=self.registry)
+
+
+class ModelObserver:
+    """Counts what one model's engine tells. An `Observer`; not thread-safe."""
+
+    def __init__(self, metrics: Metrics, model: str, sequences_max: int) -> None:
+        self._metrics = metrics
+        self._model = model
+        # Running sequences, and how many of their tokens are counted already.
+        self._counted: dict[Sequence, int] = {}
+        self._waiting = {
+            priority: metrics.waiting.labels(model, priority.name.lower()) for priority in Priority
+        }
+        self._queue_seconds = {
+            priority: metrics.queue_seconds.labels(model, priority.name.lower())
+            for priority in Priority
+        }
+        self._requests = {outcome: metrics.requests.labels(model, outcome) for outcome in _OUTCOMES}
+        self._request_seconds = {
+            state: metrics.request_seconds.labels(model, state.value)
+            for state in State
+            if state.ended
+        }
+        self._running = metrics.running.labels(model)
+        self._first_token_seconds = metrics.first_token_seconds.labels(model)
+        self._output_token_seconds = metrics.output_token_seconds.labels(model)
+        self._prompt_tokens = metrics.prompt_tokens.labels(model)
+        self._cached_prompt_tokens = metrics.cached_prompt_tokens.labels(model)
+        self._completion_tokens = metrics.completion_tokens.labels(model)
+        self._step_seconds = metrics.step_seconds.labels(model)
+        self._step_decode_rows = metrics.step_decode_rows.labels(model)
+        self._step_prefill_tokens = metrics.step_prefill_tokens.labels(model)
+        metrics.sequences_max.labels(model).set(sequences_max)
+
+    def transitioned(self, sequence: Sequence) -> None:
+        """A request is in a new state."""
+        history, priority = sequence.history, sequence.request.priority
+        state = sequence.state
+        if len(history) > 1 and history[-2].state is State.WAITING:
+            self._waiting[priority].dec()
+        if state is State.WAITING:
+            self._waiting[priority].inc()
+        if state.running:
+            self._counted.setdefault(sequence, len(sequence.output))
+        elif sequence in self._counted:
+            self._count_completion()
+            del self._counted[sequence]
+        self._running.set(len(self._counted))
+        if state is State.DECODE and _visits(sequence, State.DECODE) == 1:
+            self._prompt_tokens.inc(len(sequence.request.prompt))
+            self._cached_prompt_tokens.inc(sequence.cached_prompt_tokens)
+        if state.ended:
+            self._ended(sequence)
+
+    def refused(self, request: Request, error: RequestError) -> None:
+        """A request was not taken into the queue."""
+        self._metrics.refused(self._model, error)
+
+    def stepped(self, step: Step, result: StepResult) -> None:
+        """A step is done."""
+        self._step_seconds.observe(result.duration)
+        self._step_decode_rows.observe(len(step.decodes))
+        self._step_prefill_tokens.observe(step.prefill_tokens)
+        self._count_completion()
+
+    def _count_completion(self) -> None:
+        # By what each has, not by what steps sampled: an end-of-sequence token
+        # is sampled and is no output.
+        new = 0
+        for sequence, counted in self._counted.items():
+            produced = len(sequence.output)
+            new += produced - counted
+            self._counted[sequence] = produced
+        self._completion_tokens.inc(new)
+
+    def _ended(self, sequence: Sequence) -> None:
+        state = sequence.state
+        self._requests[state.value].inc()
+        self._request_seconds[state].observe(sequence.history[-1].at - sequence.arrived_at)
+        waited = sequence.seconds_in(State.WAITING)
+        self._queue_seconds[sequence.request.priority].observe(waited)
+        if state is State.FINISHED:
+            self._finished(sequence)
+        elif state is not State.CANCELLED:
+            error = sequence.error or RequestError()
+            self._metrics.errors.labels(self._model, error.label).inc()
+
+    def _finished(self, sequence: Sequence) -> None:
+        first, last = sequence.first_token_at, sequence.last_token_at
+        if first is None or last is None:
+            return  # its first sampled token ended it: there was no output
+        self._first_token_seconds.observe(first - sequence.arrived_at)
+        after_first = len(sequence.output) - 1
+        if after_first > 0:
+            self._output_token_seconds.observe((last - first) / after_first)
+
+
+def _visits(sequence: Sequence, state: State) -> int:
+    return sum(transition.state is state for transition in sequence.history)
