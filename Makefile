@@ -1,0 +1,57 @@
+# Everything is set up on the first use: only Python 3.10 or newer, a C and C++
+# compiler, and CMake must be there. `make help` says what there is.
+.POSIX:
+.PHONY: help serve test lint proto bench diagrams test-external setup clean distclean _server _dev
+
+PYTHON ?= python3
+ARGS ?=
+BIN = .venv/bin
+PYTHON_FILES = tests deploy/bootstrap deploy/setup.py deploy/proto.py deploy/diagrams.py deploy/external.py
+
+help: ## say what there is
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \2/p' Makefile | awk '{ printf "  make %-14s", $$2; $$1 = $$2 = ""; print }'
+	@echo '  ARGS="..." is handed on; PYTHON=... names the Python to set up with'
+
+serve: _server ## set up, and serve the built-in model on 127.0.0.1:50051
+	@exec $(BIN)/llm-serving-engine serve $(ARGS)
+
+test: _dev ## set up, and run the test suite
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: _dev ## style, types, proto files, generated code
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy $(PYTHON_FILES)
+	$(BIN)/buf lint proto
+	$(BIN)/python deploy/proto.py --check
+	$(BIN)/python deploy/diagrams.py --check
+
+proto: _dev ## generate the code of proto/ again
+	$(BIN)/python deploy/proto.py
+
+diagrams: _dev ## draw the documents' diagrams from the code again
+	$(BIN)/python deploy/diagrams.py
+
+bench: _server ## measure the server that `make serve` runs elsewhere
+	@exec $(BIN)/llm-serving-engine bench $(ARGS)
+
+test-external: _dev ## test with real tools: Envoy, grpcurl, the Go and Node clients
+	@$(BIN)/python deploy/external.py
+	@$(BIN)/python -m pytest tests/external $(ARGS)
+
+setup: _dev ## only set up
+
+clean: ## remove what was made, except the compiled llama.cpp in .cache/
+	rm -rf .venv .tools build dist src/*.egg-info clients/node/node_modules
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## remove that too
+	rm -rf .cache
+
+_server:
+	@$(PYTHON) deploy/setup.py serve
+
+_dev:
+	@$(PYTHON) deploy/setup.py test

@@ -1,0 +1,7 @@
+"""What can go wrong in the set-up."""
+
+from __future__ import annotations
+
+
+class SetupError(Exception):
+    """The set-up cannot go on; the message is one line that says what would help."""

@@ -1,0 +1,111 @@
+"""llama-cpp-python's wheel: compiled for this machine, with what is used here only, and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+from functools import cached_property
+from pathlib import Path
+
+from bootstrap.errors import SetupError
+from bootstrap.jobs import Job
+
+PACKAGE = "llama-cpp-python"
+
+
+class LlamaCppWheel:
+    """The wheel for one checkout on one machine.
+
+    It is kept in `.cache/llama-cpp-python/KEY/`, where KEY stands for all that
+    the compiled code depends on, so that making .venv/ again costs no
+    compilation and a wheel made for another processor is never used.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._include = root / "deploy" / "llama-cpp-only.cmake"
+        self._constraints = root / "deploy" / "build-constraints.txt"
+        self._requirement = pinned(root / "constraints.txt", PACKAGE)
+        self._cache = root / ".cache" / PACKAGE
+
+    @property
+    def folder(self) -> Path:
+        """Where the wheel is kept."""
+        return self._cache / self.key
+
+    @property
+    def path(self) -> Path | None:
+        """The wheel, once it is built."""
+        return next(self.folder.glob("*.whl"), None)
+
+    @cached_property
+    def key(self) -> str:
+        """Names all that the compiled code depends on."""
+        parts = (
+            self._requirement,
+            self._include.read_text(),
+            self._constraints.read_text(),
+            *(os.environ.get(name, "") for name in ("CMAKE_ARGS", "CC", "CXX")),
+            platform.system(),
+            platform.machine(),
+            processor(),
+        )
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+    def build(self, python: Path, log: Path) -> Job:
+        """The job that builds it with the pip of `python`."""
+        environment = {
+            "CMAKE_ARGS": self._cmake_args(),
+            "CMAKE_BUILD_PARALLEL_LEVEL": os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL")
+            or str(os.cpu_count() or 1),
+            # Older pips read the first for what a build needs, newer ones the second.
+            "PIP_CONSTRAINT": str(self._constraints),
+            "PIP_BUILD_CONSTRAINT": str(self._constraints),
+            # pip keeps the wheels that it builds by name and version, whatever
+            # the options were: it must not find one here that has others.
+            "PIP_CACHE_DIR": str(self.folder / "pip"),
+        }
+        command = [str(python), "-m", "pip", "wheel", "-v", "--no-deps"]
+        command += ["--no-binary", PACKAGE, "--wheel-dir", str(self._fresh), self._requirement]
+        return Job("llama.cpp: compiling", command, log, environment)
+
+    def keep(self) -> Path:
+        """Put the wheel that `build` made where `path` finds it: whole, or not at all."""
+        built = next(self._fresh.glob("*.whl"))
+        kept = built.rename(self.folder / built.name)
+        shutil.rmtree(self._fresh)
+        shutil.rmtree(self.folder / "pip", ignore_errors=True)
+        return kept
+
+    @property
+    def _fresh(self) -> Path:
+        return self.folder / "fresh"
+
+    def _cmake_args(self) -> str:
+        include = shlex.quote(f"-DCMAKE_PROJECT_llama_cpp_INCLUDE={self._include}")
+        return f"-DLLAVA_BUILD=OFF {include} {os.environ.get('CMAKE_ARGS', '')}".strip()
+
+
+def pinned(constraints: Path, package: str) -> str:
+    """The requirement, `package==version`, that a constraints file pins."""
+    found = re.search(rf"^{re.escape(package)}==[^\s;]+", constraints.read_text(), re.MULTILINE)
+    if not found:
+        raise SetupError(f"error: {constraints} does not pin {package}")
+    return found[0]
+
+
+def processor() -> str:
+    """What this machine's processor can do: code is compiled for it."""
+    if platform.system() == "Darwin":
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    information = Path("/proc/cpuinfo")
+    if not information.exists():
+        return platform.processor()
+    # The first line that matches, whichever core it is: "flags" on x86, "Features" on Arm.
+    found = re.search(r"^(flags|Features)\s*:.*$", information.read_text(), re.MULTILINE)
+    return found[0] if found else ""

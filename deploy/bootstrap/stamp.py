@@ -1,0 +1,55 @@
+"""Remembers what .venv/ was made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+
+class Stamp:
+    """A file in .venv/ that says: made whole, from these inputs, with these extras.
+
+    It is taken away before .venv/ is changed and written when all is done, so
+    an environment that was left half made has none.
+    """
+
+    def __init__(self, path: Path, inputs: str) -> None:
+        self._path = path
+        self._inputs = inputs
+
+    def extras(self) -> frozenset[str] | None:
+        """The extras that are installed; None where .venv/ must be made afresh."""
+        try:
+            content = json.loads(self._path.read_text())
+        except (OSError, ValueError):
+            return None
+        if content.get("inputs") != self._inputs:
+            return None
+        return frozenset(content["extras"])
+
+    def write(self, extras: Collection[str]) -> None:
+        """Say that .venv/ is whole."""
+        content = {"inputs": self._inputs, "extras": sorted(extras)}
+        self._path.write_text(json.dumps(content) + "\n")
+
+    def remove(self) -> None:
+        """Say that .venv/ is being changed."""
+        self._path.unlink(missing_ok=True)
+
+
+def digest(root: Path, values: Iterable[str]) -> str:
+    """One hash of all that decides what is in .venv/: the checkout's files, and `values`."""
+    deploy = root / "deploy"
+    files = [
+        root / "constraints.txt",
+        deploy / "setup.py",
+        deploy / "llama-cpp-only.cmake",
+        deploy / "build-constraints.txt",
+        *sorted((deploy / "bootstrap").glob("*.py")),
+    ]
+    # The tables of the tools do not change what is installed.
+    metadata = (root / "pyproject.toml").read_text().partition("\n[tool.")[0]
+    parts = [metadata, *values, *(file.read_text() for file in files)]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
