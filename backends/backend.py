@@ -22,8 +22,8 @@ class BackendConfig:
         context_per_sequence: Tokens that one request can hold, prompt and
             output together. Memory grows with sequences times context.
         threads: Threads that compute. More than there are cores makes it slower.
-        micro_batch: Tokens computed at once inside the library. Larger ones
-            take more memory for intermediate results.
+        prefill_chunk: Prompt tokens computed in one call. Larger ones take
+            more memory for intermediate results; a GPU needs them to be fast.
         cache_type: How the cache is stored: "f16", or "q8_0" for half the
             memory and somewhat slower attention.
         flash_attention: Whether to use the fused attention kernel.
@@ -33,7 +33,7 @@ class BackendConfig:
     sequences: int | None = None
     context_per_sequence: int | None = None
     threads: int | None = None
-    micro_batch: int = 512
+    prefill_chunk: int | None = None
     cache_type: str = "f16"
     flash_attention: bool = True
     gpu_layers: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 from llm_serving_engine.scheduler.errors import RequestError
@@ -68,7 +69,7 @@ class Sequence:
 
     def seconds_in(self, state: State) -> float:
         """Seconds spent in `state`, all visits added up; a visit under way counts as 0."""
-        visits = zip(self.history, self.history[1:], strict=False)
+        visits = itertools.pairwise(self.history)
         return sum(after.at - before.at for before, after in visits if before.state is state)
 
     @property

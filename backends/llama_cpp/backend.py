@@ -1,0 +1,146 @@
+"""Executes steps on llama.cpp."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from llm_serving_engine.backends.backend import BackendConfig, LoadError, LoadReport
+from llm_serving_engine.backends.llama_cpp.batch import split_chunk
+from llm_serving_engine.backends.llama_cpp.model import DecodeError, LlamaModel
+from llm_serving_engine.backends.llama_cpp.settings import CACHE_TYPES, Settings
+from llm_serving_engine.backends.models.errors import ModelError
+from llm_serving_engine.backends.models.info import ModelInfo
+from llm_serving_engine.backends.registry import Progress
+from llm_serving_engine.backends.sampler import TokenSampler
+from llm_serving_engine.scheduler.step import (
+    CacheOperation,
+    Capabilities,
+    ClearSlot,
+    DecodeRow,
+    PrefillChunk,
+    SampledToken,
+    SlotFailure,
+    Step,
+    StepResult,
+)
+
+
+class LlamaCppBackend:
+    """One model, many sequences.
+
+    Each prefill chunk is a call of its own, cut at fixed places, and decode
+    rows are batched apart from them: so what a sequence computes does not
+    depend on its company.
+    """
+
+    def __init__(self, path: str, config: BackendConfig, progress: Progress) -> None:
+        try:
+            info = ModelInfo.read(Path(path))
+            self._model = LlamaModel(path, Settings.choose(config, info), progress)
+        except ModelError as error:
+            raise LoadError(str(error)) from error
+        self._samplers: list[TokenSampler | None] = [None] * self._model.settings.sequences
+        self._failures: dict[int, str] = {}
+        self._warm_up()
+        self.report = self._make_report(info)
+
+    def execute(self, step: Step) -> StepResult:
+        """Do a step's parts in order."""
+        started = time.perf_counter()
+        self._failures = {}
+        for operation in step.operations:
+            self._operate(operation)
+        for opened in step.opens:
+            self._samplers[opened.slot] = TokenSampler(opened)
+        sampled = [token for chunk in step.prefills for token in self._prefill(chunk)]
+        sampled += self._decode(step.decodes)
+        failures = tuple(SlotFailure(slot, reason) for slot, reason in self._failures.items())
+        return StepResult(step.number, tuple(sampled), failures, time.perf_counter() - started)
+
+    def close(self) -> None:
+        """Free the model."""
+        self._model.close()
+
+    def _operate(self, operation: CacheOperation) -> None:
+        if isinstance(operation, ClearSlot):
+            done, slot = self._model.clear(*operation), operation.slot
+        else:
+            done, slot = self._model.copy(*operation), operation.target
+        if not done:
+            self._fail(slot, "the model cannot drop a part of a sequence")
+
+    def _prefill(self, chunk: PrefillChunk) -> list[SampledToken]:
+        if chunk.slot in self._failures:
+            return []
+        try:
+            logits = self._compute(chunk)
+        except DecodeError as error:
+            self._fail(chunk.slot, str(error))
+            return []
+        return [self._sample(chunk.slot, logits[0])] if chunk.sample else []
+
+    def _compute(self, chunk: PrefillChunk) -> npt.NDArray[np.float32]:
+        logits = np.empty((0, 0), np.float32)
+        for position, tokens, sample in split_chunk(chunk, self._model.settings.prefill_chunk):
+            logits = self._model.decode_chunk(chunk.slot, position, tokens, sample)
+        return logits
+
+    def _decode(self, rows: tuple[DecodeRow, ...]) -> list[SampledToken]:
+        rows = tuple(row for row in rows if row.slot not in self._failures)
+        if not rows:
+            return []
+        try:
+            logits = self._model.decode_rows(rows)
+        except DecodeError as error:
+            for row in rows:
+                self._fail(row.slot, str(error))
+            return []
+        likeliest = logits.argmax(axis=1)
+        return [self._sample(row.slot, logits[i], int(likeliest[i])) for i, row in enumerate(rows)]
+
+    def _sample(
+        self, slot: int, logits: npt.NDArray[np.float32], likeliest: int | None = None
+    ) -> SampledToken:
+        sampler = self._samplers[slot]
+        assert sampler is not None, f"slot {slot} was never opened"
+        if likeliest is not None and sampler.plain_greedy:
+            token = likeliest
+            sampler.accept(token)
+        else:
+            token = sampler.sample(logits)
+        logprobs = sampler.logprobs(logits, token) if sampler.wants_logprobs else None
+        return SampledToken(slot, token, logprobs)
+
+    def _fail(self, slot: int, reason: str) -> None:
+        self._failures[slot] = reason
+        self._model.clear(slot)
+
+    def _warm_up(self) -> None:
+        """Touch the weights and the buffers, so that the first request is like any other."""
+        chunk = (0,) * min(self._model.settings.prefill_chunk, self._model.context_per_sequence)
+        self._model.decode_chunk(0, 0, chunk, sample=True)
+        self._model.clear(0)
+
+    def _make_report(self, info: ModelInfo) -> LoadReport:
+        settings, model = self._model.settings, self._model
+        capabilities = Capabilities(
+            sequences_max=settings.sequences,
+            context_per_sequence=model.context_per_sequence,
+            prefill_unit=settings.prefill_chunk,
+            partial_clear=model.partial_clear,
+            prefix_copy=model.partial_clear,
+        )
+        cache = info.cache_bytes_per_token(CACHE_TYPES[settings.cache_type])
+        cache *= settings.sequences * model.context_per_sequence
+        resident = psutil.Process().memory_info().rss
+        memory = {
+            "weights": model.weights_bytes,
+            "cache": cache,
+            "buffers": max(resident - model.weights_bytes - cache, 0),
+        }
+        return LoadReport(capabilities, settings.described(), memory)

@@ -1,0 +1,73 @@
+"""A llama_batch whose arrays are NumPy's, so that filling it is a few assignments."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from llm_serving_engine.scheduler.step import DecodeRow, PrefillChunk
+
+
+class Batch:
+    """Room for a fixed number of tokens, filled anew for each call."""
+
+    def __init__(self, library: Any, capacity: int) -> None:
+        self._tokens = np.zeros(capacity, np.int32)
+        self._positions = np.zeros(capacity, np.int32)
+        self._slots = np.zeros(capacity, np.int32)
+        self._outputs = np.zeros(capacity, np.int8)
+        self._slot_counts = np.ones(capacity, np.int32)
+        # Each token names its slots by a pointer; all point into `_slots`.
+        self._slot_pointers = self._slots.ctypes.data + np.arange(capacity) * self._slots.itemsize
+        self.structure = library.llama_batch(
+            n_tokens=0,
+            token=_pointer(self._tokens, library.llama_token),
+            embd=None,
+            pos=_pointer(self._positions, library.llama_pos),
+            n_seq_id=_pointer(self._slot_counts, ctypes.c_int32),
+            seq_id=_pointer(self._slot_pointers, ctypes.POINTER(library.llama_seq_id)),
+            logits=_pointer(self._outputs, ctypes.c_int8),
+        )
+
+    def fill_chunk(self, slot: int, position: int, tokens: Sequence[int], sample: bool) -> None:
+        """Hold a run of one sequence's tokens, with logits for the last where asked."""
+        count = len(tokens)
+        self.structure.n_tokens = count
+        self._tokens[:count] = tokens
+        self._positions[:count] = np.arange(position, position + count)
+        self._slots[:count] = slot
+        self._outputs[:count] = 0
+        self._outputs[count - 1] = sample
+
+    def fill_rows(self, rows: Sequence[DecodeRow]) -> None:
+        """Hold one token each of many sequences, with logits for all."""
+        count = len(rows)
+        self.structure.n_tokens = count
+        self._slots[:count], self._positions[:count], self._tokens[:count] = zip(*rows, strict=True)
+        self._outputs[:count] = 1
+
+
+def split_chunk(chunk: PrefillChunk, unit: int) -> list[tuple[int, tuple[int, ...], bool]]:
+    """Cut a chunk at the multiples of `unit` from its sequence's start.
+
+    Returns:
+        (position, tokens, sample) of each part; only the last can sample.
+    """
+    end = chunk.position + len(chunk.tokens)
+    cuts = [chunk.position, *range((chunk.position // unit + 1) * unit, end, unit), end]
+    return [
+        (
+            start,
+            chunk.tokens[start - chunk.position : stop - chunk.position],
+            chunk.sample and stop == end,
+        )
+        for start, stop in itertools.pairwise(cuts)
+    ]
+
+
+def _pointer(array: np.ndarray[Any, Any], kind: Any) -> Any:
+    return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))

@@ -1,0 +1,168 @@
+"""A model's weights and context in llama.cpp: made once, freed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from llm_serving_engine.backends.backend import LoadError
+from llm_serving_engine.backends.llama_cpp.batch import Batch
+from llm_serving_engine.backends.llama_cpp.settings import Settings
+from llm_serving_engine.backends.llama_library import captured_errors, library
+
+_GGML_TYPES = {"f16": 1, "q8_0": 8}
+_FLASH_ATTENTION_AUTO = -1
+_FLASH_ATTENTION_OFF = 0
+_NO_ROOM = 1
+_EVERYTHING = -1
+
+
+class DecodeError(Exception):
+    """A call to llama_decode was refused; the cache is as it was before."""
+
+
+class FatalDecodeError(Exception):
+    """llama_decode failed and left its state undefined: the process must end."""
+
+
+class LlamaModel:
+    """Weights plus a context of partitioned sequences."""
+
+    def __init__(self, path: str, settings: Settings, progress: Callable[[float], None]) -> None:
+        self._library = library()
+        self.settings = settings
+        with captured_errors() as log:
+            self._model = self._load(path, progress)
+            if not self._model:
+                raise LoadError(_last_words(log, "llama.cpp cannot load the model"))
+            self._check_kind()
+            self._context = self._library.llama_init_from_model(self._model, self._context_params())
+            if not self._context:
+                raise LoadError(_last_words(log, "llama.cpp cannot make a context"))
+        self._memory = self._library.llama_get_memory(self._context)
+        vocabulary = self._library.llama_model_get_vocab(self._model)
+        self.vocabulary_size: int = self._library.llama_vocab_n_tokens(vocabulary)
+        self.context_per_sequence: int = self._library.llama_n_ctx_seq(self._context)
+        self._batch = Batch(self._library, self._rows_max)
+
+    def _load(self, path: str, progress: Callable[[float], None]) -> Any:
+        params = self._library.llama_model_default_params()
+        params.n_gpu_layers = self.settings.gpu_layers
+
+        def on_progress(fraction: float, _user_data: object) -> bool:
+            progress(fraction)
+            return True
+
+        params.progress_callback = self._library.llama_progress_callback(on_progress)
+        self._library.llama_backend_init()
+        return self._library.llama_model_load_from_file(path.encode(), params)
+
+    def _check_kind(self) -> None:
+        if self._library.llama_model_has_encoder(self._model):
+            raise LoadError("the model has an encoder; only decoder-only models are served")
+        if not self._library.llama_model_has_decoder(self._model):
+            raise LoadError("the model does not generate text")
+
+    @property
+    def _rows_max(self) -> int:
+        return max(self.settings.prefill_chunk, self.settings.sequences)
+
+    def _context_params(self) -> Any:
+        settings = self.settings
+        params = self._library.llama_context_default_params()
+        params.n_ctx = settings.sequences * settings.context_per_sequence
+        params.n_seq_max = settings.sequences
+        params.n_batch = params.n_ubatch = self._rows_max
+        params.n_outputs_max = settings.sequences
+        params.n_threads = params.n_threads_batch = settings.threads
+        params.type_k = params.type_v = _GGML_TYPES[settings.cache_type]
+        params.flash_attn_type = (
+            _FLASH_ATTENTION_AUTO if settings.flash_attention else _FLASH_ATTENTION_OFF
+        )
+        # A partition of the cache for each sequence: in a shared one, every row
+        # would look at the cells of all.
+        params.kv_unified = False
+        params.no_perf = True
+        return params
+
+    # What the model is
+
+    @property
+    def partial_clear(self) -> bool:
+        """Whether a part of a sequence can be dropped: not where it is folded into a state."""
+        model = self._model
+        return not (
+            self._library.llama_model_is_recurrent(model)
+            or self._library.llama_model_is_hybrid(model)
+        )
+
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return int(self._library.llama_model_size(self._model))
+
+    # What it does
+
+    def decode_chunk(
+        self, slot: int, position: int, tokens: tuple[int, ...], sample: bool
+    ) -> npt.NDArray[np.float32]:
+        """Compute a run of one sequence; at most `prefill_chunk` tokens.
+
+        Returns:
+            Logits of shape (1, vocabulary) where `sample`, else (0, vocabulary);
+            valid until the next call.
+
+        Raises:
+            DecodeError: There was no room; FatalDecodeError: it is all over.
+        """
+        self._batch.fill_chunk(slot, position, tokens, sample)
+        return self._decode(int(sample))
+
+    def decode_rows(self, rows: tuple[Any, ...]) -> npt.NDArray[np.float32]:
+        """Compute one token each of many sequences; at most `sequences` rows.
+
+        Returns and raises as `decode_chunk`; the shape is (rows, vocabulary).
+        """
+        self._batch.fill_rows(rows)
+        return self._decode(len(rows))
+
+    def _decode(self, outputs: int) -> npt.NDArray[np.float32]:
+        code = self._library.llama_decode(self._context, self._batch.structure)
+        if code == _NO_ROOM:
+            raise DecodeError("there is no room in the cache")
+        if code != 0:
+            raise FatalDecodeError(f"llama_decode returned {code}")
+        if outputs == 0:
+            return np.empty((0, self.vocabulary_size), np.float32)
+        pointer = self._library.llama_get_logits(self._context)
+        return np.ctypeslib.as_array(pointer, (outputs, self.vocabulary_size))
+
+    def clear(self, slot: int, from_position: int = 0) -> bool:
+        """Drop a slot's cache from a position on; False where the model cannot drop a part."""
+        removed = self._library.llama_memory_seq_rm(
+            self._memory, slot, from_position or _EVERYTHING, _EVERYTHING
+        )
+        return bool(removed)
+
+    def copy(self, source: int, target: int, tokens: int) -> bool:
+        """Make the first `tokens` of `source` all of `target`; False where that cannot be."""
+        self.clear(target)
+        # In a partitioned cache only whole sequences can be copied.
+        self._library.llama_memory_seq_cp(self._memory, source, target, _EVERYTHING, _EVERYTHING)
+        return self.clear(target, tokens)
+
+    def close(self) -> None:
+        """Free context and weights."""
+        self._library.llama_free(self._context)
+        self._library.llama_model_free(self._model)
+
+
+def _last_words(log: Any, otherwise: str) -> str:
+    """The most telling of llama.cpp's last lines: the first of its errors names the cause."""
+    lines = [line.strip() for line in log if line.strip()]
+    causes = [line for line in lines if "error" in line.lower() or "unknown" in line.lower()]
+    line = next(iter(causes or lines), otherwise)
+    return line.partition(": ")[2] or line

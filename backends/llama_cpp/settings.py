@@ -1,0 +1,104 @@
+"""The configuration of one model on one machine, with every choice made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llm_serving_engine.backends import machine
+from llm_serving_engine.backends.backend import BackendConfig, LoadError
+from llm_serving_engine.backends.models.info import ModelInfo
+
+# Bytes per element. q8_0 stores 32 elements in 34 bytes.
+CACHE_TYPES = {"f16": 2.0, "q8_0": 34 / 32}
+
+SEQUENCES = 16
+SEQUENCES_MAX = 256  # llama.cpp's own limit
+CONTEXT = 2048
+CONTEXT_UNIT = 256  # llama.cpp rounds a sequence's cells up to this
+# The share of the available memory that the cache is chosen to take at most.
+CACHE_SHARE = 0.25
+# On a CPU nothing is gained by larger chunks, and 64 rows are where llama.cpp's
+# tiled attention begins; a GPU wants more at a time.
+PREFILL_CHUNK_CPU = 64
+PREFILL_CHUNK_GPU = 512
+ALL_LAYERS = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the context is made with; the fields are those of BackendConfig."""
+
+    sequences: int
+    context_per_sequence: int
+    threads: int
+    prefill_chunk: int
+    cache_type: str
+    flash_attention: bool
+    gpu_layers: int
+
+    @classmethod
+    def choose(cls, config: BackendConfig, info: ModelInfo) -> Settings:
+        """Fill in what the configuration leaves open.
+
+        Raises:
+            LoadError: The configuration asks for what cannot be.
+        """
+        _check(config, info)
+        gpu_layers = config.gpu_layers
+        if gpu_layers is None:
+            gpu_layers = ALL_LAYERS if machine.apple_silicon() else 0
+        token_bytes = info.cache_bytes_per_token(CACHE_TYPES[config.cache_type])
+        sequences, context = _shape(config, info, token_bytes)
+        return cls(
+            sequences=sequences,
+            context_per_sequence=context,
+            threads=config.threads or machine.compute_threads(),
+            prefill_chunk=config.prefill_chunk
+            or (PREFILL_CHUNK_GPU if gpu_layers else PREFILL_CHUNK_CPU),
+            cache_type=config.cache_type,
+            flash_attention=config.flash_attention,
+            gpu_layers=gpu_layers,
+        )
+
+    def described(self) -> dict[str, str]:
+        """The settings in words, for the start-up line."""
+        return {
+            "sequences": str(self.sequences),
+            "context_per_sequence": str(self.context_per_sequence),
+            "threads": str(self.threads),
+            "prefill_chunk": str(self.prefill_chunk),
+            "cache_type": self.cache_type,
+            "flash_attention": "on" if self.flash_attention else "off",
+            "gpu_layers": "all" if self.gpu_layers == ALL_LAYERS else str(self.gpu_layers),
+        }
+
+
+def _shape(config: BackendConfig, info: ModelInfo, token_bytes: int) -> tuple[int, int]:
+    """Sequences, and context of each: halved, context first, until the cache fits its share."""
+    sequences = config.sequences or SEQUENCES
+    context = config.context_per_sequence or min(CONTEXT, info.training_context or CONTEXT)
+    budget = machine.available_memory() * CACHE_SHARE
+
+    def fits() -> bool:
+        return sequences * context * token_bytes <= budget
+
+    while not fits() and config.context_per_sequence is None and context > 2 * CONTEXT_UNIT:
+        context //= 2
+    while not fits() and config.sequences is None and sequences > 1:
+        sequences //= 2
+    return sequences, -(-context // CONTEXT_UNIT) * CONTEXT_UNIT
+
+
+def _check(config: BackendConfig, info: ModelInfo) -> None:
+    if config.cache_type not in CACHE_TYPES:
+        known = ", ".join(CACHE_TYPES)
+        raise LoadError(f"cache_type is {config.cache_type!r}; it can be one of: {known}")
+    if config.cache_type != "f16" and not config.flash_attention:
+        raise LoadError(f"cache_type {config.cache_type} needs flash_attention")
+    if not 1 <= (config.sequences or 1) <= SEQUENCES_MAX:
+        raise LoadError(f"sequences is {config.sequences}; it can be 1 to {SEQUENCES_MAX}")
+    if info.training_context and (config.context_per_sequence or 1) > info.training_context:
+        raise LoadError(
+            f"context_per_sequence is {config.context_per_sequence}; "
+            f"the model was trained for {info.training_context}"
+        )
