@@ -58,13 +58,15 @@ class LlamaCppWheel:
 
     def build(self, python: Path, log: Path) -> Job:
         """The job that builds it with the pip of `python`."""
+        # An address, as pip splits the variable's value at spaces.
+        constraints = self._constraints.as_uri()
         environment = {
             "CMAKE_ARGS": self._cmake_args(),
             "CMAKE_BUILD_PARALLEL_LEVEL": os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL")
             or str(os.cpu_count() or 1),
             # Older pips read the first for what a build needs, newer ones the second.
-            "PIP_CONSTRAINT": str(self._constraints),
-            "PIP_BUILD_CONSTRAINT": str(self._constraints),
+            "PIP_CONSTRAINT": constraints,
+            "PIP_BUILD_CONSTRAINT": constraints,
             # pip keeps the wheels that it builds by name and version, whatever
             # the options were: it must not find one here that has others.
             "PIP_CACHE_DIR": str(self.folder / "pip"),
