@@ -1,0 +1,218 @@
+"""The asyncio client and its stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+
+from llm_serving_engine.clients import conversion
+from llm_serving_engine.clients.catalog import Model
+from llm_serving_engine.clients.channels import ADDRESS, Metadata, call_metadata, channel_options
+from llm_serving_engine.clients.operations import SchedulerState
+from llm_serving_engine.clients.requests import (
+    GenerateOptions,
+    Prompt,
+    Text,
+    generate_request,
+    tokenize_request,
+    watch_request,
+)
+from llm_serving_engine.clients.results import Delta, Generation, Tokenization
+from llm_serving_engine.clients.statuses import error_from
+from llm_serving_engine.clients.transcript import Transcript
+from llm_serving_engine.v1 import (
+    inference_pb2,
+    inference_pb2_grpc,
+    models_pb2,
+    models_pb2_grpc,
+    operations_pb2,
+    operations_pb2_grpc,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+
+
+class AsyncStream(Transcript):
+    """Output as it is produced; the asyncio form of Stream.
+
+    Iterate over it once. Leaving the loop early, in any way, ends the request
+    on the server; so do `cancel()`, leaving an `async with` block around it,
+    and cancelling the task. The loop raises a ServingError where the request
+    fails.
+    """
+
+    def __init__(self, call: grpc.aio.UnaryStreamCall[Any, inference_pb2.StreamResponse]) -> None:
+        super().__init__()
+        self._call = call
+        self._cancelled = False
+
+    async def __aiter__(self) -> AsyncIterator[Delta]:
+        try:
+            async for response in self._call:
+                if (delta := self._take(response)) is not None:
+                    yield delta
+        except grpc.RpcError as error:
+            if not self._cancelled:
+                raise error_from(error) from error
+        except asyncio.CancelledError:
+            # grpc.aio raises this for a call cancelled on this side, too.
+            if not self._cancelled or _task_is_cancelled():
+                raise
+        else:
+            self._close()
+        finally:
+            self._call.cancel()
+
+    def cancel(self) -> None:
+        """End the request; a loop over the stream ends without an error."""
+        self._cancelled = True
+        self._call.cancel()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.cancel()
+
+
+class AsyncClient:
+    """The asyncio form of Client: the same arguments, methods, and errors.
+
+    To be made in a running event loop.
+    """
+
+    def __init__(
+        self,
+        address: str = ADDRESS,
+        *,
+        tenant: str | None = None,
+        timeout: float | None = None,
+        attempts: int = 1,
+        keepalive: float = 30.0,
+        credentials: grpc.ChannelCredentials | None = None,
+        metadata: Metadata = (),
+        channel: grpc.aio.Channel | None = None,
+    ) -> None:
+        if channel is None:
+            options = channel_options(attempts, keepalive)
+            channel = (
+                grpc.aio.insecure_channel(address, options)
+                if credentials is None
+                else grpc.aio.secure_channel(address, credentials, options)
+            )
+        self._channel = channel
+        self._timeout = timeout
+        self._metadata = call_metadata(tenant, metadata)
+        self._inference = inference_pb2_grpc.InferenceServiceStub(channel)
+        self._models = models_pb2_grpc.ModelServiceStub(channel)
+        self._operations = operations_pb2_grpc.OperationsServiceStub(channel)
+
+    async def generate(
+        self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerateOptions]
+    ) -> Generation:
+        """Generate to the end and answer once."""
+        request = generate_request(prompt, options)
+        return conversion.generation(await self._call(self._inference.Generate, request, timeout))
+
+    def stream(
+        self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerateOptions]
+    ) -> AsyncStream:
+        """Generate, and give the output as it is produced."""
+        call = self._inference.Stream(
+            generate_request(prompt, options),
+            timeout=self._timeout if timeout is None else timeout,
+            metadata=self._metadata,
+        )
+        return AsyncStream(call)
+
+    async def tokenize(
+        self, text: Text, *, model: str = "", timeout: float | None = None
+    ) -> Tokenization:
+        """Tell which tokens a text or a conversation becomes."""
+        request = tokenize_request(text, model)
+        return conversion.tokenization(await self._call(self._inference.Tokenize, request, timeout))
+
+    async def models(self, *, timeout: float | None = None) -> tuple[Model, ...]:
+        """All models of the server, by name."""
+        request = models_pb2.ListModelsRequest()
+        response = await self._call(self._models.ListModels, request, timeout)
+        return tuple(map(conversion.model, response.models))
+
+    async def model(self, name: str = "", *, timeout: float | None = None) -> Model:
+        """One model; the default one where no name is given."""
+        request = models_pb2.GetModelRequest(name=name)
+        response = await self._call(self._models.GetModel, request, timeout)
+        return conversion.model(response.model)
+
+    async def scheduler_state(
+        self, model: str = "", *, timeout: float | None = None
+    ) -> SchedulerState:
+        """What a model's scheduler is doing now."""
+        request = operations_pb2.GetSchedulerStateRequest(model=model)
+        response = await self._call(self._operations.GetSchedulerState, request, timeout)
+        return conversion.scheduler_state(response.state)
+
+    async def watch_scheduler_state(
+        self, model: str = "", *, interval: float | None = None
+    ) -> AsyncIterator[SchedulerState]:
+        """The state now, and again when it has changed, until the loop is left."""
+        call = self._operations.WatchSchedulerState(
+            watch_request(model, interval), metadata=self._metadata
+        )
+        try:
+            async for response in call:
+                yield conversion.scheduler_state(response.state)
+        except grpc.RpcError as error:
+            raise error_from(error) from error
+        finally:
+            call.cancel()
+
+    async def close(self) -> None:
+        """Close the channel; calls under way end as cancelled."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def _call(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response],
+        request: _Request,
+        timeout: float | None,
+    ) -> _Response:
+        try:
+            return await method(
+                request,
+                timeout=self._timeout if timeout is None else timeout,
+                metadata=self._metadata,
+            )
+        except grpc.RpcError as error:
+            raise error_from(error) from error
+
+
+def _task_is_cancelled() -> bool:
+    """Whether somebody cancelled the running task. Python 3.10 cannot tell: no."""
+    task = asyncio.current_task()
+    cancelling = getattr(task, "cancelling", None)
+    return cancelling is not None and cancelling() > 0

@@ -1,0 +1,59 @@
+"""What the server says of its models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+ModelState = Literal["unspecified", "loading", "ready", "failed", "draining"]
+"""Whether a model can answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What can be asked of a model; see the wire message of the same name."""
+
+    sequences_max: int
+    context_per_sequence: int
+    logprobs: bool
+    chat: bool
+    partial_clear: bool
+    prefix_copy: bool
+    save_restore: bool
+    grammar: bool
+    batch_invariant: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model.
+
+    Attributes:
+        name: What requests call it.
+        backend: What runs it, such as "llama.cpp".
+        architecture: Such as "llama".
+        description: What the weights file says of itself.
+        parameter_count: The number of parameters.
+        quantization: How the weights are stored, such as "Q4_1".
+        vocabulary_size: Tokens in the vocabulary.
+        training_context: Tokens of context in training.
+        memory_bytes: What its process takes; 0 until it is loaded.
+        state: Whether it can answer.
+        state_reason: Why it has failed, in words; else empty.
+        capabilities: What can be asked of it; None until it is loaded.
+        is_default: Whether requests that name no model get it.
+    """
+
+    name: str
+    backend: str
+    architecture: str
+    description: str
+    parameter_count: int
+    quantization: str
+    vocabulary_size: int
+    training_context: int
+    memory_bytes: int
+    state: ModelState
+    state_reason: str
+    capabilities: Capabilities | None
+    is_default: bool

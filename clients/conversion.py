@@ -1,0 +1,182 @@
+"""From wire messages to results: pure functions, shared by both clients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timezone
+from typing import cast
+
+from google.protobuf.descriptor import EnumDescriptor
+
+from llm_serving_engine.clients import catalog, operations, results
+from llm_serving_engine.clients.requests import Priority
+from llm_serving_engine.v1 import generation_pb2, inference_pb2, models_pb2, operations_pb2
+
+
+def generation(response: inference_pb2.GenerateResponse) -> results.Generation:
+    """A whole answer."""
+    return results.Generation(
+        request_id=response.request_id,
+        model=response.model,
+        text=response.text,
+        token_ids=tuple(response.token_ids),
+        logprobs=_logprobs(response.logprobs),
+        finish_reason=_finish_reason(response.finish_reason),
+        usage=_usage(response.usage),
+        timings=_timings(response.timings),
+    )
+
+
+def event(response: inference_pb2.StreamResponse) -> results.Event | None:
+    """One event of a stream; None for a kind that this client is too old to know."""
+    if response.HasField("started"):
+        started = response.started
+        return results.Started(
+            request_id=started.request_id,
+            model=started.model,
+            prompt_tokens=started.prompt_tokens,
+            cached_prompt_tokens=started.cached_prompt_tokens,
+        )
+    if response.HasField("delta"):
+        delta = response.delta
+        return results.Delta(delta.text, tuple(delta.token_ids), _logprobs(delta.logprobs))
+    if response.HasField("finished"):
+        finished = response.finished
+        return results.Finished(
+            finish_reason=_finish_reason(finished.finish_reason),
+            usage=_usage(finished.usage),
+            timings=_timings(finished.timings),
+        )
+    return None
+
+
+def tokenization(response: inference_pb2.TokenizeResponse) -> results.Tokenization:
+    """The tokens of a text."""
+    return results.Tokenization(
+        model=response.model,
+        token_ids=tuple(response.token_ids),
+        tokens=tuple(response.tokens),
+    )
+
+
+def model(message: models_pb2.Model) -> catalog.Model:
+    """One model."""
+    return catalog.Model(
+        name=message.name,
+        backend=message.backend,
+        architecture=message.architecture,
+        description=message.description,
+        parameter_count=message.parameter_count,
+        quantization=message.quantization,
+        vocabulary_size=message.vocabulary_size,
+        training_context=message.training_context,
+        memory_bytes=message.memory_bytes,
+        state=cast(catalog.ModelState, _word(models_pb2.ModelState.DESCRIPTOR, message.state)),
+        state_reason=message.state_reason,
+        capabilities=_capabilities(message) if message.HasField("capabilities") else None,
+        is_default=message.is_default,
+    )
+
+
+def scheduler_state(message: operations_pb2.SchedulerState) -> operations.SchedulerState:
+    """One reading of a scheduler."""
+    last_step = None
+    if message.HasField("last_step"):
+        last_step = operations.StepState(
+            number=message.last_step.number,
+            decode_rows=message.last_step.decode_rows,
+            prefill_tokens=message.last_step.prefill_tokens,
+            duration=message.last_step.duration.ToTimedelta().total_seconds(),
+        )
+    return operations.SchedulerState(
+        model=message.model,
+        time=message.time.ToDatetime(tzinfo=timezone.utc),
+        queues=tuple(map(_queue, message.queues)),
+        slots=tuple(map(_slot, message.slots)),
+        last_step=last_step,
+        tokens_per_second=message.tokens_per_second,
+        outcomes=dict(message.outcomes),
+    )
+
+
+def _capabilities(message: models_pb2.Model) -> catalog.Capabilities:
+    capabilities = message.capabilities
+    return catalog.Capabilities(
+        sequences_max=capabilities.sequences_max,
+        context_per_sequence=capabilities.context_per_sequence,
+        logprobs=capabilities.logprobs,
+        chat=capabilities.chat,
+        partial_clear=capabilities.partial_clear,
+        prefix_copy=capabilities.prefix_copy,
+        save_restore=capabilities.save_restore,
+        grammar=capabilities.grammar,
+        batch_invariant=capabilities.batch_invariant,
+    )
+
+
+def _queue(message: operations_pb2.QueueState) -> operations.QueueState:
+    return operations.QueueState(
+        priority=_priority(message.priority), requests=message.requests, tokens=message.tokens
+    )
+
+
+def _slot(message: operations_pb2.Slot) -> operations.Slot:
+    state = _word(operations_pb2.SlotState.DESCRIPTOR, message.state)
+    return operations.Slot(
+        index=message.index,
+        state=cast(operations.SlotActivity, state),
+        request_id=message.request_id,
+        priority=_priority(message.priority),
+        tenant=message.tenant,
+        tokens=message.tokens,
+        completion_tokens=message.completion_tokens,
+    )
+
+
+def _logprobs(
+    positions: Iterable[generation_pb2.PositionLogprobs],
+) -> tuple[results.PositionLogprobs, ...]:
+    return tuple(
+        results.PositionLogprobs(
+            chosen=_token_logprob(position.chosen),
+            top=tuple(map(_token_logprob, position.top)),
+        )
+        for position in positions
+    )
+
+
+def _token_logprob(message: generation_pb2.TokenLogprob) -> results.TokenLogprob:
+    return results.TokenLogprob(message.token_id, message.token, message.logprob)
+
+
+def _usage(message: generation_pb2.Usage) -> results.Usage:
+    return results.Usage(
+        prompt_tokens=message.prompt_tokens,
+        cached_prompt_tokens=message.cached_prompt_tokens,
+        completion_tokens=message.completion_tokens,
+    )
+
+
+def _timings(message: generation_pb2.Timings) -> results.Timings:
+    return results.Timings(
+        queue=message.queue.ToTimedelta().total_seconds(),
+        prefill=message.prefill.ToTimedelta().total_seconds(),
+        decode=message.decode.ToTimedelta().total_seconds(),
+        time_to_first_token=message.time_to_first_token.ToTimedelta().total_seconds(),
+    )
+
+
+def _finish_reason(number: int) -> results.FinishReason:
+    return cast(results.FinishReason, _word(generation_pb2.FinishReason.DESCRIPTOR, number))
+
+
+def _priority(number: int) -> Priority:
+    word = _word(generation_pb2.Priority.DESCRIPTOR, number)
+    return cast(Priority, "normal" if word == "unspecified" else word)
+
+
+def _word(enum: EnumDescriptor, number: int) -> str:
+    """`FINISH_REASON_MAX_TOKENS` is "max_tokens"; a value newer than this client "unspecified"."""
+    prefix = enum.values_by_number[0].name.removesuffix("UNSPECIFIED")
+    value = enum.values_by_number.get(number)
+    return value.name.removeprefix(prefix).lower() if value else "unspecified"

@@ -1,0 +1,127 @@
+"""What callers ask, and its form on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal, TypedDict, TypeGuard, cast
+
+from llm_serving_engine.v1 import generation_pb2, inference_pb2, operations_pb2
+
+Priority = Literal["low", "normal", "high", "critical"]
+"""A request's class; a class is served before every class below it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation; `role` is "system", "user", or "assistant"."""
+
+    role: str
+    content: str
+
+
+Prompt = str | Sequence[int] | Sequence[Message] | Sequence[Mapping[str, str]]
+"""What to continue: a text, token ids, or a conversation's messages, oldest first."""
+
+Text = str | Sequence[Message] | Sequence[Mapping[str, str]]
+"""What to tokenize: a text, or a conversation's messages."""
+
+
+class GenerateOptions(TypedDict, total=False):
+    """How to generate. What is left out, or None, takes the server's default.
+
+    The ranges are those of `GenerateRequest` and `Sampling` on the wire.
+
+    Attributes:
+        model: The model's name.
+        request_id: Your own id for the request.
+        max_tokens: Tokens to produce at most.
+        temperature: Divides the logits; 0 is greedy.
+        top_p: Keeps the most likely tokens that add up to this probability.
+        min_p: Keeps tokens at least this fraction as likely as the likeliest.
+        top_k: Keeps this many of the most likely tokens; 0 keeps all.
+        seed: Of the randomness: the same seed draws the same numbers.
+        repetition_penalty: Divides the logits of tokens seen before; 1 is off.
+        presence_penalty: Taken from the logits of tokens produced before.
+        frequency_penalty: The same, for each time they were produced.
+        logit_bias: Added to the logits, by token id.
+        stop: Texts that end the output and are not part of it.
+        ignore_eos: Go on past the model's own end.
+        top_logprobs: Report log-probabilities, with this many alternatives.
+        priority: The request's class.
+        cache_salt: Cached prefixes are shared only under the same salt.
+    """
+
+    model: str | None
+    request_id: str | None
+    max_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    min_p: float | None
+    top_k: int | None
+    seed: int | None
+    repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    logit_bias: Mapping[int, float] | None
+    stop: str | Sequence[str] | None
+    ignore_eos: bool | None
+    top_logprobs: int | None
+    priority: Priority | None
+    cache_salt: str | None
+
+
+_SAMPLING = frozenset(generation_pb2.Sampling.DESCRIPTOR.fields_by_name)
+
+
+def generate_request(prompt: Prompt, options: GenerateOptions) -> inference_pb2.GenerateRequest:
+    """The wire message.
+
+    Raises:
+        TypeError, ValueError: A value that the wire has no place for, such as
+            a negative count; what the wire can say is for the server to judge.
+    """
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    sampling = {name: given.pop(name) for name in _SAMPLING & given.keys()}
+    if sampling:
+        given["sampling"] = generation_pb2.Sampling(**sampling)
+    if isinstance(stop := given.get("stop"), str):
+        given["stop"] = [stop]
+    if "priority" in given:
+        given["priority"] = f"PRIORITY_{str(given['priority']).upper()}"
+    if isinstance(prompt, str):
+        return inference_pb2.GenerateRequest(prompt=prompt, **given)
+    if _is_chat(prompt):
+        return inference_pb2.GenerateRequest(chat=_chat(prompt), **given)
+    tokens = generation_pb2.TokenIds(ids=cast(Sequence[int], prompt))
+    return inference_pb2.GenerateRequest(prompt_tokens=tokens, **given)
+
+
+def tokenize_request(text: Text, model: str) -> inference_pb2.TokenizeRequest:
+    """The wire message."""
+    if isinstance(text, str):
+        return inference_pb2.TokenizeRequest(model=model, text=text)
+    return inference_pb2.TokenizeRequest(model=model, chat=_chat(text))
+
+
+def _is_chat(prompt: Prompt) -> TypeGuard[Sequence[Message | Mapping[str, str]]]:
+    return len(prompt) > 0 and isinstance(prompt[0], (Message, Mapping))
+
+
+def _chat(messages: Sequence[Message | Mapping[str, str]]) -> generation_pb2.Chat:
+    return generation_pb2.Chat(messages=[_message(message) for message in messages])
+
+
+def _message(message: Message | Mapping[str, str]) -> generation_pb2.Message:
+    if isinstance(message, Message):
+        return generation_pb2.Message(role=message.role, content=message.content)
+    return generation_pb2.Message(**message)
+
+
+def watch_request(model: str, interval: float | None) -> operations_pb2.WatchSchedulerStateRequest:
+    """The wire message; `interval` in seconds."""
+    request = operations_pb2.WatchSchedulerStateRequest(model=model)
+    if interval is not None:
+        request.interval.FromTimedelta(timedelta(seconds=interval))
+    return request

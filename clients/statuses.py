@@ -1,0 +1,123 @@
+"""From a gRPC status and its google.rpc details to one of our errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from grpc_status import rpc_status  # type: ignore[import-untyped]
+
+from llm_serving_engine.clients import errors
+
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
+RUNNER_FAILED = "RUNNER_FAILED"
+MODELS_KEY = "models"
+
+_Detail = TypeVar("_Detail", bound=Message)
+
+
+def error_from(call: grpc.RpcError) -> errors.ServingError:
+    """The typed error of a call that failed; never raises."""
+    code, message = call.code(), call.details() or "no message"
+    details = _Details(call)
+    name, reason = code.name, details.info.reason
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        return errors.InvalidArgument(message, code=name, reason=reason, field=details.field)
+    if code is grpc.StatusCode.NOT_FOUND:
+        return errors.ModelNotFound(message, code=name, reason=reason, known=details.known)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return errors.ResourceExhausted(
+            message,
+            code=name,
+            reason=reason,
+            retry_after=details.retry_after,
+            subject=details.subject,
+        )
+    if code is grpc.StatusCode.UNAVAILABLE:
+        kind = _unavailable(details)
+        return kind(message, code=name, reason=reason, retry_after=details.retry_after)
+    return _PLAIN.get(code, errors.ServerError)(message, code=name, reason=reason)
+
+
+_PLAIN: dict[grpc.StatusCode, type[errors.ServingError]] = {
+    grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
+    grpc.StatusCode.CANCELLED: errors.RequestCancelled,
+    grpc.StatusCode.UNAUTHENTICATED: errors.Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: errors.PermissionDenied,
+}
+
+
+def _unavailable(details: _Details) -> type[errors.Unavailable]:
+    """Our server explains every UNAVAILABLE of its own: one without details came from below."""
+    if details.info.reason == RUNNER_FAILED:
+        return errors.RunnerFailed
+    if details.explained:
+        return errors.Unavailable
+    return errors.ConnectionFailed
+
+
+class _Details:
+    """The google.rpc details of a status; empty ones where there are none."""
+
+    def __init__(self, call: grpc.RpcError) -> None:
+        self._status = _status(call)
+        self._call = call
+        self.info = self._first(error_details_pb2.ErrorInfo)
+
+    @property
+    def explained(self) -> bool:
+        """Whether the server sent any details."""
+        return bool(self._status.details)
+
+    @property
+    def field(self) -> str:
+        """The first wrong field."""
+        violations = self._first(error_details_pb2.BadRequest).field_violations
+        return violations[0].field if violations else ""
+
+    @property
+    def subject(self) -> str:
+        """What is full."""
+        violations = self._first(error_details_pb2.QuotaFailure).violations
+        return violations[0].subject if violations else ""
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The models there are."""
+        names = self.info.metadata.get(MODELS_KEY, "")
+        return tuple(name.strip() for name in names.split(",") if name.strip())
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds to wait, from the details or else from the trailer that gRPC's retries read."""
+        retry = self._first(error_details_pb2.RetryInfo)
+        if retry.HasField("retry_delay"):
+            return float(retry.retry_delay.ToTimedelta().total_seconds())
+        return _pushback(self._call)
+
+    def _first(self, kind: type[_Detail]) -> _Detail:
+        found = kind()
+        for detail in self._status.details:
+            if detail.Is(kind.DESCRIPTOR):
+                detail.Unpack(found)
+                break
+        return found
+
+
+def _pushback(call: grpc.RpcError) -> float | None:
+    trailers: Iterable[Any] = call.trailing_metadata() or ()
+    for key, value in trailers:
+        if key == PUSHBACK_KEY and value.isdigit():
+            return int(value) / 1000
+    return None
+
+
+def _status(call: grpc.RpcError) -> status_pb2.Status:
+    """The rich status, or an empty one where it is missing, unreadable, or of another error."""
+    try:
+        return rpc_status.from_call(call) or status_pb2.Status()
+    except (ValueError, DecodeError):
+        return status_pb2.Status()

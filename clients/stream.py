@@ -1,0 +1,78 @@
+"""A stream of output for synchronous callers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import grpc
+
+from llm_serving_engine.clients.errors import ServingError
+from llm_serving_engine.clients.results import Delta
+from llm_serving_engine.clients.statuses import error_from
+from llm_serving_engine.clients.transcript import Transcript
+from llm_serving_engine.v1 import inference_pb2
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_Response = TypeVar("_Response", covariant=True)
+
+
+class StreamingCall(Iterable[_Response], Protocol[_Response]):
+    """What is used of gRPC's call object."""
+
+    def cancel(self) -> bool:
+        """End the RPC."""
+
+
+def responses(call: StreamingCall[_Response]) -> Iterator[_Response]:
+    """The call's messages. Cancels the call when left early; raises ServingError."""
+    try:
+        yield from call
+    except grpc.RpcError as error:
+        raise error_from(error) from error
+    finally:
+        call.cancel()
+
+
+class Stream(Transcript):
+    """Output as it is produced.
+
+    Iterate over it once. Leaving the loop early, in any way, ends the request
+    on the server; so do `cancel()` and leaving a `with` block around it. The
+    loop raises a ServingError where the request fails.
+    """
+
+    def __init__(self, call: StreamingCall[inference_pb2.StreamResponse]) -> None:
+        super().__init__()
+        self._call = call
+        self._cancelled = False
+
+    def __iter__(self) -> Iterator[Delta]:
+        try:
+            for response in responses(self._call):
+                if (delta := self._take(response)) is not None:
+                    yield delta
+        except ServingError:
+            if not self._cancelled:
+                raise
+        else:
+            self._close()
+
+    def cancel(self) -> None:
+        """End the request; a loop over the stream ends without an error. For any thread."""
+        self._cancelled = True
+        self._call.cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.cancel()
