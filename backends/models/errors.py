@@ -1,0 +1,42 @@
+"""Why a model cannot be had.
+
+    ModelError
+    ├── InvalidReference  what `--model` says cannot be understood
+    ├── ModelNotFound     there is no such file, package, or cached copy
+    ├── ModelFileError    the file is there and cannot be used
+    ├── HubError          the hub does not give the file
+    ├── QuantizeError     the file cannot be written in another type
+    └── LibraryMissing    llama.cpp is not installed
+
+`str(error)` is one line for whoever runs the command: it may name paths.
+"""
+
+from __future__ import annotations
+
+
+class ModelError(Exception):
+    """The root."""
+
+
+class InvalidReference(ModelError):
+    """What `--model` says cannot be understood."""
+
+
+class ModelNotFound(ModelError):
+    """There is no such file, package, or cached copy."""
+
+
+class ModelFileError(ModelError):
+    """The file is there and cannot be used: truncated, not GGUF, or of an unknown architecture."""
+
+
+class HubError(ModelError):
+    """The hub does not give the file."""
+
+
+class QuantizeError(ModelError):
+    """The file cannot be written in another type."""
+
+
+class LibraryMissing(ModelError):
+    """llama.cpp is not installed, or its library does not load."""

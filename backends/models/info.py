@@ -1,0 +1,187 @@
+"""What a model file says of its model, and the memory that follows from it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm_serving_engine.backends.models.errors import ModelFileError
+from llm_serving_engine.backends.models.gguf_file import GGUFFile
+
+# What `general.file_type` means: llama.cpp's llama_ftype.
+FILE_TYPES = {
+    0: "F32",
+    1: "F16",
+    2: "Q4_0",
+    3: "Q4_1",
+    7: "Q8_0",
+    8: "Q5_0",
+    9: "Q5_1",
+    10: "Q2_K",
+    11: "Q3_K_S",
+    12: "Q3_K_M",
+    13: "Q3_K_L",
+    14: "Q4_K_S",
+    15: "Q4_K_M",
+    16: "Q5_K_S",
+    17: "Q5_K_M",
+    18: "Q6_K",
+    19: "IQ2_XXS",
+    20: "IQ2_XS",
+    21: "Q2_K_S",
+    22: "IQ3_XS",
+    23: "IQ3_XXS",
+    24: "IQ1_S",
+    25: "IQ4_NL",
+    26: "IQ3_S",
+    27: "IQ3_M",
+    28: "IQ2_S",
+    29: "IQ2_M",
+    30: "IQ4_XS",
+    31: "IQ1_M",
+    32: "BF16",
+    36: "TQ1_0",
+    37: "TQ2_0",
+    38: "MXFP4_MOE",
+    39: "NVFP4",
+    40: "Q1_0",
+    41: "Q2_0",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """One model, as its file describes it.
+
+    Attributes:
+        path: The file.
+        architecture: Such as "llama".
+        description: The name that the file gives, or the file's own name.
+        parameter_count: Weights in all.
+        quantization: How most of them are stored, such as "Q4_1".
+        vocabulary_size: Tokens.
+        training_context: Tokens; 0 where the file does not say.
+        layers: Transformer blocks.
+        embedding_length: Width of the model.
+        heads: Attention heads of a layer.
+        kv_heads: Key and value heads of each layer; 0 for a layer without a cache.
+        key_length: Elements of one head's key.
+        value_length: Elements of one head's value.
+        weights_bytes: Bytes of all weights.
+        embedding_bytes: Bytes of the token embeddings among them.
+        has_output_tensor: Whether the output has weights of its own, not those
+            of the token embeddings.
+        chat_template: Jinja source, or None.
+    """
+
+    path: Path
+    architecture: str
+    description: str
+    parameter_count: int
+    quantization: str
+    vocabulary_size: int
+    training_context: int
+    layers: int
+    embedding_length: int
+    heads: int
+    kv_heads: tuple[int, ...]
+    key_length: int
+    value_length: int
+    weights_bytes: int
+    embedding_bytes: int
+    has_output_tensor: bool
+    chat_template: str | None
+
+    @classmethod
+    def read(cls, path: Path) -> ModelInfo:
+        """Read a file's header.
+
+        Raises:
+            ModelNotFound: There is no such file.
+            ModelFileError: It is not a whole GGUF file, or not of a language model.
+        """
+        return cls.of(GGUFFile.read(path))
+
+    @classmethod
+    def of(cls, file: GGUFFile) -> ModelInfo:
+        """What a header says. Raises ModelFileError where it is not a language model's."""
+        facts = _Facts(file)
+        if facts.integer("split.count") > 1:
+            raise ModelFileError(
+                f"{file.path} is one part of several: join them with llama-gguf-split --merge"
+            )
+        architecture = facts.text("general.architecture")
+        layers = facts.integer(f"{architecture}.block_count")
+        if not layers or not file.tensors:
+            raise ModelFileError(f"{file.path} holds no language model")
+        embedding_length = facts.integer(f"{architecture}.embedding_length")
+        heads = max(facts.per_layer(f"{architecture}.attention.head_count", layers))
+        kv_key = f"{architecture}.attention.head_count_kv"
+        head_length = embedding_length // heads if heads else 0
+        tensors = {tensor.name: tensor for tensor in file.tensors}
+        embedding = tensors.get("token_embd.weight")
+        return cls(
+            path=file.path,
+            architecture=architecture,
+            description=facts.text("general.name") or file.path.stem,
+            parameter_count=sum(tensor.elements for tensor in file.tensors),
+            quantization=facts.quantization(),
+            vocabulary_size=file.array_lengths.get("tokenizer.ggml.tokens", 0),
+            training_context=facts.integer(f"{architecture}.context_length"),
+            layers=layers,
+            embedding_length=embedding_length,
+            heads=heads,
+            kv_heads=facts.per_layer(kv_key, layers, default=heads),
+            key_length=facts.integer(f"{architecture}.attention.key_length", head_length),
+            value_length=facts.integer(f"{architecture}.attention.value_length", head_length),
+            weights_bytes=sum(tensor.bytes for tensor in file.tensors),
+            embedding_bytes=embedding.bytes if embedding else 0,
+            has_output_tensor="output.weight" in tensors,
+            chat_template=facts.text("tokenizer.chat_template") or None,
+        )
+
+    def cache_bytes_per_token(self, bytes_per_element: float = 2.0) -> int:
+        """Bytes of the key and value cache for one token of context.
+
+        Args:
+            bytes_per_element: 2.0 for an f16 cache, 34 / 32 for q8_0.
+        """
+        elements = sum(self.kv_heads) * (self.key_length + self.value_length)
+        return round(elements * bytes_per_element)
+
+
+class _Facts:
+    """Typed access to metadata that may be missing or of another type than expected."""
+
+    def __init__(self, file: GGUFFile) -> None:
+        self._file = file
+
+    def text(self, key: str) -> str:
+        value = self._file.metadata.get(key)
+        return value if isinstance(value, str) else ""
+
+    def integer(self, key: str, default: int = 0) -> int:
+        value = self._file.metadata.get(key)
+        return value if isinstance(value, int) and value >= 0 else default
+
+    def per_layer(self, key: str, layers: int, default: int = 0) -> tuple[int, ...]:
+        """One value for each layer; a single one in the file stands for all."""
+        value = self._file.metadata.get(key)
+        if isinstance(value, tuple) and len(value) >= layers:
+            return value[:layers]
+        if layers > len(self._file.tensors):
+            raise ModelFileError(
+                f"{self._file.path} claims {layers} layers and lacks their weights"
+            )
+        return (self.integer(key, default),) * layers
+
+    def quantization(self) -> str:
+        """The file type's name; where it has none, that of most of the bytes."""
+        value = self._file.metadata.get("general.file_type")
+        if isinstance(value, int) and value in FILE_TYPES:
+            return FILE_TYPES[value]
+        stored: Counter[str] = Counter()
+        for tensor in self._file.tensors:
+            stored[tensor.type.name] += tensor.bytes
+        return stored.most_common(1)[0][0]

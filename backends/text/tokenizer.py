@@ -1,0 +1,212 @@
+"""Text to token ids and back, by a model's own vocabulary."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from pathlib import Path
+from typing import Any, Protocol
+
+from llm_serving_engine.backends.llama_library import captured_errors, library
+from llm_serving_engine.backends.models.errors import ModelFileError
+from llm_serving_engine.backends.models.info import ModelInfo
+from llm_serving_engine.backends.text.stack import call_with_stack
+
+_NO_TOKEN = -1
+_SENTENCEPIECE = 1
+_BYTE_ATTRIBUTE = 1 << 5
+_BYTES = 256
+# A token of an unknown character stands for up to this many bytes of UTF-8.
+_CHARACTER_BYTES_MAX = 4
+
+# llama.cpp splits text for some vocabularies (tekken, gpt-4o, deepseek) by
+# std::regex, which in libstdc++ calls itself for each character of a run: 322
+# bytes of stack a character, measured. A run of 32,000 letters would end the process.
+_STACK_BYTES_PER_TEXT_BYTE = 1024
+_STACK_BYTES_MIN = 1024 * 1024
+_ORDINARY_STACK_TEXT_BYTES_MAX = 1024
+
+
+class Tokenizer(Protocol):
+    """What the server needs of a model's vocabulary."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Token ids go from 0 to this, exclusive."""
+
+    @property
+    def stop_tokens(self) -> frozenset[int]:
+        """The tokens by which the model says that it is done."""
+
+    @property
+    def longest_piece(self) -> int:
+        """Bytes of text that one token stands for at most.
+
+        A text of more than `longest_piece * n` bytes has more than `n` tokens:
+        so a text that cannot fit is refused before it is tokenized.
+        """
+
+    @property
+    def bos_text(self) -> str:
+        """The beginning-of-sequence token's name; empty where there is none."""
+
+    @property
+    def eos_text(self) -> str:
+        """The end-of-sequence token's name; empty where there is none."""
+
+    @property
+    def chat_template(self) -> str | None:
+        """Jinja source, or None."""
+
+    @property
+    def training_context(self) -> int:
+        """Tokens; 0 where the model does not say."""
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        """The tokens of `text`, after a beginning-of-sequence token where the vocabulary asks.
+
+        Args:
+            text: Any text; an empty one may give no tokens.
+            special: Whether the names of control tokens in `text` become those
+                tokens. For the output of a chat template only: in a prompt as a
+                caller wrote it, they are text like any other.
+
+        Raises:
+            MemoryError: The text is far too long.
+        """
+
+    def piece(self, token: int) -> bytes:
+        """The text of a token; empty for control tokens. Raises IndexError out of range."""
+
+    def name(self, token: int) -> bytes:
+        """As `piece`, but control tokens show their names. Raises IndexError out of range."""
+
+
+class LlamaTokenizer:
+    """The vocabulary of a GGUF file, through llama.cpp, without the weights.
+
+    Immutable after construction; `encode` may be called from several threads
+    at once, and holds the GIL for neither of them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Load the vocabulary of the file at `path`.
+
+        Raises:
+            ModelNotFound: There is no such file.
+            ModelFileError: The file is truncated, not GGUF, or of an
+                architecture or vocabulary that llama.cpp does not know.
+            LibraryMissing: llama.cpp is not installed.
+        """
+        self.info = ModelInfo.read(path)
+        self._library = library()
+        model = _load_vocabulary(self._library, path)
+        weakref.finalize(self, self._library.llama_model_free, model)
+        self._vocabulary = self._library.llama_model_get_vocab(model)
+        size: int = self._library.llama_vocab_n_tokens(self._vocabulary)
+        if size == 0:
+            raise ModelFileError(f"{path} has no vocabulary")
+        self._check_bytes(path, size)
+        self._names = self._texts(size, special=True)
+        pieces = self._texts(size, special=False)
+        # All but the control tokens' are the same: one copy of each is enough.
+        self._pieces = [
+            name if name == piece else piece
+            for name, piece in zip(self._names, pieces, strict=True)
+        ]
+        self._bos = self._optional(self._library.llama_vocab_bos)
+        adds_bos = self._library.llama_vocab_get_add_bos(self._vocabulary)
+        self._prefix = [self._bos] if adds_bos and self._bos is not None else []
+        self.vocabulary_size = size
+        self.longest_piece = max(_CHARACTER_BYTES_MAX, *map(len, self._names))
+        self.stop_tokens = frozenset(
+            token
+            for token in range(size)
+            if self._library.llama_vocab_is_eog(self._vocabulary, token)
+        )
+        self.bos_text = self._text(self._bos)
+        self.eos_text = self._text(self._optional(self._library.llama_vocab_eos))
+        self.chat_template = self.info.chat_template
+        self.training_context = self.info.training_context
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        """See `Tokenizer.encode`."""
+        tokens = self._tokenize(text.encode("utf-8"), special)
+        # A chat template may have written the token itself; a prompt cannot.
+        written = special and tokens[:1] == self._prefix
+        return tokens if written else self._prefix + tokens
+
+    def piece(self, token: int) -> bytes:
+        """See `Tokenizer.piece`."""
+        return self._pieces[self._checked(token)]
+
+    def name(self, token: int) -> bytes:
+        """See `Tokenizer.name`."""
+        return self._names[self._checked(token)]
+
+    def _tokenize(self, data: bytes, special: bool) -> list[int]:
+        """Tokenize UTF-8, on a stack that has room for it."""
+        if len(data) <= _ORDINARY_STACK_TEXT_BYTES_MAX:
+            return self._tokenize_here(data, special)
+        stack_bytes = len(data) * _STACK_BYTES_PER_TEXT_BYTE + _STACK_BYTES_MIN
+        return call_with_stack(stack_bytes, lambda: self._tokenize_here(data, special))
+
+    def _tokenize_here(self, data: bytes, special: bool) -> list[int]:
+        # One token a byte, and some for what a vocabulary puts in front.
+        capacity = len(data) + 8
+        while True:
+            tokens = (ctypes.c_int32 * capacity)()
+            count = self._library.llama_tokenize(
+                self._vocabulary, data, len(data), tokens, capacity, False, special
+            )
+            if count >= 0:
+                return tokens[:count]
+            capacity = -count
+
+    def _checked(self, token: int) -> int:
+        if not 0 <= token < len(self._pieces):
+            raise IndexError(f"token {token} is not within 0 to {len(self._pieces) - 1}")
+        return token
+
+    def _texts(self, size: int, special: bool) -> list[bytes]:
+        """The text of every token, read once: `piece` is called for every token produced."""
+        write = self._library.llama_token_to_piece
+        buffer = ctypes.create_string_buffer(256)
+        texts: list[bytes] = []
+        for token in range(size):
+            length = write(self._vocabulary, token, buffer, len(buffer), 0, special)
+            if length < 0:
+                buffer = ctypes.create_string_buffer(-length)
+                length = write(self._vocabulary, token, buffer, len(buffer), 0, special)
+            texts.append(bytes(buffer[:length]))
+        return texts
+
+    def _check_bytes(self, path: Path, size: int) -> None:
+        """Refuse a vocabulary that cannot spell every text: llama.cpp would abort the process."""
+        if self._library.llama_vocab_type(self._vocabulary) != _SENTENCEPIECE:
+            return
+        attributes = self._library.llama_vocab_get_attr
+        spelled = sum(
+            bool(attributes(self._vocabulary, token) & _BYTE_ATTRIBUTE) for token in range(size)
+        )
+        if spelled < _BYTES:
+            raise ModelFileError(f"{path} has a vocabulary without a token for every byte")
+
+    def _optional(self, function: Any) -> int | None:
+        token: int = function(self._vocabulary)
+        return None if token == _NO_TOKEN else token
+
+    def _text(self, token: int | None) -> str:
+        return "" if token is None else self.name(token).decode("utf-8", "replace")
+
+
+def _load_vocabulary(lib: Any, path: Path) -> Any:
+    parameters = lib.llama_model_default_params()
+    parameters.vocab_only = True
+    with captured_errors() as lines:
+        model = lib.llama_model_load_from_file(str(path).encode(), parameters)
+    if not model:
+        reasons = [line for line in lines if "error loading model" in line] or list(lines)
+        reason = reasons[0].rpartition("error loading model: ")[2] if reasons else "no reason given"
+        raise ModelFileError(f"{path} cannot be loaded by llama.cpp: {reason}")
+    return model
