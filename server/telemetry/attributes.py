@@ -82,7 +82,7 @@ def status_attributes(status_code: str, error: RequestError | None) -> Attribute
     """How the RPC ended. `status_code` is the gRPC status code's name."""
     attributes: Attributes = {
         "rpc.response.status_code": status_code,
-        # The attribute's name before it was settled; dashboards know both.
+        # Repeated under a shorter name that dashboards may look for.
         "rpc.status_code": status_code,
     }
     if status_code != "OK":

@@ -7,6 +7,7 @@ transition is resolved once, when the model's observer is made.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from prometheus_client import (
     CollectorRegistry,
@@ -22,7 +23,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from llm_serving_engine.scheduler.errors import RequestError
 from llm_serving_engine.scheduler.lifecycle import State
-from llm_serving_engine.scheduler.request import Priority, Request
+from llm_serving_engine.scheduler.request import FinishReason, Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.step import Step, StepResult
 from llm_serving_engine.server.telemetry.identity import service_version
@@ -183,14 +184,22 @@ class Metrics:
         return Gauge(name, documentation, labels, registry=self.registry)
 
 
+@dataclass(slots=True)
+class _Told:
+    """How much of a sequence's course is counted already."""
+
+    transitions: int = 0
+    tokens: int = 0
+
+
 class ModelObserver:
     """Counts what one model's engine tells. An `Observer`; not thread-safe."""
 
     def __init__(self, metrics: Metrics, model: str, sequences_max: int) -> None:
         self._metrics = metrics
         self._model = model
-        # Running sequences, and how many of their tokens are counted already.
-        self._counted: dict[Sequence, int] = {}
+        self._live: dict[Sequence, _Told] = {}
+        self._running: dict[Sequence, _Told] = {}
         self._waiting = {
             priority: metrics.waiting.labels(model, priority.name.lower()) for priority in Priority
         }
@@ -204,7 +213,7 @@ class ModelObserver:
             for state in State
             if state.ended
         }
-        self._running = metrics.running.labels(model)
+        self._requests_running = metrics.running.labels(model)
         self._first_token_seconds = metrics.first_token_seconds.labels(model)
         self._output_token_seconds = metrics.output_token_seconds.labels(model)
         self._prompt_tokens = metrics.prompt_tokens.labels(model)
@@ -216,24 +225,20 @@ class ModelObserver:
         metrics.sequences_max.labels(model).set(sequences_max)
 
     def transitioned(self, sequence: Sequence) -> None:
-        """A request is in a new state."""
-        history, priority = sequence.history, sequence.request.priority
-        state = sequence.state
-        if len(history) > 1 and history[-2].state is State.WAITING:
-            self._waiting[priority].dec()
-        if state is State.WAITING:
-            self._waiting[priority].inc()
-        if state.running:
-            self._counted.setdefault(sequence, len(sequence.output))
-        elif sequence in self._counted:
-            self._count_completion()
-            del self._counted[sequence]
-        self._running.set(len(self._counted))
-        if state is State.DECODE and _visits(sequence, State.DECODE) == 1:
-            self._prompt_tokens.inc(len(sequence.request.prompt))
-            self._cached_prompt_tokens.inc(sequence.cached_prompt_tokens)
-        if state.ended:
-            self._ended(sequence)
+        """A request is in a new state.
+
+        A step can take a request through several states before anybody is
+        told, so whatever is new in its history counts, and nothing twice.
+        """
+        told = self._live.get(sequence)
+        if told is None:
+            if sequence.state.ended:
+                return  # told already
+            told = self._live[sequence] = _Told()
+        for index in range(told.transitions, len(sequence.history)):
+            self._entered(sequence, told, index)
+        told.transitions = len(sequence.history)
+        self._requests_running.set(len(self._running))
 
     def refused(self, request: Request, error: RequestError) -> None:
         """A request was not taken into the queue."""
@@ -244,39 +249,57 @@ class ModelObserver:
         self._step_seconds.observe(result.duration)
         self._step_decode_rows.observe(len(step.decodes))
         self._step_prefill_tokens.observe(step.prefill_tokens)
-        self._count_completion()
+        for sequence, told in self._running.items():
+            self._count_completion(sequence, told)
 
-    def _count_completion(self) -> None:
-        # By what each has, not by what steps sampled: an end-of-sequence token
-        # is sampled and is no output.
-        new = 0
-        for sequence, counted in self._counted.items():
-            produced = len(sequence.output)
-            new += produced - counted
-            self._counted[sequence] = produced
-        self._completion_tokens.inc(new)
+    def _entered(self, sequence: Sequence, told: _Told, index: int) -> None:
+        history, priority = sequence.history, sequence.request.priority
+        state = history[index].state
+        if index and history[index - 1].state is State.WAITING:
+            self._waiting[priority].dec()
+        if state is State.WAITING:
+            self._waiting[priority].inc()
+        if state.running:
+            self._running[sequence] = told
+        elif self._running.pop(sequence, None):
+            self._count_completion(sequence, told)
+        if state is State.DECODE and not _was(sequence, State.DECODE, index):
+            self._prompt_tokens.inc(len(sequence.request.prompt))
+            self._cached_prompt_tokens.inc(sequence.cached_prompt_tokens)
+        if state.ended:
+            del self._live[sequence]
+            self._ended(sequence, told)
 
-    def _ended(self, sequence: Sequence) -> None:
+    def _count_completion(self, sequence: Sequence, told: _Told) -> None:
+        # By what it has, not by what was sampled: the end-of-sequence token is
+        # no output. What a stop sequence cut off stays counted: it was produced.
+        produced = len(sequence.output)
+        if produced > told.tokens:
+            self._completion_tokens.inc(produced - told.tokens)
+            told.tokens = produced
+
+    def _ended(self, sequence: Sequence, told: _Told) -> None:
         state = sequence.state
         self._requests[state.value].inc()
         self._request_seconds[state].observe(sequence.history[-1].at - sequence.arrived_at)
         waited = sequence.seconds_in(State.WAITING)
         self._queue_seconds[sequence.request.priority].observe(waited)
         if state is State.FINISHED:
-            self._finished(sequence)
+            self._finished(sequence, told)
         elif state is not State.CANCELLED:
             error = sequence.error or RequestError()
             self._metrics.errors.labels(self._model, error.label).inc()
 
-    def _finished(self, sequence: Sequence) -> None:
+    def _finished(self, sequence: Sequence, told: _Told) -> None:
         first, last = sequence.first_token_at, sequence.last_token_at
         if first is None or last is None:
-            return  # its first sampled token ended it: there was no output
+            return
         self._first_token_seconds.observe(first - sequence.arrived_at)
-        after_first = len(sequence.output) - 1
-        if after_first > 0:
-            self._output_token_seconds.observe((last - first) / after_first)
+        # The end-of-sequence token took its time too, though it is no output.
+        sampled = told.tokens + (sequence.finish_reason is FinishReason.END_OF_SEQUENCE)
+        if sampled > 1:
+            self._output_token_seconds.observe((last - first) / (sampled - 1))
 
 
-def _visits(sequence: Sequence, state: State) -> int:
-    return sum(transition.state is state for transition in sequence.history)
+def _was(sequence: Sequence, state: State, before: int) -> bool:
+    return any(transition.state is state for transition in sequence.history[:before])

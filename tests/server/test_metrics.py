@@ -1,0 +1,289 @@
+"""What the observers count, and that the page and its documentation agree."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from llm_serving_engine.scheduler.errors import LimitReached, RunnerFailed, UnknownModel
+from llm_serving_engine.scheduler.lifecycle import Event, State
+from llm_serving_engine.scheduler.observer import Observer
+from llm_serving_engine.scheduler.request import FinishReason, Priority, Request
+from llm_serving_engine.scheduler.sequence import Sequence, Transition
+from llm_serving_engine.scheduler.step import DecodeRow, PrefillChunk, Step, StepResult
+from llm_serving_engine.server.telemetry.metrics import Metrics, ModelObserver
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "observability.md"
+MODEL = {"model": "m"}
+
+# Names and labels are an interface: dashboards are made of them.
+METRICS = {
+    "gen_ai_server_request_duration_seconds": {"model", "outcome"},
+    "gen_ai_server_time_to_first_token_seconds": {"model"},
+    "gen_ai_server_time_per_output_token_seconds": {"model"},
+    "llm_serving_engine_requests_waiting": {"model", "priority"},
+    "llm_serving_engine_requests_running": {"model"},
+    "llm_serving_engine_requests_total": {"model", "outcome"},
+    "llm_serving_engine_errors_total": {"model", "error"},
+    "llm_serving_engine_prompt_tokens_total": {"model"},
+    "llm_serving_engine_cached_prompt_tokens_total": {"model"},
+    "llm_serving_engine_completion_tokens_total": {"model"},
+    "llm_serving_engine_queue_seconds": {"model", "priority"},
+    "llm_serving_engine_step_seconds": {"model"},
+    "llm_serving_engine_step_decode_rows": {"model"},
+    "llm_serving_engine_step_prefill_tokens": {"model"},
+    "llm_serving_engine_sequences_max": {"model"},
+    "llm_serving_engine_model_ready": {"model"},
+    "llm_serving_engine_runner_memory_bytes": {"model"},
+    "llm_serving_engine_build_info": {"version"},
+}
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def observer(metrics: Metrics) -> ModelObserver:
+    return metrics.observer("m", sequences_max=4)
+
+
+class Course:
+    """A request that is taken through its life by hand, the observer told of each step."""
+
+    def __init__(self, observer: Observer, at: float, priority: Priority = Priority.NORMAL) -> None:
+        self.observer = observer
+        request = Request("r", prompt=(1, 2, 3, 4, 5), max_tokens=9, priority=priority)
+        self.sequence = Sequence(request, [Transition(State.WAITING, at)])
+        observer.transitioned(self.sequence)
+
+    def to(self, event: Event, at: float) -> Course:
+        self.sequence.advance(event, at)
+        self.observer.transitioned(self.sequence)
+        return self
+
+    def token(self, at: float) -> Course:
+        if self.sequence.first_token_at is None:
+            self.sequence.first_token_at = at
+        self.sequence.last_token_at = at
+        self.sequence.output.append(7)
+        return self
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(name, MODEL | labels)
+
+
+def waiting(metrics: Metrics, priority: str = "normal") -> float | None:
+    return value(metrics, "llm_serving_engine_requests_waiting", priority=priority)
+
+
+def running(metrics: Metrics) -> float | None:
+    return value(metrics, "llm_serving_engine_requests_running")
+
+
+def requests(metrics: Metrics, outcome: str) -> float | None:
+    return value(metrics, "llm_serving_engine_requests_total", outcome=outcome)
+
+
+def test_a_request_that_finishes(metrics: Metrics, observer: ModelObserver) -> None:
+    course = Course(observer, at=10.0)
+    assert (waiting(metrics), running(metrics)) == (1, 0)
+
+    course.sequence.cached_prompt_tokens = 2
+    course.to(Event.ADMIT, 10.5)
+    assert (waiting(metrics), running(metrics)) == (0, 1)
+
+    course.to(Event.FIRST_TOKEN, 11.0).token(11.0)
+    assert value(metrics, "llm_serving_engine_prompt_tokens_total") == 5
+    assert value(metrics, "llm_serving_engine_cached_prompt_tokens_total") == 2
+
+    course.token(11.25).token(11.5)
+    course.sequence.finish_reason = FinishReason.MAX_TOKENS
+    course.to(Event.FINISH, 11.5)
+
+    assert (waiting(metrics), running(metrics)) == (0, 0)
+    assert requests(metrics, "finished") == 1
+    assert value(metrics, "llm_serving_engine_completion_tokens_total") == 3
+    duration = "gen_ai_server_request_duration_seconds_sum"
+    assert value(metrics, duration, outcome="finished") == 1.5
+    assert value(metrics, "llm_serving_engine_queue_seconds_sum", priority="normal") == 0.5
+    assert value(metrics, "gen_ai_server_time_to_first_token_seconds_sum") == 1.0
+    assert value(metrics, "gen_ai_server_time_per_output_token_seconds_sum") == 0.25
+    assert value(metrics, "gen_ai_server_time_per_output_token_seconds_count") == 1
+
+
+def test_an_end_of_sequence_token_takes_time_and_is_no_output(
+    metrics: Metrics, observer: ModelObserver
+) -> None:
+    course = Course(observer, 0.0).to(Event.ADMIT, 0.0).to(Event.FIRST_TOKEN, 1.0).token(1.0)
+    course.token(1.5)
+    course.sequence.last_token_at = 2.0
+    course.sequence.finish_reason = FinishReason.END_OF_SEQUENCE
+    course.to(Event.FINISH, 2.0)
+    assert value(metrics, "llm_serving_engine_completion_tokens_total") == 2
+    assert value(metrics, "gen_ai_server_time_per_output_token_seconds_sum") == 0.5
+
+
+def test_an_output_of_one_token_has_no_time_per_token(
+    metrics: Metrics, observer: ModelObserver
+) -> None:
+    course = Course(observer, 0.0).to(Event.ADMIT, 0.0).to(Event.FIRST_TOKEN, 1.0).token(1.0)
+    course.sequence.finish_reason = FinishReason.MAX_TOKENS
+    course.to(Event.FINISH, 1.0)
+    assert value(metrics, "gen_ai_server_time_to_first_token_seconds_count") == 1
+    assert value(metrics, "gen_ai_server_time_per_output_token_seconds_count") == 0
+
+
+def test_transitions_told_late_count_once(metrics: Metrics, observer: ModelObserver) -> None:
+    course = Course(observer, at=0.0)
+    course.to(Event.ADMIT, 1.0)
+    course.sequence.advance(Event.FIRST_TOKEN, 2.0)
+    course.token(2.0)
+    course.sequence.advance(Event.FINISH, 2.0)
+    observer.transitioned(course.sequence)
+    observer.transitioned(course.sequence)
+    assert requests(metrics, "finished") == 1
+    assert running(metrics) == 0
+    assert value(metrics, "llm_serving_engine_prompt_tokens_total") == 5
+    assert value(metrics, "llm_serving_engine_completion_tokens_total") == 1
+
+
+def test_a_preempted_request_is_counted_once(metrics: Metrics, observer: ModelObserver) -> None:
+    course = Course(observer, at=0.0).to(Event.ADMIT, 1.0).to(Event.FIRST_TOKEN, 2.0).token(2.0)
+    course.to(Event.PREEMPT, 3.0)
+    assert (waiting(metrics), running(metrics)) == (1, 0)
+    course.to(Event.ADMIT, 5.0).to(Event.FIRST_TOKEN, 6.0).token(6.0).to(Event.FINISH, 6.0)
+    assert (waiting(metrics), running(metrics)) == (0, 0)
+    assert value(metrics, "llm_serving_engine_prompt_tokens_total") == 5
+    assert value(metrics, "llm_serving_engine_completion_tokens_total") == 2
+    assert value(metrics, "llm_serving_engine_queue_seconds_sum", priority="normal") == 3.0
+    assert value(metrics, "gen_ai_server_time_to_first_token_seconds_sum") == 2.0
+    assert requests(metrics, "finished") == 1
+
+
+def test_what_a_stop_sequence_cut_off_stays_counted(
+    metrics: Metrics, observer: ModelObserver
+) -> None:
+    course = Course(observer, 0.0).to(Event.ADMIT, 0.0).to(Event.FIRST_TOKEN, 1.0).token(1.0)
+    course.token(2.0).token(3.0)
+    observer.stepped(Step(1), StepResult(1))
+    del course.sequence.output[1:]
+    course.sequence.finish_reason = FinishReason.STOP_SEQUENCE
+    course.to(Event.FINISH, 3.0)
+    assert value(metrics, "llm_serving_engine_completion_tokens_total") == 3
+    assert value(metrics, "gen_ai_server_time_per_output_token_seconds_sum") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("event", "outcome", "errors"),
+    [(Event.CANCEL, "cancelled", None), (Event.FAIL, "failed", 1)],
+)
+@pytest.mark.parametrize("admitted", [False, True])
+def test_cancelled_and_failed_are_told_apart(
+    metrics: Metrics,
+    observer: ModelObserver,
+    event: Event,
+    outcome: str,
+    errors: int | None,
+    admitted: bool,
+) -> None:
+    course = Course(observer, at=0.0, priority=Priority.HIGH)
+    if admitted:
+        course.to(Event.ADMIT, 1.0)
+    course.sequence.error = RunnerFailed("the runner failed")
+    course.to(event, 4.0)
+    assert requests(metrics, outcome) == 1
+    assert value(metrics, "llm_serving_engine_errors_total", error="runner_failed") == errors
+    assert (waiting(metrics, "high"), running(metrics)) == (0, 0)
+    assert value(metrics, "gen_ai_server_time_to_first_token_seconds_count") == 0
+    wait = value(metrics, "llm_serving_engine_queue_seconds_sum", priority="high")
+    assert wait == (1.0 if admitted else 4.0)
+
+
+def test_refusals(metrics: Metrics, observer: ModelObserver) -> None:
+    observer.refused(Request("r", (1,), 1), LimitReached("queue.requests", "full", 1.0))
+    metrics.refused("", UnknownModel("x", ("m",)))
+    assert requests(metrics, "refused") == 1
+    assert value(metrics, "llm_serving_engine_errors_total", error="limit_reached") == 1
+    unknown = {"model": "", "error": "unknown_model"}
+    name = "llm_serving_engine_errors_total"
+    assert metrics.registry.get_sample_value(name, unknown) == 1
+
+
+def test_steps(metrics: Metrics, observer: ModelObserver) -> None:
+    course = Course(observer, at=0.0).to(Event.ADMIT, 0.0).to(Event.FIRST_TOKEN, 1.0)
+    course.token(1.0).token(2.0)
+    chunk = PrefillChunk(slot=2, position=0, tokens=(1, 2, 3), sample=False)
+    rows = (DecodeRow(0, 9, 1), DecodeRow(1, 9, 1))
+    observer.stepped(Step(1, prefills=(chunk,), decodes=rows), StepResult(1, duration=0.25))
+    assert value(metrics, "llm_serving_engine_step_seconds_sum") == 0.25
+    assert value(metrics, "llm_serving_engine_step_decode_rows_sum") == 2
+    assert value(metrics, "llm_serving_engine_step_prefill_tokens_sum") == 3
+    # While the request still runs.
+    assert value(metrics, "llm_serving_engine_completion_tokens_total") == 2
+
+
+def test_model_gauges(metrics: Metrics, observer: ModelObserver) -> None:
+    memory = 100.0
+    metrics.watch_runner_memory("m", lambda: memory)
+    metrics.set_model_ready("m", True)
+    assert value(metrics, "llm_serving_engine_model_ready") == 1
+    assert value(metrics, "llm_serving_engine_runner_memory_bytes") == 100
+    assert value(metrics, "llm_serving_engine_sequences_max") == 4
+    memory = 200.0
+    metrics.set_model_ready("m", False)
+    assert value(metrics, "llm_serving_engine_model_ready") == 0
+    assert value(metrics, "llm_serving_engine_runner_memory_bytes") == 200
+
+
+def test_servers_do_not_share_a_registry(metrics: Metrics, observer: ModelObserver) -> None:
+    Course(observer, at=0.0)
+    other = Metrics()
+    other.observer("m", sequences_max=1)
+    assert (waiting(metrics), waiting(other)) == (1, 0)
+
+
+def everything() -> Metrics:
+    """Metrics in which every family has a sample."""
+    metrics = Metrics()
+    observer = metrics.observer("m", 1)
+    observer.refused(Request("r", (1,), 1), LimitReached("queue.requests", "full", 1.0))
+    metrics.set_model_ready("m", True)
+    metrics.watch_runner_memory("m", lambda: 0.0)
+    return metrics
+
+
+def exported() -> dict[str, set[str]]:
+    """The names and labels of what is exported, as the text format has them."""
+    families = {}
+    for family in everything().registry.collect():
+        name = family.name + ("_total" if family.type == "counter" else "")
+        families[name] = {label for sample in family.samples for label in sample.labels} - {"le"}
+    return families
+
+
+def test_names_and_labels() -> None:
+    ours = {name: labels for name, labels in exported().items() if not name.startswith("p")}
+    assert ours == METRICS
+
+
+def test_every_metric_is_documented_with_its_labels() -> None:
+    document = DOCUMENT.read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| \w+ \| ([^|]*) \|", document, re.MULTILINE))
+    for name, labels in exported().items():
+        if name in METRICS:
+            assert set(re.findall(r"`(\w+)`", rows.pop(name))) == labels
+        else:
+            assert f"`{name}`" in document
+    assert not {name for name in rows if name.startswith(("gen_ai", "llm_serving"))}
+
+
+def test_the_page() -> None:
+    page, content_type = everything().render()
+    assert content_type.startswith("text/plain")
+    assert b'llm_serving_engine_requests_total{model="m",outcome="refused"} 1.0' in page
+    assert b"_created" not in page
