@@ -13,7 +13,12 @@ import sys
 from datetime import datetime, timezone
 from typing import Literal, TextIO
 
-from llm_serving_engine.scheduler.errors import Cancelled, DeadlinePassed, RequestError
+from llm_serving_engine.scheduler.errors import (
+    Cancelled,
+    DeadlinePassed,
+    RequestError,
+    RunnerFailed,
+)
 from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.request import Request
 from llm_serving_engine.scheduler.sequence import Sequence
@@ -101,7 +106,7 @@ def log_request(
     """
     if request is None and sequence is not None:
         request = sequence.request
-    level = _level(status_code)
+    level = _level(status_code, error)
     if not _logger.isEnabledFor(level):
         return
     ended_as = outcome(sequence, status_code, error)
@@ -200,10 +205,11 @@ def _progress(sequence: Sequence) -> Fields:
     return fields
 
 
-def _level(status_code: str) -> int:
+def _level(status_code: str, error: RequestError | None) -> int:
     if status_code in _AS_ASKED:
         return logging.INFO
-    return logging.WARNING if status_code in _OVERLOADED else logging.ERROR
+    overloaded = status_code in _OVERLOADED and not isinstance(error, RunnerFailed)
+    return logging.WARNING if overloaded else logging.ERROR
 
 
 def _fields(record: logging.LogRecord) -> Fields:

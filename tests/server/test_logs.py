@@ -19,6 +19,7 @@ from llm_serving_engine.scheduler.errors import (
     LimitReached,
     RequestError,
     RunnerFailed,
+    Unavailable,
 )
 from llm_serving_engine.scheduler.lifecycle import Event, State
 from llm_serving_engine.scheduler.request import FinishReason, Priority, Request
@@ -115,8 +116,9 @@ FAILED = RunnerFailed("the runner failed")
     [
         (ended(Event.CANCEL, CANCELLED), CANCELLED, "CANCELLED", "cancelled", "info"),
         (ended(Event.EXPIRE, EXPIRED), EXPIRED, "DEADLINE_EXCEEDED", "expired", "warning"),
-        (ended(Event.FAIL, FAILED), FAILED, "UNAVAILABLE", "failed", "warning"),
+        (ended(Event.FAIL, FAILED), FAILED, "UNAVAILABLE", "failed", "error"),
         (None, LimitReached("queue", "full", 1.0), "RESOURCE_EXHAUSTED", "refused", "warning"),
+        (None, Unavailable("draining"), "UNAVAILABLE", "refused", "warning"),
         (None, InvalidField("top_p", "too large"), "INVALID_ARGUMENT", "refused", "info"),
         (None, None, "INTERNAL", "failed", "error"),
         (None, None, "CANCELLED", "cancelled", "info"),
