@@ -15,7 +15,7 @@ from bootstrap.errors import SetupError
 
 POLL_SECONDS = 0.2
 TAIL_LINES = 15
-_PROGRESS = re.compile(rb"^\[ *(\d+)(?:/(\d+)|%)\]", re.MULTILINE)  # Ninja's, or Make's
+_PROGRESS = re.compile(rb"^ *\[ *(\d+)(?:/(\d+)|%)\]", re.MULTILINE)  # Ninja's, or Make's
 
 
 @dataclass(frozen=True)
