@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import grpc
 from google.protobuf.message import DecodeError, Message
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
-from grpc_status import rpc_status  # type: ignore[import-untyped]
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
 
 from llm_serving_engine.clients import errors
 
@@ -118,6 +118,6 @@ def _pushback(call: grpc.RpcError) -> float | None:
 def _status(call: grpc.RpcError) -> status_pb2.Status:
     """The rich status, or an empty one where it is missing, unreadable, or of another error."""
     try:
-        return rpc_status.from_call(call) or status_pb2.Status()
+        return rpc_status.from_call(cast(grpc.Call, call)) or status_pb2.Status()
     except (ValueError, DecodeError):
         return status_pb2.Status()

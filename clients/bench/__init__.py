@@ -1,0 +1,10 @@
+"""A load generator: what a running server gives to many clients at once.
+
+    workload   what to send, and when: a plan, pure data      workloads/*.py, plan.py
+    target     something that streams tokens                  target.py, grpc_target.py
+    drive      carries a plan out, and writes records         drive.py, record.py
+    report     what the records say: pure functions           measures.py, report.py
+
+A workload is one file in `workloads/`, and its line in the table there. A
+target is one file that implements `target.Target`.
+"""

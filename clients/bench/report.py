@@ -1,0 +1,50 @@
+"""What a workload found out, for people and for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A table, and the same at full precision.
+
+    Attributes:
+        title: What was measured.
+        columns: The table's head.
+        rows: As many words each as there are columns.
+        results: What goes into JSON, times in seconds.
+        errors: Requests that failed, by code.
+        notes: Lines below the table.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    results: list[dict[str, Any]]
+    errors: Mapping[str, int]
+    notes: tuple[str, ...] = ()
+
+
+def table(report: Report) -> Table:
+    """For a terminal."""
+    shown = Table(title=report.title, title_justify="left", title_style="bold")
+    for column in report.columns:
+        shown.add_column(column, justify="right")
+    for row in report.rows:
+        shown.add_row(*row)
+    return shown
+
+
+def milliseconds(seconds: float | None) -> str:
+    """Such as "12.3"; "-" where there is none."""
+    return "-" if seconds is None else f"{seconds * 1000:.1f}"
+
+
+def counts(errors: Mapping[str, int]) -> str:
+    """Such as "3 UNAVAILABLE"; "-" where there are none."""
+    return ", ".join(f"{count} {code}" for code, count in errors.items()) or "-"

@@ -1,0 +1,48 @@
+"""One run of the load generator, from settings to report."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
+
+from llm_serving_engine.clients.bench.drive import drive
+from llm_serving_engine.clients.bench.report import Report
+from llm_serving_engine.clients.bench.settings import Settings
+from llm_serving_engine.clients.bench.target import Target
+from llm_serving_engine.clients.bench.words import prompt
+from llm_serving_engine.clients.bench.workloads import Workload
+
+WARM_UP_WORDS = 16
+WARM_UP_TOKENS = 8
+
+OnProgress = Callable[[int, int], None]
+"""Told how many requests have ended, of how many."""
+
+
+async def run(
+    workload: Workload, settings: Settings, target: Target, on_progress: OnProgress
+) -> Report:
+    """Warm up, carry out the workload's plan, and report. Raises TargetError in the warm-up."""
+    plan = workload.plan(settings)
+    await warm_up(target, max(len(phase.lanes) for phase in plan))
+    total, ended = sum(phase.requests for phase in plan), 0
+
+    def count() -> None:
+        nonlocal ended
+        ended += 1
+        on_progress(ended, total)
+
+    return workload.report([await drive(phase, target, count) for phase in plan])
+
+
+async def warm_up(target: Target, streams: int) -> None:
+    """As many short streams at once as the plan has at its widest. Raises TargetError."""
+
+    async def stream(number: int) -> None:
+        text = prompt(number, WARM_UP_WORDS, seed=0)
+        async with aclosing(target.stream(text, WARM_UP_TOKENS)) as arrivals:
+            async for _ in arrivals:
+                pass
+
+    await asyncio.gather(*map(stream, range(streams)))

@@ -1,0 +1,127 @@
+"""What a long prompt that comes in does to the streams that run.
+
+`before` is from when all streams run to when the long prompt is sent; `while`
+from then to its first token. A gap counts for the time that it reaches into.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from llm_serving_engine.clients.bench import measures
+from llm_serving_engine.clients.bench.measures import Gap, Spread
+from llm_serving_engine.clients.bench.plan import Gate, Phase, Plan, PlannedRequest
+from llm_serving_engine.clients.bench.record import PhaseRecord
+from llm_serving_engine.clients.bench.report import Report, counts, milliseconds
+from llm_serving_engine.clients.bench.settings import Settings
+from llm_serving_engine.clients.bench.words import prompt
+
+RUNNING, LONG = "running", "long"
+RUNNING_TOKENS_MAX = 512  # enough to outlast the long prompt, which is when they are left
+TOKENS_BEFORE = 16  # of each running stream, before the long prompt is sent
+LONG_TOKENS = 4
+
+COLUMNS = (
+    "round",
+    "gap before p50 ms",
+    "max",
+    "gap while p50 ms",
+    "p99",
+    "max",
+    "long TTFT ms",
+    "errors",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Interference:
+    """One round; all times in seconds.
+
+    Attributes:
+        before: The running streams' gaps before the long prompt.
+        during: Their gaps while it came in.
+        time_to_first_token: The long prompt's; None where it failed.
+        ended_early: Running streams that did not last until its first token.
+        errors: Requests that failed, by code.
+    """
+
+    before: Spread
+    during: Spread
+    time_to_first_token: float | None
+    ended_early: int
+    errors: dict[str, int]
+
+
+def plan(settings: Settings) -> Plan:
+    """Rounds."""
+    return tuple(_phase(settings, number) for number in range(settings.rounds))
+
+
+def _phase(settings: Settings, number: int) -> Phase:
+    first = number * (settings.streams + 1)
+    running = (
+        PlannedRequest(
+            prompt(first + stream, settings.prompt_words, settings.seed),
+            RUNNING_TOKENS_MAX,
+            label=RUNNING,
+            until=Gate(LONG, LONG_TOKENS),
+        )
+        for stream in range(settings.streams)
+    )
+    long = PlannedRequest(
+        prompt(first + settings.streams, settings.long_words, settings.seed),
+        LONG_TOKENS,
+        label=LONG,
+        after=Gate(RUNNING, TOKENS_BEFORE),
+    )
+    return Phase(str(number + 1), (*((request,) for request in running), (long,)))
+
+
+def report(phases: Sequence[PhaseRecord]) -> Report:
+    """A row for each round."""
+    rounds = {phase.name: interference(phase) for phase in phases}
+    worst = max((found.during.max or 0.0 for found in rounds.values()), default=0.0)
+    early = sum(found.ended_early for found in rounds.values())
+    notes = [f"worst gap while the long prompt came in: {milliseconds(worst)} ms"]
+    if early:
+        notes.append(f"{early} running streams ended before the long prompt's first token")
+    return Report(
+        title="Interference of a long prompt with running streams",
+        columns=COLUMNS,
+        rows=tuple(_row(name, found) for name, found in rounds.items()),
+        results=[{"round": int(name), **asdict(found)} for name, found in rounds.items()],
+        errors=measures.errors(record for phase in phases for record in phase.requests),
+        notes=tuple(notes),
+    )
+
+
+def interference(phase: PhaseRecord) -> Interference:
+    """What one round says."""
+    running = [record for record in phase.requests if record.label == RUNNING]
+    (long,) = (record for record in phase.requests if record.label == LONG)
+    firsts = [record.arrivals[0].time for record in running if record.arrivals]
+    all_run = max(firsts, default=long.sent)
+    come_in = long.arrivals[0].time if long.arrivals else long.ended
+    gaps = [gap for record in running for gap in measures.gaps(record)]
+    return Interference(
+        before=_spread_within(gaps, all_run, long.sent),
+        during=_spread_within(gaps, long.sent, come_in),
+        time_to_first_token=measures.time_to_first_token(long),
+        ended_early=sum(record.ended < come_in for record in running),
+        errors=measures.errors(phase.requests),
+    )
+
+
+def _spread_within(gaps: Sequence[Gap], start: float, end: float) -> Spread:
+    return measures.spread(gap.seconds for gap in gaps if gap.end > start and gap.start < end)
+
+
+def _row(name: str, found: Interference) -> tuple[str, ...]:
+    before, during = found.before, found.during
+    return (
+        name,
+        *map(milliseconds, (before.p50, before.max, during.p50, during.p99, during.max)),
+        milliseconds(found.time_to_first_token),
+        counts(found.errors),
+    )

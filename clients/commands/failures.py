@@ -1,0 +1,35 @@
+"""How a command ends when something goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+INTERRUPTED = 130  # what a shell expects of a program that Ctrl-C ended
+
+
+@contextmanager
+def one_line_failures(address: str) -> Iterator[None]:
+    """Say an error in one line on stderr and exit with 1; on Ctrl-C, with 130."""
+    from llm_serving_engine.clients.errors import ConnectionFailed, ServingError
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    except ConnectionFailed as error:
+        raise fail(f"no connection to a server at {address}: {error}") from None
+    except (ServingError, ValueError) as error:
+        raise fail(str(error)) from None
+    except BrokenPipeError:
+        raise  # The reader has seen enough; click ends quietly.
+    except OSError as error:
+        raise fail(f"{error.filename or 'input/output'}: {error.strerror}") from None
+
+
+def fail(message: str) -> typer.Exit:
+    """Say `message` on stderr, in one line whatever it holds; what to raise then."""
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    return typer.Exit(1)
