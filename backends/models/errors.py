@@ -5,6 +5,7 @@
     ├── ModelNotFound     there is no such file, package, or cached copy
     ├── ModelFileError    the file is there and cannot be used
     ├── HubError          the hub does not give the file
+    │   └── HubUnreachable  it cannot be asked
     ├── QuantizeError     the file cannot be written in another type
     └── LibraryMissing    llama.cpp is not installed
 
@@ -32,6 +33,10 @@ class ModelFileError(ModelError):
 
 class HubError(ModelError):
     """The hub does not give the file."""
+
+
+class HubUnreachable(HubError):
+    """The hub cannot be asked: there is no network, or working offline is wanted."""
 
 
 class QuantizeError(ModelError):

@@ -9,18 +9,19 @@ begins anew the next time, as huggingface_hub keeps no part of it.
 from __future__ import annotations
 
 import contextlib
-import logging
+import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm_serving_engine.backends.models.errors import HubError, ModelNotFound
+from llm_serving_engine.backends.models.errors import HubError, HubUnreachable, ModelNotFound
 from llm_serving_engine.backends.models.reference import HubModel
 
 # What to take of several: first those with fast kernels on CPUs, then by size.
 PREFERRED_TYPES = ("Q4_0", "Q8_0", "Q4_K_M", "Q5_K_M", "Q6_K", "Q4_K_S", "Q4_1", "F16", "BF16")
 _LISTED_FILES_MAX = 12
+_ANSWER_TIMEOUT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +70,27 @@ def cached_path(model: HubModel) -> Path | None:
 def download(model: HubModel, *, progress: bool) -> Path:
     """Fetch a file from the hub into the cache, unless its newest form is there already.
 
+    Where the hub cannot be reached, what is in the cache will do.
+
     Args:
         model: Which; the file that suits best where it names none.
         progress: Show a bar on stderr, where that is a terminal.
 
     Raises:
-        HubError: The hub cannot be reached, or does not give the file.
+        HubError: The hub does not give the file.
+        HubUnreachable: It cannot be asked, and the file is not in the cache.
     """
+    try:
+        file = _choose_remote(model)
+    except HubUnreachable:
+        cached = cached_path(model)
+        if cached is None:
+            raise
+        return cached
     import huggingface_hub as hub
 
-    # What goes wrong is said once, by the error raised here.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    bar = None if progress else _silent_bar()
     with _explained(model):
-        names = hub.HfApi().list_repo_files(model.repository)
-        file = model.file or choose_file(model.repository, names)
-        bar = None if progress else _silent_bar()
         return Path(hub.hf_hub_download(model.repository, file, tqdm_class=bar))
 
 
@@ -132,6 +139,24 @@ def choose_file(repository: str, names: Sequence[str]) -> str:
     raise HubError(f"{repository} holds several files; name one of: {listed}{more}")
 
 
+def _choose_remote(model: HubModel) -> str:
+    """The file to fetch, of those that the hub has. Raises HubError."""
+    utils: Any = importlib.import_module("huggingface_hub.utils")
+    # What goes wrong is said once, by the error raised here.
+    utils.logging.set_verbosity_error()
+    import huggingface_hub as hub
+
+    with _explained(model):
+        # Unlike the calls that list files, this one does not try for half a minute.
+        answer = hub.HfApi().model_info(model.repository, timeout=_ANSWER_TIMEOUT_SECONDS)
+    names = [sibling.rfilename for sibling in answer.siblings or []]
+    if model.file is None:
+        return choose_file(model.repository, names)
+    if model.file not in names:
+        raise HubError(f"{model.repository} has no file {model.file}")
+    return model.file
+
+
 def _is_extra(name: str) -> bool:
     """Whether a file is not a whole model: a part of one, or a projector for images."""
     base = name.rpartition("/")[2].lower()
@@ -157,9 +182,9 @@ def _delete(link: Path, blob: Path) -> int:
 
 
 def _silent_bar() -> Any:
-    from huggingface_hub.utils import tqdm
+    tqdm: Any = importlib.import_module("huggingface_hub.utils").tqdm
 
-    class Silent(tqdm):  # type: ignore[misc, unused-ignore]
+    class Silent(tqdm):  # type: ignore[misc]
         """A progress bar that shows nothing."""
 
         def __init__(self, *args: Any, **options: Any) -> None:
@@ -175,29 +200,23 @@ def _explained(model: HubModel) -> Iterator[None]:
 
     try:
         yield
-    except HubError:
-        raise
     except errors.GatedRepoError:
-        reason = (
-            f"{model.repository} is gated: accept its terms at "
-            f"{constants.ENDPOINT}/{model.repository}, then set HF_TOKEN"
-        )
+        terms = f"{constants.ENDPOINT}/{model.repository}"
+        reason = f"{model.repository} is gated: accept its terms at {terms}, then set HF_TOKEN"
     except errors.RepositoryNotFoundError:
         reason = f"the hub has no {model.repository}, or it is private and HF_TOKEN is not set"
-    except errors.EntryNotFoundError:
-        reason = f"{model.repository} has no file {model.file}"
     except errors.OfflineModeIsEnabled:
-        reason = f"{model} is not in the cache, and HF_HUB_OFFLINE is set"
+        raise HubUnreachable(f"{model} is not in the cache, and HF_HUB_OFFLINE is set") from None
     except errors.HfHubHTTPError as error:
-        reason = f"the hub answered {error.response.status_code} for {model.repository}"
+        reason = f"the hub answered {error.response.status_code} for {model}"
     except OSError as error:
-        if error.filename is not None:
-            reason = f"{error.filename}: {error.strerror}"
-        else:
-            reason = f"{model} cannot be fetched: {_line(error)}"
+        where = f"{error.filename}: " if error.filename else ""
+        reason = f"{model} cannot be fetched: {where}{error.strerror or _line(error)}"
     except Exception as error:
-        # The HTTP client's errors, which are huggingface_hub's to choose.
-        reason = f"the hub at {constants.ENDPOINT} cannot be reached: {_line(error)}"
+        # The HTTP client's own errors; which client that is, is huggingface_hub's affair.
+        raise HubUnreachable(
+            f"the hub at {constants.ENDPOINT} cannot be reached: {_line(error)}"
+        ) from None
     else:
         return
     raise HubError(reason) from None

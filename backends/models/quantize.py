@@ -43,7 +43,7 @@ def quantize(
     Args:
         source: A GGUF file.
         target: The file to write; an existing one is replaced.
-        type_name: One of `QUANTIZED_TYPES`, in any case.
+        type_name: As `quantized_type` takes it.
         on_progress: Called with the tensors done and their number.
 
     Raises:
@@ -51,7 +51,7 @@ def quantize(
         ModelFileError: The source is not a whole GGUF file.
         QuantizeError: The type is unknown, or llama.cpp cannot do it.
     """
-    number = _number(type_name)
+    number = _FILE_TYPE_NUMBERS[quantized_type(type_name)]
     ModelInfo.read(source)
     if target.exists() and target.samefile(source):
         raise QuantizeError(f"{target} cannot be written over itself")
@@ -67,10 +67,11 @@ def quantize(
         partial.unlink(missing_ok=True)
 
 
-def _number(type_name: str) -> int:
+def quantized_type(type_name: str) -> str:
+    """The one of `QUANTIZED_TYPES` that is meant, in whatever case. Raises QuantizeError."""
     if type_name.upper() not in QUANTIZED_TYPES:
         raise QuantizeError(f"no type {type_name!r}; there are: {', '.join(QUANTIZED_TYPES)}")
-    return _FILE_TYPE_NUMBERS[type_name.upper()]
+    return type_name.upper()
 
 
 def _run_worker(

@@ -178,7 +178,7 @@ class LlamaTokenizer:
             if length < 0:
                 buffer = ctypes.create_string_buffer(-length)
                 length = write(self._vocabulary, token, buffer, len(buffer), 0, special)
-            texts.append(bytes(buffer[:length]))
+            texts.append(buffer.raw[:length])
         return texts
 
     def _check_bytes(self, path: Path, size: int) -> None:

@@ -1,0 +1,163 @@
+"""`models`: the model files on this machine, and the models of a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from llm_serving_engine.backends.models.reference import HubModel
+
+_REFERENCE_HELP = "builtin, a path to a GGUF file, or hf:OWNER/REPO[/FILE]."
+_HUB_HELP = "hf:OWNER/REPO[/FILE]; without FILE, the one that suits best."
+_LIST_TIMEOUT_SECONDS = 10.0
+
+Reference = Annotated[str, typer.Argument(metavar="MODEL", help=_REFERENCE_HELP)]
+HubReference = Annotated[str, typer.Argument(metavar="MODEL", help=_HUB_HELP)]
+
+models = typer.Typer(
+    name="models",
+    help="Show, fetch, remove, and convert models.",
+    epilog="Example: llm-serving-engine models pull hf:OWNER/REPO",
+    no_args_is_help=True,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.add_typer(models)
+
+
+@models.command("list", epilog="Example: llm-serving-engine models list --address 127.0.0.1:50051")
+def list_models(
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="List the models of the server there instead."),
+    ] = None,
+) -> None:
+    """List the models on this machine, or those of a server."""
+    from llm_serving_engine.server.commands import model_tables as tables
+
+    if address is None:
+        with _one_line_failures():
+            tables.print_local_models()
+    else:
+        from llm_serving_engine.clients import Client
+        from llm_serving_engine.clients.commands.failures import one_line_failures
+
+        with one_line_failures(address), Client(address, timeout=_LIST_TIMEOUT_SECONDS) as client:
+            tables.print_server_models(client.models())
+
+
+@models.command(epilog="Example: llm-serving-engine models show builtin")
+def show(model: Reference) -> None:
+    """Show what a model's file says, and the memory that it takes."""
+    with _one_line_failures():
+        from llm_serving_engine.backends.models import hub
+        from llm_serving_engine.backends.models.errors import ModelNotFound
+        from llm_serving_engine.backends.models.info import ModelInfo
+        from llm_serving_engine.backends.models.reference import HubModel, parse_reference
+        from llm_serving_engine.backends.models.resolve import resolve
+        from llm_serving_engine.server.commands.model_tables import print_model
+
+        reference = parse_reference(model)
+        if isinstance(reference, HubModel) and hub.cached_path(reference) is None:
+            raise ModelNotFound(f"{reference} is not on this machine: models pull {reference}")
+        path = resolve(reference, progress=False)
+        print_model(reference.name, ModelInfo.read(path))
+
+
+@models.command(epilog="Example: llm-serving-engine models pull hf:OWNER/REPO/model.Q4_0.gguf")
+def pull(model: HubReference) -> None:
+    """Fetch a model from the Hugging Face hub, or bring it up to date.
+
+    HF_ENDPOINT, HF_TOKEN, and HF_HOME are respected.
+    """
+    with _one_line_failures():
+        from llm_serving_engine.backends.models import hub
+        from llm_serving_engine.backends.models.info import ModelInfo
+
+        path = hub.download(_hub_model(model), progress=True)
+        ModelInfo.read(path)
+        typer.echo(path)
+
+
+@models.command(epilog="Example: llm-serving-engine models rm hf:OWNER/REPO/model.Q4_0.gguf")
+def rm(model: HubReference) -> None:
+    """Remove a fetched model from this machine; without FILE, all of the repository's."""
+    with _one_line_failures():
+        from llm_serving_engine.backends.models import hub
+        from llm_serving_engine.server.commands.model_tables import megabytes
+
+        freed = hub.remove(_hub_model(model))
+        typer.echo(f"removed {model}: {megabytes(freed)} freed")
+
+
+@models.command(
+    epilog="Example: llm-serving-engine models quantize model.F16.gguf Q4_0 -o model.Q4_0.gguf"
+)
+def quantize(
+    source: Annotated[str, typer.Argument(metavar="MODEL", help=_REFERENCE_HELP)],
+    type_name: Annotated[
+        str, typer.Argument(metavar="TYPE", help="Such as Q4_0, Q8_0, Q4_K_M, or F16.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The file to write. Default: NAME.TYPE.gguf, here."),
+    ] = None,
+) -> None:
+    """Write a model with its weights stored in another type."""
+    with _one_line_failures():
+        from llm_serving_engine.backends.models.quantize import quantized_type
+        from llm_serving_engine.backends.models.reference import parse_reference
+        from llm_serving_engine.backends.models.resolve import resolve
+
+        reference, target_type = parse_reference(source), quantized_type(type_name)
+        target = output or Path(f"{reference.name}.{target_type}.gguf")
+        _quantize(resolve(reference, progress=True), target, target_type)
+        typer.echo(target)
+
+
+def _quantize(source: Path, target: Path, type_name: str) -> None:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from llm_serving_engine.backends.models.quantize import quantize as write
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(f"writing {target.name}", total=None)
+        write(
+            source,
+            target,
+            type_name,
+            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+
+
+def _hub_model(text: str) -> HubModel:
+    from llm_serving_engine.backends.models.errors import InvalidReference
+    from llm_serving_engine.backends.models.reference import HubModel, parse_reference
+
+    reference = parse_reference(text)
+    if not isinstance(reference, HubModel):
+        raise InvalidReference(f"{text!r} is not of the form hf:OWNER/REPO[/FILE]")
+    return reference
+
+
+@contextmanager
+def _one_line_failures() -> Iterator[None]:
+    """Say an error in one line on stderr and exit with 1; on Ctrl-C, with 130."""
+    from llm_serving_engine.backends.models.errors import ModelError
+    from llm_serving_engine.clients.commands.failures import INTERRUPTED, fail
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    except ModelError as error:
+        raise fail(str(error)) from None

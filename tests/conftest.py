@@ -1,0 +1,44 @@
+"""Fixtures for the whole suite: models that need no network."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llm_serving_engine.backends.models.builtin import builtin_path
+
+sys.path.append(str(Path(__file__).parent / "fixtures"))
+
+
+@pytest.fixture(scope="session")
+def write_tiny_model() -> Callable[..., Path]:
+    """`tiny_model.write_tiny_model`: writes a small model of random weights."""
+    from tiny_model import write_tiny_model
+
+    return write_tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny_model_path(
+    write_tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A Llama model of two layers with random weights, and a chat template."""
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny.gguf")
+
+
+@pytest.fixture(scope="session")
+def tiny_model_without_template_path(
+    write_tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The same model without a chat template."""
+    path = tmp_path_factory.mktemp("models") / "tiny-plain.gguf"
+    return write_tiny_model(path, chat_template=None)
+
+
+@pytest.fixture(scope="session")
+def builtin_model_path() -> Path:
+    """The built-in model's file."""
+    return builtin_path()
