@@ -38,6 +38,14 @@ class BackendConfig:
     flash_attention: bool = True
     gpu_layers: int | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("sequences", "context_per_sequence", "threads", "prefill_chunk"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}, which is too small")
+        if self.gpu_layers is not None and self.gpu_layers < -1:
+            raise ValueError(f"gpu_layers is {self.gpu_layers}; it can be -1 for all, or a number")
+
 
 class LoadReport(NamedTuple):
     """What loading a model came to.

@@ -115,3 +115,28 @@ class ScriptedBackend:
 def _require(holds: bool, message: str) -> None:
     if not holds:
         raise ContractViolation(message)
+
+
+class ByteTokenizer:
+    """The scripted model's vocabulary: a token for each byte, and an end-of-sequence token."""
+
+    vocabulary_size = VOCABULARY_SIZE
+    stop_tokens = frozenset({END_OF_SEQUENCE})
+    longest_piece = 1
+    bos_text = ""
+    eos_text = "<end>"
+    chat_template = None
+    training_context = 0
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        """The bytes of the text."""
+        del special
+        return list(text.encode())
+
+    def piece(self, token: int) -> bytes:
+        """The byte; nothing for the end-of-sequence token."""
+        return b"" if token == END_OF_SEQUENCE else bytes((token,))
+
+    def name(self, token: int) -> bytes:
+        """The byte, or the end-of-sequence token's name."""
+        return self.eos_text.encode() if token == END_OF_SEQUENCE else bytes((token,))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +33,8 @@ class SchedulerConfig:
     prefill_tokens_max_while_decoding: int = 64
     stream_buffer_tokens_max: int = 4096
     runner_losses_max: int = 1
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if getattr(self, field.name) < (0 if field.name == "runner_losses_max" else 1):
+                raise ValueError(f"{field.name} is {getattr(self, field.name)}, which is too small")

@@ -51,9 +51,10 @@ RETRY_AFTER_MAX = 60.0
 
 
 class Moved(NamedTuple):
-    """A sequence changed its state; `sequence.history[-1]` is where it is now."""
+    """A sequence changed its state. It may have gone on since, in the same step."""
 
     sequence: Sequence
+    transition: Transition
 
 
 class Produced(NamedTuple):
@@ -106,14 +107,21 @@ class Scheduler:
         self.queue.append(sequence)
         if request.deadline is not None:
             self._deadlines.add(request.id, request.deadline)
-        self._events.append(Moved(sequence))
+        self._events.append(Moved(sequence, sequence.history[-1]))
         return sequence
 
-    def cancel(self, request_id: str, now: float, error: RequestError | None = None) -> None:
+    def cancel(
+        self,
+        request_id: str,
+        now: float,
+        *,
+        error: RequestError | None = None,
+        expired: bool = False,
+    ) -> None:
         """End a request that nobody wants any more; one that has ended is left alone.
 
         With `error` it FAILS with that error. Without, it is EXPIRED where its
-        deadline has passed, else CANCELLED.
+        deadline has passed or the caller says so, else CANCELLED.
         """
         sequence = self._sequences.get(request_id)
         if sequence is None:
@@ -121,7 +129,7 @@ class Scheduler:
         deadline = sequence.request.deadline
         if error is not None:
             self._end(sequence, Event.FAIL, now, error)
-        elif deadline is not None and deadline <= now:
+        elif expired or (deadline is not None and deadline <= now):
             self._expire(sequence, now)
         else:
             self._end(sequence, Event.CANCEL, now, Cancelled("the caller cancelled"))
@@ -337,7 +345,7 @@ class Scheduler:
 
     def _move(self, sequence: Sequence, event: Event, now: float) -> None:
         sequence.advance(event, now)
-        self._events.append(Moved(sequence))
+        self._events.append(Moved(sequence, sequence.history[-1]))
 
     def _learn_service_time(self, sequence: Sequence) -> None:
         took = sequence.seconds_in(State.PREFILL) + sequence.seconds_in(State.DECODE)

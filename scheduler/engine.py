@@ -62,9 +62,12 @@ class Engine:
         self._changed()
         return stream
 
-    def cancel(self, request_id: str) -> None:
-        """End a request whose caller has gone. One that has ended is left alone."""
-        self.scheduler.cancel(request_id, self.clock())
+    def cancel(self, request_id: str, *, expired: bool = False) -> None:
+        """End a request whose caller has gone, or whose time is up.
+
+        One that has ended is left alone.
+        """
+        self.scheduler.cancel(request_id, self.clock(), expired=expired)
         self._changed()
 
     def finish(self, request_id: str, output_tokens: int) -> None:
@@ -84,14 +87,23 @@ class Engine:
 
     async def run(self) -> None:
         """Drive the runner until cancelled."""
-        while True:
-            step = self.scheduler.schedule(self.clock())
-            if step.empty:
-                self._publish()
-                self._work.clear()
-                await self._work.wait()
-                continue
+        try:
+            while True:
+                await self._turn()
+        except Exception:
+            # A bug, and nobody shall wait for ever because of it.
+            self._draining = True
+            self._fail_all(RequestError("the engine failed"))
+            raise
+
+    async def _turn(self) -> None:
+        step = self.scheduler.schedule(self.clock())
+        if not step.empty:
             await self._execute(step)
+            return
+        self._publish()
+        self._work.clear()
+        await self._work.wait()
 
     async def _execute(self, step: Step) -> None:
         # The step is on its way before anybody is told of the one before it:
@@ -134,14 +146,15 @@ class Engine:
             self._bound(stream)
 
     def _moved(self, event: Moved, stream: TokenStream | None) -> None:
-        sequence = event.sequence
-        for observer in self._observers:
-            observer.transitioned(sequence)
+        sequence, state = event.sequence, event.transition.state
+        if event.transition is sequence.history[-1]:
+            for observer in self._observers:
+                observer.transitioned(sequence)
         if stream is None:
             return
-        if sequence.state is State.PREFILL:
+        if state is State.PREFILL:
             stream.start()
-        elif sequence.state.ended:
+        elif state.ended:
             del self._streams[sequence.request.id]
             stream.end()
 
@@ -153,10 +166,10 @@ class Engine:
             f"the stream was not read: {stream.buffered} tokens wait, the limit is {limit}"
         )
         error = LimitReached("stream.buffer_tokens", description, self.scheduler.retry_after)
-        self.scheduler.cancel(stream.sequence.request.id, self.clock(), error)
+        self.scheduler.cancel(stream.sequence.request.id, self.clock(), error=error)
 
     def _fail_all(self, error: RequestError) -> None:
         now = self.clock()
         for sequence in self.scheduler.live():
-            self.scheduler.cancel(sequence.request.id, now, error)
+            self.scheduler.cancel(sequence.request.id, now, error=error)
         self._changed()

@@ -17,7 +17,10 @@ class Observer(Protocol):
     """
 
     def transitioned(self, sequence: Sequence) -> None:
-        """`sequence.history[-1]` is new. The first call of a request finds it WAITING."""
+        """`sequence.history` has grown, by several states where a step took it through them.
+
+        Called once for each state that a sequence is left in, so once for its end.
+        """
 
     def refused(self, request: Request, error: RequestError) -> None:
         """`request` was not taken into the queue."""

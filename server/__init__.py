@@ -1,0 +1,1 @@
+"""The server: RPC services, HTTP, configuration, telemetry, and what composes them."""

@@ -1,0 +1,129 @@
+"""The composition: one server, from its configuration to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+from grpc_health.v1 import health_pb2_grpc
+
+from llm_serving_engine.backends.backend import LoadReport
+from llm_serving_engine.scheduler.observer import Observer
+from llm_serving_engine.scheduler.step import Capabilities
+from llm_serving_engine.server import (
+    health,
+    inference_service,
+    model_service,
+    operations_service,
+)
+from llm_serving_engine.server.catalog import Catalog
+from llm_serving_engine.server.config import ServerConfig
+from llm_serving_engine.server.grpc_listener import listen, make_server
+from llm_serving_engine.server.health import HealthService
+from llm_serving_engine.server.http import HttpListener, make_app
+from llm_serving_engine.server.inference_service import InferenceService
+from llm_serving_engine.server.model import ModelState, ServedModel
+from llm_serving_engine.server.model_service import ModelService
+from llm_serving_engine.server.operations_service import OperationsService
+from llm_serving_engine.server.reflection import add_reflection
+from llm_serving_engine.server.scheduler_view import SchedulerView
+from llm_serving_engine.server.telemetry.metrics import Metrics
+from llm_serving_engine.server.telemetry.tracing import RequestTracer
+from llm_serving_engine.v1 import inference_pb2_grpc, models_pb2_grpc, operations_pb2_grpc
+
+_logger = logging.getLogger(__name__)
+
+SERVICES = (inference_service.SERVICE, model_service.SERVICE, operations_service.SERVICE)
+# Time for the last messages of drained streams to leave.
+FLUSH_SECONDS = 2.0
+
+
+class App:
+    """Everything that one server process runs.
+
+    It listens as soon as it is started, and answers UNAVAILABLE until the
+    model is loaded, so that a balancer or a probe sees what goes on.
+    """
+
+    def __init__(self, config: ServerConfig, name: str, path: Path) -> None:
+        """Put together a server for the model `name` whose file is at `path`.
+
+        Must be called on the event loop that it is to run on.
+
+        Raises:
+            ConfigError: A port cannot be had.
+            ValueError: An OTEL_* variable makes no sense.
+        """
+        self.config = config
+        self.metrics = Metrics()
+        self.tracer = RequestTracer.from_environment()
+        self.model = ServedModel(name, path, config)
+        self.model.on_state = self._model_changed
+        self.catalog = Catalog([self.model])
+        self._views = {name: SchedulerView()}
+        self.health = HealthService(("", *SERVICES, name))
+        self._operations = OperationsService(
+            self.catalog, self._views, config.watch_interval_min_seconds
+        )
+        self._grpc = make_server(config.grpc)
+        self._add_services()
+        self.grpc_port = listen(self._grpc, config.grpc)
+        self._http = None
+        if config.http.enabled:
+            self._http = HttpListener(make_app(self.metrics, self.health.serving), config.http)
+        self.metrics.set_model_ready(name, False)
+        self.metrics.watch_runner_memory(name, lambda: self.model.runner_memory_bytes)
+
+    @property
+    def http_port(self) -> int | None:
+        """The port of the HTTP listener; None where there is none."""
+        return None if self._http is None else self._http.port
+
+    async def start(self) -> None:
+        """Begin to listen."""
+        await self._grpc.start()
+        if self._http is not None:
+            self._http.start()
+
+    async def load(self) -> LoadReport:
+        """Load the model. Raises LoadError or ModelError."""
+        return await self.model.load(self._observers)
+
+    async def stop(self, grace: float | None = None) -> None:
+        """Drain and end: no new requests, those that run finish within `grace` seconds.
+
+        Args:
+            grace: Default: the configured one.
+        """
+        grace = self.config.drain_grace_seconds if grace is None else grace
+        self.health.set_all(False)
+        await self.model.drain(grace)
+        self.health.close()
+        self._operations.close()
+        await self._grpc.stop(FLUSH_SECONDS)
+        await self.model.close()
+        if self._http is not None:
+            await self._http.stop()
+        await asyncio.to_thread(self.tracer.shutdown)
+
+    def _add_services(self) -> None:
+        server = self._grpc
+        inference = InferenceService(
+            self.catalog, self.config.generation, self.tracer, self.metrics
+        )
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
+        models_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self.catalog), server)
+        operations_pb2_grpc.add_OperationsServiceServicer_to_server(self._operations, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
+        add_reflection(server, (*SERVICES, health.SERVICE))
+
+    def _observers(self, capabilities: Capabilities) -> tuple[Observer, ...]:
+        name = self.model.name
+        return (self.metrics.observer(name, capabilities.sequences_max), self._views[name])
+
+    def _model_changed(self, model: ServedModel) -> None:
+        ready = model.state is ModelState.READY
+        self.metrics.set_model_ready(model.name, ready)
+        for name in ("", *SERVICES, model.name):
+            self.health.set(name, ready)

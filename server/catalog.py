@@ -1,0 +1,29 @@
+"""The models of a server, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from llm_serving_engine.scheduler.errors import UnknownModel
+from llm_serving_engine.server.model import ServedModel
+
+
+class Catalog:
+    """All models; the first is the one that requests get which name none."""
+
+    def __init__(self, models: Iterable[ServedModel]) -> None:
+        self._models = {model.name: model for model in models}
+        self.default = next(iter(self._models.values()))
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        """The models, ordered by name."""
+        return (self._models[name] for name in sorted(self._models))
+
+    def get(self, name: str) -> ServedModel:
+        """The model of that name; the default one for an empty name. Raises UnknownModel."""
+        if not name:
+            return self.default
+        try:
+            return self._models[name]
+        except KeyError:
+            raise UnknownModel(name, tuple(sorted(self._models))) from None

@@ -1,0 +1,1 @@
+"""Commands that need the server's packages: serve, and models."""

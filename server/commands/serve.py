@@ -1,0 +1,159 @@
+"""`serve`: run the server until it is told to stop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Coroutine
+
+    from llm_serving_engine.backends.backend import LoadReport
+    from llm_serving_engine.server.app import App
+    from llm_serving_engine.server.config import ServerConfig
+
+EXAMPLE = """
+Example:
+
+    llm-serving-engine serve --model builtin
+
+    llm-serving-engine serve --model hf:OWNER/REPO/FILE.gguf --port 50052
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to an application."""
+    app.command(epilog=EXAMPLE)(serve)
+
+
+def serve(
+    model: Annotated[
+        str | None, typer.Option(help="A GGUF file, hf:OWNER/REPO[/FILE], or builtin.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address for gRPC and HTTP.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port for gRPC; 0 for any.")] = None,
+    http_port: Annotated[int | None, typer.Option(help="Port for HTTP; 0 for any.")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="What runs the model: llama.cpp or scripted.")
+    ] = None,
+) -> None:
+    """Serve a model over gRPC, until SIGTERM or Ctrl-C."""
+    import asyncio
+
+    from llm_serving_engine.backends.backend import LoadError
+    from llm_serving_engine.backends.models.errors import ModelError
+    from llm_serving_engine.server.config import ConfigError, load_config
+    from llm_serving_engine.server.telemetry import logs
+
+    flags = _flags(
+        {
+            "model": {"reference": model, "backend": backend},
+            "grpc": {"host": host, "port": port},
+            "http": {"host": host, "port": http_port},
+        }
+    )
+    try:
+        settings = load_config(config, flags)
+        logs.configure(settings.log.format, settings.log.level)
+        asyncio.run(_run(settings))
+    except (ConfigError, LoadError, ModelError, ValueError) as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+async def _run(config: ServerConfig) -> None:
+    import asyncio
+
+    from llm_serving_engine.server.app import App
+
+    told = _stop_signals()
+    name, path = await asyncio.to_thread(_find_model, config)
+    app = App(config, name, path)
+    await app.start()
+    loading = asyncio.create_task(app.load())
+    try:
+        await _first_of(loading, told.wait())
+        if loading.done():
+            _announce(app, loading.result())
+            await told.wait()
+            _say("stopping: running requests may finish")
+    finally:
+        loading.cancel()
+        told.clear()
+        stopping = asyncio.create_task(app.stop())
+        await _first_of(stopping, told.wait())
+        # All is stopped, or a second signal came: nothing is waited for any more.
+        await app.model.drain(0)
+        await stopping
+
+
+def _stop_signals() -> asyncio.Event:
+    """Set whenever the process is told to stop."""
+    import asyncio
+    import signal
+
+    told = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, told.set)
+    return told
+
+
+async def _first_of(task: asyncio.Task[Any], other: Coroutine[Any, Any, Any]) -> None:
+    """Wait until either is done; the other one goes on."""
+    import asyncio
+
+    waiting = asyncio.create_task(other)
+    await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+
+
+def _find_model(config: ServerConfig) -> tuple[str, Path]:
+    """The model's name and its file; fetches it where it is on a hub. Raises ModelError."""
+    from llm_serving_engine.backends.models.reference import parse_reference
+    from llm_serving_engine.backends.models.resolve import resolve
+
+    if config.model.backend == "scripted":
+        return config.model.name or "scripted", Path()
+    reference = parse_reference(config.model.reference)
+    return config.model.name or reference.name, resolve(reference, progress=True)
+
+
+def _announce(app: App, report: LoadReport) -> None:
+    host = app.config.grpc.host
+    memory = report.memory_bytes
+    settings = ", ".join(f"{name} {value}" for name, value in report.settings.items())
+    if settings:
+        _say(f"{app.model.name} on {app.model.backend}: {settings}")
+    if memory:
+        parts = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in memory.items())
+        _say(f"memory of the runner: {sum(memory.values()) / 1e6:.0f} MB ({parts})")
+    if app.http_port is not None:
+        _say(f"metrics and health on http://{app.config.http.host}:{app.http_port}")
+    _say(f"listening on {host}:{app.grpc_port}; try:")
+    _say(
+        'grpcurl -plaintext -d \'{"prompt":"Once upon a time","max_tokens":32}\' '
+        f"{host}:{app.grpc_port} llm_serving_engine.v1.InferenceService/Stream"
+    )
+
+
+def _flags(tree: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The flags that were given."""
+    given = {
+        part: {name: value for name, value in values.items() if value is not None}
+        for part, values in tree.items()
+    }
+    return {part: values for part, values in given.items() if values}
+
+
+def _say(line: str) -> None:
+    typer.echo(line)
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(1)

@@ -1,0 +1,205 @@
+"""The configuration: one frozen tree, from flags, environment, and a file, in that order.
+
+A setting `a.b` is the flag's value where `serve` has a flag for it, else the
+environment variable LLM_SERVING_ENGINE_A__B, else `b` in the table `[a]` of
+the TOML file, else its default. What is not known, or out of range, is an
+error that names the setting.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from llm_serving_engine.backends.backend import BackendConfig
+from llm_serving_engine.scheduler.config import SchedulerConfig
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ENVIRONMENT_PREFIX = "LLM_SERVING_ENGINE_"
+
+Positive = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+_file_content: ContextVar[dict[str, Any]] = ContextVar("file_content", default={})  # noqa: B039
+
+
+class ConfigError(Exception):
+    """The configuration makes no sense; the message says where, one line a problem."""
+
+
+class Part(BaseModel):
+    """A part of the tree."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(Part):
+    """Which model is served, and how it is run."""
+
+    reference: str = "builtin"
+    """A path to a GGUF file, hf:OWNER/REPO[/FILE], or builtin."""
+    name: str = ""
+    """What requests call it. Empty: the file's name."""
+    backend: Literal["llama.cpp", "scripted"] = "llama.cpp"
+    """What runs it. "scripted" has no model and answers by arithmetic: for tests of clients."""
+    runner: BackendConfig = BackendConfig()
+    """Sequences, context, threads, and cache; what is left out is chosen from the machine."""
+
+
+class GenerationConfig(Part):
+    """Defaults and ceilings of requests."""
+
+    max_tokens_default: Positive = 256
+    """Tokens to produce where a request does not say. More makes forgetful callers costly."""
+    max_tokens_ceiling: Positive = 8192
+    """Tokens that a request may ask for at most."""
+    prompt_bytes_max: Positive = 1_048_576
+    """Text of a prompt, or of all messages of a chat. Bounds the time to tokenize it."""
+    temperature: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 0.8
+    """Default of Sampling.temperature."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """Default of Sampling.top_p."""
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Default of Sampling.min_p."""
+    top_k: Annotated[int, Field(ge=0)] = 40
+    """Default of Sampling.top_k."""
+
+
+class GrpcConfig(Part):
+    """The gRPC listener."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Anything but loopback lets others in: there is no authentication."""
+    port: Port = 50051
+    """Port to listen on; 0 for any free one."""
+    message_bytes_max: Positive = 16 * 1024 * 1024
+    """A request message. Larger ones are refused before they are read."""
+    connections_max: Positive = 4096
+    """Open connections. Each costs some tens of kilobytes; more are turned away."""
+    keepalive_seconds: Annotated[float, Field(ge=1)] = 60.0
+    """Silence after which a client is asked whether it is alive."""
+    keepalive_timeout_seconds: Annotated[float, Field(ge=1)] = 20.0
+    """How long it may take to answer that."""
+    ping_interval_min_seconds: Annotated[float, Field(ge=0)] = 5.0
+    """Clients that ping more often than this are cut off; low, as streams are silent in prefill."""
+    connection_age_max_seconds: Annotated[float, Field(ge=1)] | None = None
+    """Connections are asked to reconnect at this age, which lets a balancer spread them anew."""
+    connection_age_grace_seconds: Annotated[float, Field(ge=1)] = 3600.0
+    """How long RPCs may go on after that: at least as long as the longest generation."""
+
+
+class HttpConfig(Part):
+    """The HTTP listener for metrics and health."""
+
+    enabled: bool = True
+    """Whether to listen at all."""
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: Port = 8080
+    """Port to listen on; 0 for any free one."""
+
+
+class LogConfig(Part):
+    """What is written to stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least level. At "info" there is one line for each request."""
+    format: Literal["json", "text"] = "text"
+    """"json" for machines, "text" for people."""
+
+
+class ServerConfig(BaseSettings):
+    """The whole tree."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        protected_namespaces=(),
+    )
+
+    model: ModelConfig = ModelConfig()
+    generation: GenerationConfig = GenerationConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    grpc: GrpcConfig = GrpcConfig()
+    http: HttpConfig = HttpConfig()
+    log: LogConfig = LogConfig()
+    drain_grace_seconds: Seconds = 30.0
+    """How long running requests may take to finish after SIGTERM. Longer loses fewer answers."""
+    watch_interval_min_seconds: Annotated[float, Field(ge=0.01)] = 0.1
+    """The highest rate at which WatchSchedulerState sends readings."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags first, then the environment, then the file."""
+        return (init_settings, env_settings, _FileSource(settings_cls))
+
+
+class _FileSource(PydanticBaseSettingsSource):
+    """What the TOML file holds."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        return _file_content.get().get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return _file_content.get()
+
+
+def load_config(file: Path | None = None, flags: dict[str, Any] | None = None) -> ServerConfig:
+    """Read the configuration.
+
+    Args:
+        file: A TOML file.
+        flags: Settings of the command line, nested as the tree is.
+
+    Raises:
+        ConfigError: The file cannot be read, or a setting is unknown or out of range.
+    """
+    token = _file_content.set(_read(file))
+    try:
+        return ServerConfig(**(flags or {}))
+    except ValidationError as error:
+        problems = (f"{_where(e['loc'])}: {e['msg']}" for e in error.errors())
+        raise ConfigError("\n".join(problems)) from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    finally:
+        _file_content.reset(token)
+
+
+def _read(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: {error}") from error
+
+
+def _where(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location) or "configuration"

@@ -1,0 +1,50 @@
+"""The gRPC server: its options, its services, its port."""
+
+from __future__ import annotations
+
+import grpc
+
+from llm_serving_engine.server.config import ConfigError, GrpcConfig
+from llm_serving_engine.server.interceptor import ErrorInterceptor
+
+_MILLISECONDS = 1000
+
+
+def make_server(config: GrpcConfig) -> grpc.aio.Server:
+    """A server without services and without a port."""
+    return grpc.aio.server(interceptors=[ErrorInterceptor()], options=_options(config))
+
+
+def listen(server: grpc.aio.Server, config: GrpcConfig) -> int:
+    """Take the port, and tell which. Raises ConfigError where it cannot be had."""
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    where = f"{host}:{config.port}"
+    try:
+        port = server.add_insecure_port(where)
+    except RuntimeError as error:
+        raise ConfigError(f"cannot listen on {where} for gRPC: is it in use?") from error
+    if port == 0:
+        raise ConfigError(f"cannot listen on {where} for gRPC: is it in use?")
+    return port
+
+
+def _options(config: GrpcConfig) -> list[tuple[str, int]]:
+    options = {
+        # Two servers on one port would take turns, silently.
+        "grpc.so_reuseport": 0,
+        "grpc.max_receive_message_length": config.message_bytes_max,
+        "grpc.max_allowed_incoming_connections": config.connections_max,
+        # A client may ping while it waits in the queue or for a long prefill.
+        "grpc.keepalive_permit_without_calls": 1,
+        "grpc.http2.min_recv_ping_interval_without_data_ms": _ms(config.ping_interval_min_seconds),
+        "grpc.keepalive_time_ms": _ms(config.keepalive_seconds),
+        "grpc.keepalive_timeout_ms": _ms(config.keepalive_timeout_seconds),
+        "grpc.max_connection_age_grace_ms": _ms(config.connection_age_grace_seconds),
+    }
+    if config.connection_age_max_seconds is not None:
+        options["grpc.max_connection_age_ms"] = _ms(config.connection_age_max_seconds)
+    return list(options.items())
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * _MILLISECONDS)

@@ -1,0 +1,220 @@
+"""One model of the server: its vocabulary, its runner, its engine, and their state."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import logging
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from llm_serving_engine.backends.backend import LoadError, LoadReport
+from llm_serving_engine.backends.models.info import ModelInfo
+from llm_serving_engine.backends.process.host import ProcessRunner
+from llm_serving_engine.backends.scripted import ByteTokenizer
+from llm_serving_engine.backends.text.chat import ChatTemplate, TemplateError
+from llm_serving_engine.backends.text.tokenizer import LlamaTokenizer, Tokenizer
+from llm_serving_engine.scheduler.core import Scheduler
+from llm_serving_engine.scheduler.engine import Engine
+from llm_serving_engine.scheduler.errors import Unavailable
+from llm_serving_engine.scheduler.observer import Observer
+from llm_serving_engine.scheduler.step import Capabilities
+from llm_serving_engine.server.config import ServerConfig
+
+_logger = logging.getLogger(__name__)
+
+ObserverFactory = Callable[[Capabilities], tuple[Observer, ...]]
+
+
+class ModelState(enum.Enum):
+    """Whether a model can answer."""
+
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+    DRAINING = "draining"
+
+
+class ServedModel:
+    """A model from its loading to its end.
+
+    Attributes:
+        name: What requests call it.
+        state: Whether it can answer.
+        state_reason: Why it cannot, where it FAILED.
+        on_state: Called after each change of state; set by whoever cares.
+    """
+
+    def __init__(self, name: str, path: Path, config: ServerConfig) -> None:
+        """Describe a model; nothing is loaded yet."""
+        self.name = name
+        self.state = ModelState.LOADING
+        self.state_reason = ""
+        self.on_state: Callable[[ServedModel], None] = lambda model: None
+        self.backend = config.model.backend
+        self.info: ModelInfo | None = None
+        self._path = path
+        self._config = config
+        self._tokenizer: Tokenizer | None = None
+        self._template: ChatTemplate | None = None
+        self._engine: Engine | None = None
+        self._engine_task: asyncio.Task[None] | None = None
+        self._runner = ProcessRunner(
+            self.backend, str(path), config.model.runner, self._progress, self._runner_changed
+        )
+        self.on_progress: Callable[[float], None] = lambda fraction: None
+
+    async def load(self, observers: ObserverFactory = lambda capabilities: ()) -> LoadReport:
+        """Load the vocabulary and the runner, and begin to take requests.
+
+        Args:
+            observers: Makes the engine's observers, once it is known what the
+                runner can do.
+
+        Raises:
+            LoadError, ModelError: It cannot be loaded; the state says FAILED.
+        """
+        runner = asyncio.create_task(self._runner.start())
+        try:
+            # The vocabulary is read while the runner reads the weights.
+            await asyncio.to_thread(self._load_vocabulary)
+            report = await runner
+        except Exception as error:
+            await self._stop_runner(runner)
+            self._enter(ModelState.FAILED, str(error))
+            raise
+        except asyncio.CancelledError:
+            await self._stop_runner(runner)
+            raise
+        scheduler = Scheduler(report.capabilities, self._config.scheduler)
+        self._engine = Engine(scheduler, self._runner, observers(report.capabilities))
+        self._engine_task = asyncio.create_task(self._engine.run(), name=f"engine {self.name}")
+        self._engine_task.add_done_callback(self._engine_ended)
+        self._enter(ModelState.READY)
+        return report
+
+    async def drain(self, grace: float) -> None:
+        """Take no more requests, and let those that run finish within `grace` seconds."""
+        self._enter(ModelState.DRAINING)
+        if self._engine is not None:
+            await self._engine.drain(grace)
+
+    async def close(self) -> None:
+        """End the engine and the runner."""
+        if self._engine_task is not None:
+            self._engine_task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._engine_task
+        await self._runner.close()
+
+    # What a request needs
+
+    @property
+    def engine(self) -> Engine:
+        """The engine. Raises Unavailable where the model cannot answer."""
+        if self._engine is None or self.state is not ModelState.READY:
+            raise Unavailable(_UNAVAILABLE[self.state].format(name=self.name))
+        return self._engine
+
+    @property
+    def loaded_engine(self) -> Engine | None:
+        """The engine, whether or not it takes requests; None before loading."""
+        return self._engine
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The vocabulary. Raises Unavailable before it is loaded."""
+        if self._tokenizer is None:
+            raise Unavailable(_UNAVAILABLE[self.state].format(name=self.name))
+        return self._tokenizer
+
+    @property
+    def chat_template(self) -> ChatTemplate | None:
+        """Turns conversations into prompts; None where the model has none."""
+        return self._template
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Token ids go from 0 to this, exclusive."""
+        return self.tokenizer.vocabulary_size
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the runner can do. Raises Unavailable before it is loaded."""
+        return self.engine.scheduler.capabilities
+
+    @property
+    def context_per_sequence(self) -> int:
+        """Tokens that prompt and output can have together."""
+        return self.capabilities.context_per_sequence
+
+    @property
+    def runner_memory_bytes(self) -> int:
+        """The runner's resident memory; 0 where there is none."""
+        return self._runner.memory_bytes
+
+    @property
+    def runner_process_id(self) -> int | None:
+        """The runner's process; None where there is none."""
+        return self._runner.process_id
+
+    def unique_id(self, wish: str) -> str:
+        """An id that no live request has: `wish`, or something that begins with it."""
+        return wish if self.engine.scheduler.get(wish) is None else f"{wish}~{secrets.token_hex(4)}"
+
+    # Inside
+
+    def _load_vocabulary(self) -> None:
+        if self.backend == "scripted":
+            self._tokenizer = ByteTokenizer()
+            return
+        tokenizer = LlamaTokenizer(self._path)
+        if tokenizer.chat_template is not None:
+            self._template = self._compile(tokenizer)
+        self._tokenizer, self.info = tokenizer, tokenizer.info
+
+    def _compile(self, tokenizer: LlamaTokenizer) -> ChatTemplate | None:
+        assert tokenizer.chat_template is not None
+        try:
+            return ChatTemplate(tokenizer.chat_template, tokenizer.bos_text, tokenizer.eos_text)
+        except TemplateError as error:
+            _logger.warning("model %s cannot chat: %s", self.name, error)
+            return None
+
+    def _progress(self, fraction: float) -> None:
+        self.on_progress(fraction)
+
+    def _runner_changed(self, report: LoadReport | None) -> None:
+        if report is None:
+            _logger.error("the runner of model %s was lost; starting another", self.name)
+            self._enter(ModelState.LOADING)
+        elif self.state is ModelState.LOADING:
+            _logger.info("the runner of model %s is back", self.name)
+            self._enter(ModelState.READY)
+
+    def _engine_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            _logger.critical("the engine of %s failed", self.name, exc_info=task.exception())
+            self._enter(ModelState.FAILED, "its engine failed")
+
+    async def _stop_runner(self, starting: asyncio.Task[LoadReport]) -> None:
+        starting.cancel()
+        with contextlib.suppress(asyncio.CancelledError, LoadError):
+            await starting
+        await self._runner.close()
+
+    def _enter(self, state: ModelState, reason: str = "") -> None:
+        if self.state is ModelState.DRAINING:
+            return  # the way out is one way
+        self.state, self.state_reason = state, reason
+        self.on_state(self)
+
+
+_UNAVAILABLE = {
+    ModelState.LOADING: "model {name!r} is loading",
+    ModelState.READY: "model {name!r} is not ready",
+    ModelState.FAILED: "model {name!r} has failed",
+    ModelState.DRAINING: "the server is shutting down",
+}

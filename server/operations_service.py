@@ -1,0 +1,86 @@
+"""GetSchedulerState and WatchSchedulerState."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from llm_serving_engine.scheduler.errors import InvalidField
+from llm_serving_engine.server.catalog import Catalog
+from llm_serving_engine.server.model import ServedModel
+from llm_serving_engine.server.scheduler_view import SchedulerView
+from llm_serving_engine.v1 import operations_pb2, operations_pb2_grpc
+
+SERVICE = operations_pb2.DESCRIPTOR.services_by_name["OperationsService"].full_name
+INTERVAL_DEFAULT_SECONDS = 1.0
+INTERVAL_MAX_SECONDS = 3600.0
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class OperationsService(operations_pb2_grpc.OperationsServiceServicer):
+    """Shows what the schedulers do."""
+
+    def __init__(
+        self, catalog: Catalog, views: dict[str, SchedulerView], interval_min: float
+    ) -> None:
+        """Show `views`, by model, at most every `interval_min` seconds."""
+        self._catalog = catalog
+        self._views = views
+        self._interval_min = interval_min
+        self._closing = asyncio.Event()
+
+    async def GetSchedulerState(  # noqa: N802
+        self, request: operations_pb2.GetSchedulerStateRequest, context: Context
+    ) -> operations_pb2.GetSchedulerStateResponse:
+        """The state now. Raises UnknownModel, and Unavailable before it is loaded."""
+        state = self._read(self._catalog.get(request.model))
+        return operations_pb2.GetSchedulerStateResponse(state=state)
+
+    async def WatchSchedulerState(  # noqa: N802
+        self, request: operations_pb2.WatchSchedulerStateRequest, context: Context
+    ) -> AsyncIterator[operations_pb2.WatchSchedulerStateResponse]:
+        """The state, and again whenever it has changed, until the server shuts down."""
+        model, interval = self._catalog.get(request.model), self._interval(request)
+        shown: operations_pb2.SchedulerState | None = None
+        while not self._closing.is_set():
+            state = self._read(model)
+            if _changed(shown, state):
+                shown = state
+                yield operations_pb2.WatchSchedulerStateResponse(state=state)
+            try:
+                await asyncio.wait_for(self._closing.wait(), interval)
+            except asyncio.TimeoutError:
+                continue
+
+    def close(self) -> None:
+        """End all watches."""
+        self._closing.set()
+
+    def _read(self, model: ServedModel) -> operations_pb2.SchedulerState:
+        return self._views[model.name].read(model)
+
+    def _interval(self, request: operations_pb2.WatchSchedulerStateRequest) -> float:
+        if not request.HasField("interval"):
+            return max(INTERVAL_DEFAULT_SECONDS, self._interval_min)
+        seconds = request.interval.seconds + request.interval.nanos / 1e9
+        if not self._interval_min <= seconds <= INTERVAL_MAX_SECONDS:
+            raise InvalidField(
+                "interval",
+                f"is {seconds:g} s; it can be {self._interval_min:g} to {INTERVAL_MAX_SECONDS:g}",
+            )
+        return seconds
+
+
+def _changed(
+    before: operations_pb2.SchedulerState | None, now: operations_pb2.SchedulerState
+) -> bool:
+    if before is None:
+        return True
+    comparable = operations_pb2.SchedulerState()
+    comparable.CopyFrom(before)
+    comparable.time.CopyFrom(now.time)
+    return comparable != now

@@ -1,0 +1,27 @@
+"""The command line: what talks to a server, and what is one."""
+
+from __future__ import annotations
+
+import typer
+
+from llm_serving_engine.clients import commands as client_commands
+from llm_serving_engine.server.commands import models, serve
+
+app = typer.Typer(
+    name="llm-serving-engine",
+    help="Serve local language models over gRPC: batched, scheduled, streamed.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+serve.register(app)
+client_commands.register(app)
+models.register(app)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()
