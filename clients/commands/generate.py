@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="The text to continue; - reads it from stdin.")],
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="The text to continue; - reads it from stdin.")
+    ],
     model: options.Model = None,
     max_tokens: options.MaxTokens = None,
     stop: options.Stop = None,

@@ -41,8 +41,9 @@ class FakeServer(
         fail_after: A failure for streams, after this many deltas.
         hang_after: Streams stop after this many deltas, and wait to be ended.
         truncated: Streams end without `finished`.
-        ended: Set when a stream that hung was ended from outside.
-        on_hang: Called when a stream has come to hang.
+        hangs: Which streams do.
+        ended: Set when a call was ended before its time.
+        on_hang: Called when a call has come to hang.
     """
 
     def __init__(self) -> None:
@@ -52,6 +53,7 @@ class FakeServer(
         self.failures: list[Abort] = []
         self.fail_after: tuple[int, Abort] | None = None
         self.hang_after: int | None = None
+        self.hangs: Callable[[inference_pb2.GenerateRequest], bool] = lambda request: True
         self.truncated = False
         self.ended = threading.Event()
         self.on_hang: Callable[[], None] = lambda: None
@@ -74,12 +76,22 @@ class FakeServer(
 
     async def Stream(self, request, context):  # noqa: N802
         await self._admit(request, context)
+        whole = False
+        try:
+            async for response in self._events(request, context):
+                yield response
+            whole = True
+        finally:
+            if not whole:
+                self.ended.set()
+
+    async def _events(self, request, context):
         started = inference_pb2.StreamResponse.Started(
             request_id=request.request_id or "made-up", model="tiny", prompt_tokens=3
         )
         yield inference_pb2.StreamResponse(started=started)
         for token in range(request.max_tokens):
-            if self.hang_after == token:
+            if self.hang_after == token and self.hangs(request):
                 await self._hang()
             if self.fail_after and self.fail_after[0] == token:
                 await self.fail_after[1](context)
