@@ -6,7 +6,7 @@
 PYTHON ?= python3
 ARGS ?=
 BIN = .venv/bin
-PYTHON_FILES = tests deploy/bootstrap deploy/setup.py deploy/proto.py deploy/diagrams.py deploy/external.py
+PYTHON_FILES = tests deploy/bootstrap deploy/setup.py deploy/proto.py deploy/diagrams.py deploy/tools.py
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \2/p' Makefile | awk '{ printf "  make %-14s", $$2; $$1 = $$2 = ""; print }'
@@ -37,7 +37,7 @@ bench: _server ## measure the server that `make serve` runs elsewhere
 	@exec $(BIN)/llm-serving-engine bench $(ARGS)
 
 test-external: _dev ## test with real tools: Envoy, grpcurl, the Go and Node clients
-	@$(BIN)/python deploy/external.py
+	@$(BIN)/python deploy/tools.py
 	@$(BIN)/python -m pytest tests/external $(ARGS)
 
 setup: _dev ## only set up

@@ -1,0 +1,26 @@
+"""What is generated is what the generator makes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.mark.parametrize(
+    ("script", "remedy"), [("proto.py", "make proto"), ("diagrams.py", "make diagrams")]
+)
+def test_it_is_fresh(script: str, remedy: str) -> None:
+    command = [sys.executable, str(ROOT / "deploy" / script), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"run: {remedy}\n{done.stderr}"
+
+
+def test_the_proto_files_pass_buf_lint() -> None:
+    command = [str(Path(sys.executable).parent / "buf"), "lint", str(ROOT / "proto")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

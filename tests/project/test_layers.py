@@ -1,0 +1,87 @@
+"""Who may import whom."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+NAMESPACE = "llm_serving_engine"
+
+# What of ours each package may import beside itself.
+ALLOWED = {
+    "scheduler": set[str](),
+    "backends": {"scheduler"},
+    "server": {"scheduler", "backends", "clients", "v1"},
+    "clients": {"v1"},
+    "v1": set[str](),
+}
+FOLDERS = {name: ROOT / name for name in ALLOWED} | {"v1": ROOT / "proto" / NAMESPACE / "v1"}
+
+
+def modules(package: str) -> list[Path]:
+    return sorted(FOLDERS[package].rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Every import of a module, inside functions too: its line and the full name."""
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            prefix = "." * node.level + (node.module or "")
+            for alias in node.names:
+                yield node.lineno, f"{prefix}.{alias.name}"
+
+
+def breaches(package: str, name: str) -> bool:
+    """Whether a module of `package` may not import `name`."""
+    parts = name.split(".")
+    if parts[0] == NAMESPACE:
+        return (
+            len(parts) > 1 and parts[1] in ALLOWED and parts[1] not in ALLOWED[package] | {package}
+        )
+    return name.startswith(".") or parts[0] in ALLOWED
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_a_package_imports_only_what_is_below_it(package: str) -> None:
+    assert modules(package)
+    found = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in modules(package)
+        for line, name in imports(path)
+        if breaches(package, name)
+    ]
+    assert found == []
+
+
+def test_the_scheduler_needs_the_standard_library_only() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in modules("scheduler")
+        for line, name in imports(path)
+        if name.split(".")[0] not in sys.stdlib_module_names | {NAMESPACE}
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "breach"),
+    [
+        ("scheduler", "llm_serving_engine.server.config", True),
+        ("scheduler", "llm_serving_engine.scheduler.core", False),
+        ("clients", "llm_serving_engine.scheduler", True),
+        ("v1", "llm_serving_engine.clients", True),
+        ("server", "scheduler.core", True),
+        ("server", ".config", True),
+        ("backends", "numpy", False),
+    ],
+)
+def test_the_rule_tells_good_from_bad(package: str, name: str, breach: bool) -> None:
+    assert breaches(package, name) is breach
