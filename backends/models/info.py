@@ -169,7 +169,7 @@ class _Facts:
         """One value for each layer; a single one in the file stands for all."""
         value = self._file.metadata.get(key)
         if isinstance(value, tuple) and len(value) >= layers:
-            return value[:layers]
+            return tuple(max(0, int(count)) for count in value[:layers])
         if layers > len(self._file.tensors):
             raise ModelFileError(
                 f"{self._file.path} claims {layers} layers and lacks their weights"

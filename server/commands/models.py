@@ -12,8 +12,9 @@ import typer
 if TYPE_CHECKING:
     from llm_serving_engine.backends.models.reference import HubModel
 
-_REFERENCE_HELP = "builtin, a path to a GGUF file, or hf:OWNER/REPO[/FILE]."
-_HUB_HELP = "hf:OWNER/REPO[/FILE]; without FILE, the one that suits best."
+# Help is rich's markup: a bracket that is meant is escaped.
+_REFERENCE_HELP = r"builtin, a path to a GGUF file, or hf:OWNER/REPO\[/FILE]."
+_HUB_HELP = r"hf:OWNER/REPO\[/FILE]; without FILE, the one that suits best."
 _LIST_TIMEOUT_SECONDS = 10.0
 
 Reference = Annotated[str, typer.Argument(metavar="MODEL", help=_REFERENCE_HELP)]

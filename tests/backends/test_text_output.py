@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_serving_engine.backends.text.detokenizer import Detokenizer
+from llm_serving_engine.backends.text.output import TextOutput
+
+
+class Pieces:
+    """A vocabulary that is a list of pieces: token n is the nth."""
+
+    bos_text = eos_text = ""
+    chat_template = None
+    training_context = 0
+    stop_tokens: frozenset[int] = frozenset()
+
+    def __init__(self, *pieces: bytes) -> None:
+        self._pieces = pieces
+        self.vocabulary_size = len(pieces)
+        self.longest_piece = max(map(len, pieces), default=0)
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        raise NotImplementedError
+
+    def piece(self, token: int) -> bytes:
+        return self._pieces[token]
+
+    name = piece
+
+
+def cut(data: bytes, cuts: list[int]) -> list[bytes]:
+    edges = sorted({0, len(data), *(position % (len(data) + 1) for position in cuts)})
+    return [data[start:end] for start, end in pairwise(edges)]
+
+
+cut_positions = st.lists(st.integers(0, 1000), max_size=20)
+# Sound UTF-8, and what is nearly so: ends of characters, overlong forms, surrogates.
+nearly_utf8 = st.lists(
+    st.one_of(
+        st.text(max_size=5).map(str.encode),
+        st.binary(max_size=3),
+        st.sampled_from([b"\xc3", b"\xe2\x82", b"\xf0\x9f\x98", b"\xc0\x80", b"\xed\xa0\x80"]),
+    ),
+    max_size=8,
+).map(b"".join)
+
+
+@given(nearly_utf8, cut_positions)
+def test_the_texts_joined_are_all_bytes_decoded(data: bytes, cuts: list[int]) -> None:
+    pieces = cut(data, cuts)
+    detokenizer = Detokenizer(Pieces(*pieces))
+    texts = [detokenizer.feed([token]) for token in range(len(pieces))]
+    assert "".join(texts) + detokenizer.flush() == data.decode("utf-8", errors="replace")
+
+
+@given(st.text(), cut_positions)
+def test_never_sends_half_a_character(text: str, cuts: list[int]) -> None:
+    pieces = cut(text.encode(), cuts)
+    detokenizer = Detokenizer(Pieces(*pieces))
+    seen = ""
+    for token in range(len(pieces)):
+        seen += detokenizer.feed([token])
+        assert text.startswith(seen)
+    assert seen == text
+    assert detokenizer.flush() == ""
+
+
+def test_an_output_that_ends_within_a_character_ends_with_the_replacement() -> None:
+    detokenizer = Detokenizer(Pieces(b"ok \xf0\x9f\x98"))
+    assert (detokenizer.feed([0]), detokenizer.flush()) == ("ok ", "�")
+
+
+def test_an_unknown_token_is_refused() -> None:
+    with pytest.raises(IndexError):
+        Detokenizer(Pieces(b"a")).feed([1])
+
+
+def test_counts_the_tokens_up_to_the_stop_sequence() -> None:
+    output = TextOutput(Pieces(b"a", b"EN", b"D!", b"b"), stops=["END"])
+    assert output.feed([0, 0, 1]) == "aa"
+    assert (output.stopped, output.consumed) == (False, 3)
+    assert output.feed([2, 3, 3]) == ""
+    assert (output.stopped, output.matched, output.consumed) == (True, "END", 4)
+    assert (output.feed([0]), output.finish(), output.consumed) == ("", "", 4)
+
+
+def test_finish_gives_what_was_held_back() -> None:
+    output = TextOutput(Pieces(b"one E", b"N", b"\xe2\x82"), stops=["END"])
+    assert output.feed([0, 1, 2]) == "one "
+    assert output.finish() == "EN�"
+
+
+def test_a_stop_sequence_of_characters_that_are_cut_in_bytes() -> None:
+    euro = "€".encode()
+    output = TextOutput(Pieces(b"5 ", euro[:1], euro[1:]), stops=["€"])
+    assert output.feed([0, 1, 2]) == "5 "
+    assert (output.matched, output.consumed) == ("€", 3)
