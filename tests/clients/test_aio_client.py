@@ -108,7 +108,7 @@ async def test_a_deadline_that_passes(aio_server, client):
 
 
 async def test_errors_carry_their_details(aio_server, client):
-    info = error_details_pb2.ErrorInfo(reason="MODEL_NOT_FOUND", metadata={"models": "tiny,zoo"})
+    info = error_details_pb2.ErrorInfo(reason="UNKNOWN_MODEL", metadata={"models": "tiny,zoo"})
     refusal = aio_server.fail(grpc.StatusCode.NOT_FOUND, "no model 'x'", info)
     aio_server.failures = [refusal, refusal]
     with pytest.raises(ModelNotFound, match="no model 'x'") as caught:

@@ -53,11 +53,11 @@ def info(reason, **metadata):
         ),
         (failed(Code.INVALID_ARGUMENT), errors.InvalidArgument, {"field": ""}),
         (
-            failed(Code.NOT_FOUND, info("MODEL_NOT_FOUND", models="a, b")),
+            failed(Code.NOT_FOUND, info("UNKNOWN_MODEL", models="a, b")),
             errors.ModelNotFound,
-            {"known": ("a", "b"), "reason": "MODEL_NOT_FOUND"},
+            {"known": ("a", "b"), "reason": "UNKNOWN_MODEL"},
         ),
-        (failed(Code.NOT_FOUND, info("MODEL_NOT_FOUND")), errors.ModelNotFound, {"known": ()}),
+        (failed(Code.NOT_FOUND, info("UNKNOWN_MODEL")), errors.ModelNotFound, {"known": ()}),
         (
             failed(
                 Code.RESOURCE_EXHAUSTED,
