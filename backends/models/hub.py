@@ -98,22 +98,29 @@ def remove(model: HubModel) -> int:
     """Delete a file from the cache; all of the repository's where `model` names none.
 
     Returns:
-        The bytes that it took.
+        The bytes that this gives back.
 
     Raises:
         ModelNotFound: It is not in the cache.
     """
-    freed = 0
+    doomed: list[Any] = []
+    kept_blobs: set[Path] = set()
     for repository in _cached_repositories():
-        if repository.repo_id != model.repository:
-            continue
-        for revision in repository.revisions:
-            for file in revision.files:
-                name = file.file_path.relative_to(revision.snapshot_path).as_posix()
-                if name.endswith(".gguf") and model.file in (None, name):
-                    freed += _delete(file.file_path, file.blob_path)
-    if not freed:
+        if repository.repo_id == model.repository:
+            for revision in repository.revisions:
+                for file in revision.files:
+                    name = file.file_path.relative_to(revision.snapshot_path).as_posix()
+                    if name.endswith(".gguf") and model.file in (None, name):
+                        doomed.append(file)
+                    else:
+                        kept_blobs.add(file.blob_path)
+    if not doomed:
         raise ModelNotFound(f"{model} is not in the cache")
+    # Revisions, and files of equal content, share a blob.
+    blobs = {file.blob_path for file in doomed} - kept_blobs
+    freed: int = sum(blob.stat().st_size for blob in blobs if blob.exists())
+    for path in (*(file.file_path for file in doomed), *blobs):
+        path.unlink(missing_ok=True)
     return freed
 
 
@@ -171,14 +178,6 @@ def _cached_repositories() -> list[Any]:
     except hub.errors.CacheNotFound:
         return []
     return [each for each in repositories if each.repo_type == "model"]
-
-
-def _delete(link: Path, blob: Path) -> int:
-    """Delete a cached file; the blob may be gone already, as revisions share it."""
-    freed = blob.stat().st_size if blob.exists() else 0
-    link.unlink(missing_ok=True)
-    blob.unlink(missing_ok=True)
-    return freed
 
 
 def _silent_bar() -> Any:

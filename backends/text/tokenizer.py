@@ -73,6 +73,7 @@ class Tokenizer(Protocol):
 
         Raises:
             MemoryError: The text is far too long.
+            UnicodeEncodeError: The text has half a surrogate pair.
         """
 
     def piece(self, token: int) -> bytes:

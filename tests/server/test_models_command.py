@@ -130,6 +130,14 @@ def test_list_and_rm(run: Run, builtin_model_path: Path) -> None:
     assert "is not in the cache" in failure(run("rm", f"hf:{REPOSITORY}"))
 
 
+def test_rm_keeps_what_another_file_shares(run: Run, hub: Hub) -> None:
+    hub.files[REPOSITORY]["same.Q4_1.gguf"] = hub.files[REPOSITORY]["tiny.Q4_0.gguf"]
+    fetched(run("pull", f"hf:{REPOSITORY}/tiny.Q4_0.gguf"))
+    kept = fetched(run("pull", f"hf:{REPOSITORY}/same.Q4_1.gguf"))
+    assert run("rm", f"hf:{REPOSITORY}/tiny.Q4_0.gguf").returncode == 0
+    assert kept.read_bytes() == hub.files[REPOSITORY]["same.Q4_1.gguf"]
+
+
 def test_show_does_not_fetch(run: Run, hub: Hub) -> None:
     assert "models pull hf:" in failure(run("show", f"hf:{REPOSITORY}"))
     assert hub.requests == []
@@ -150,6 +158,11 @@ def test_quantize(run: Run, tiny_model_path: Path, tmp_path: Path) -> None:
 
 
 class Models(models_pb2_grpc.ModelServiceServicer):
+    def GetModel(  # noqa: N802 - the RPC's name
+        self, request: models_pb2.GetModelRequest, context: grpc.ServicerContext
+    ) -> models_pb2.GetModelResponse:
+        raise NotImplementedError
+
     def ListModels(  # noqa: N802 - the RPC's name
         self, request: models_pb2.ListModelsRequest, context: grpc.ServicerContext
     ) -> models_pb2.ListModelsResponse:
