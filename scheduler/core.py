@@ -180,8 +180,8 @@ class Scheduler:
     def runner_lost(self, now: float) -> None:
         """The runner died with all its slots: what ran goes back to the head of the queue."""
         self._under_way = None
-        running = sorted(self.slots, key=lambda sequence: sequence.arrived_at, reverse=True)
-        for sequence in running:
+        # Each goes before the one handled before it, so the latest comes first.
+        for sequence in sorted(self.slots, key=lambda s: (s.arrived_at, s.slot), reverse=True):
             sequence.runner_losses += 1
             if sequence.runner_losses > self.config.runner_losses_max:
                 error = RunnerFailed(

@@ -57,6 +57,7 @@ class Simulation:
         execute: Does a step, and may check it; its result's duration is
             replaced by the cost model's. None stands for a runner that died.
         cost: How long steps take.
+        recovery: Seconds that it takes to replace a runner that died.
         now: The virtual time, in seconds.
         events: Everything the scheduler said, in order, with its time.
         refusals: The requests it did not take.
@@ -66,6 +67,7 @@ class Simulation:
     scheduler: Scheduler
     execute: Callable[[Step], StepResult | None]
     cost: CostModel = field(default_factory=CostModel)
+    recovery: float = 1.0
     now: float = 0.0
     events: list[tuple[float, SchedulerEvent]] = field(default_factory=list)
     refusals: list[tuple[Request, RequestError]] = field(default_factory=list)
@@ -113,6 +115,7 @@ class Simulation:
         self.now = ends
         if result is None:
             self.scheduler.runner_lost(ends)
+            self.now += self.recovery
         else:
             result = result._replace(duration=ends - begun)
             self.scheduler.apply(result, ends)

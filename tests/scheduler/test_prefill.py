@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import hypothesis.strategies as st
+from hypothesis import given
+
+from llm_serving_engine.scheduler.lifecycle import State
+from llm_serving_engine.scheduler.prefill import chunk_length, plan_prefill
+from llm_serving_engine.scheduler.request import Request
+from llm_serving_engine.scheduler.sequence import Sequence, Transition
+
+
+def prefilling(slot: int, prompt: int, computed: int = 0) -> Sequence:
+    request = Request(str(slot), tuple(range(prompt)), max_tokens=1)
+    sequence = Sequence(request, [Transition(State.WAITING, 0.0)])
+    sequence.slot, sequence.computed = slot, computed
+    return sequence
+
+
+@given(st.integers(0, 500), st.integers(1, 500), st.integers(-5, 600), st.integers(1, 64))
+def test_a_chunk_ends_at_a_multiple_or_at_the_end(
+    start: int, rest: int, budget: int, unit: int
+) -> None:
+    length = chunk_length(start, start + rest, budget, unit, must_progress=True)
+    assert 1 <= length <= rest
+    assert length == rest or (start + length) % unit == 0
+    assert length <= max(budget, unit)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 300), st.integers(0, 300)), max_size=8),
+    st.integers(1, 600),
+    st.sampled_from([1, 16, 64]),
+)
+def test_the_budget_is_shared_in_order(
+    lengths: list[tuple[int, int]], budget: int, unit: int
+) -> None:
+    sequences = [
+        prefilling(slot, prompt, min(done, prompt - 1) // unit * unit)
+        for slot, (prompt, done) in enumerate(lengths)
+    ]
+    planned = list(plan_prefill(sequences, budget, unit))
+    assert [sequence for sequence, _ in planned] == sequences[: len(planned)]
+    assert sum(len(chunk.tokens) for _, chunk in planned) <= max(budget, unit)
+    assert bool(planned) is bool(sequences)
+    for sequence, chunk in planned:
+        end = chunk.position + len(chunk.tokens)
+        assert chunk.position == sequence.computed
+        assert chunk.tokens == sequence.request.prompt[chunk.position : end]
+        assert chunk.sample is (end == len(sequence.request.prompt))
+
+
+def test_what_was_produced_before_is_computed_again() -> None:
+    sequence = prefilling(0, prompt=3)
+    sequence.output = [70, 71]
+    [(_, chunk)] = plan_prefill([sequence], budget=10, unit=4)
+    assert chunk.tokens == (0, 1, 2, 70, 71)
+    assert chunk.sample

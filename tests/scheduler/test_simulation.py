@@ -1,0 +1,224 @@
+"""Everything at once, under virtual time, on the scripted model."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter
+from dataclasses import dataclass
+
+import hypothesis.strategies as st
+from hypothesis import given, settings
+
+from llm_serving_engine.backends.backend import BackendConfig
+from llm_serving_engine.backends.scripted import END_OF_SEQUENCE, ScriptedBackend, next_token
+from llm_serving_engine.scheduler.config import SchedulerConfig
+from llm_serving_engine.scheduler.core import Moved, Produced, Scheduler
+from llm_serving_engine.scheduler.errors import Unavailable
+from llm_serving_engine.scheduler.lifecycle import TRANSITIONS, State
+from llm_serving_engine.scheduler.request import Priority, Request
+from llm_serving_engine.scheduler.sequence import Sequence
+from llm_serving_engine.scheduler.simulation import Simulation
+from llm_serving_engine.scheduler.step import Step, StepResult
+
+CONTEXT = 200
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One request and what its caller does."""
+
+    at: float
+    prompt: tuple[int, ...]
+    max_tokens: int
+    priority: Priority
+    lifetime: float | None  # until its deadline
+    patience: float | None  # until it is cancelled
+    doom: float | None  # until it is ended with an error
+    stops_after: int | None  # tokens until a stop sequence is found in its text
+    reads_every: float  # seconds between two looks at the text
+
+
+plans = st.builds(
+    Plan,
+    at=st.floats(0, 5),
+    prompt=st.lists(st.integers(0, 255), min_size=1, max_size=CONTEXT + 5).map(tuple),
+    max_tokens=st.integers(1, 60),
+    priority=st.sampled_from(Priority),
+    lifetime=st.none() | st.floats(0.001, 3),
+    patience=st.none() | st.floats(0, 3),
+    doom=st.none() | st.floats(0, 3),
+    stops_after=st.none() | st.integers(1, 20),
+    reads_every=st.floats(0.01, 3),
+)
+
+
+class Run:
+    """A simulation of some plans, whose runner dies at the given steps."""
+
+    def __init__(self, plans: list[Plan], slots: int, deaths: frozenset[int]) -> None:
+        self.slots, self.deaths = slots, deaths
+        self.backend = self._new_backend()
+        config = SchedulerConfig(queue_requests_max=20, prefill_tokens_max=64)
+        self.scheduler = Scheduler(self.backend.report.capabilities, config)
+        self.simulation = Simulation(self.scheduler, self._execute)
+        for number, plan in enumerate(plans):
+            self._schedule(f"r{number}", plan)
+        self.simulation.run()
+
+    def _new_backend(self) -> ScriptedBackend:
+        return ScriptedBackend(
+            config=BackendConfig(sequences=self.slots, context_per_sequence=CONTEXT)
+        )
+
+    def _execute(self, step: Step) -> StepResult | None:
+        if len(self.simulation.steps) in self.deaths:
+            self.deaths -= {len(self.simulation.steps)}
+            self.backend = self._new_backend()
+            return None
+        return self.backend.execute(step)
+
+    def _schedule(self, name: str, plan: Plan) -> None:
+        deadline = None if plan.lifetime is None else plan.at + plan.lifetime
+        request = Request(
+            name,
+            plan.prompt,
+            plan.max_tokens,
+            stop_tokens=frozenset({END_OF_SEQUENCE}),
+            priority=plan.priority,
+            deadline=deadline,
+        )
+        self.simulation.submit_at(plan.at, request)
+        if plan.patience is not None:
+            self.simulation.cancel_at(plan.at + plan.patience, name)
+        if plan.doom is not None:
+            self.simulation.act_at(
+                plan.at + plan.doom,
+                lambda scheduler, now: scheduler.cancel(name, now, error=Unavailable("doomed")),
+            )
+        if plan.stops_after is not None:
+            self._finish_when(name, plan, plan.stops_after)
+
+    def _finish_when(self, name: str, plan: Plan, tokens: int) -> None:
+        """As a caller that reads text behind the steps: looks every now and then."""
+
+        def look(scheduler: Scheduler, now: float) -> None:
+            sequence = scheduler.get(name)
+            if sequence is not None and len(sequence.output) >= tokens:
+                scheduler.finish(name, now, tokens)
+            elif sequence is not None:
+                self.simulation.act_at(now + plan.reads_every, look)
+
+        self.simulation.act_at(plan.at, look)
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        seen = {e.sequence.request.id: e.sequence for _, e in self.simulation.events}
+        return list(seen.values())
+
+
+def check(run: Run, submitted: int) -> None:
+    check_every_request_ends_once(run, submitted)
+    check_nothing_leaks(run)
+    check_output_is_the_models(run)
+    check_steps_keep_the_limits(run)
+    check_strict_priority(run)
+
+
+def check_every_request_ends_once(run: Run, submitted: int) -> None:
+    ends = Counter(
+        event.sequence.request.id
+        for _, event in run.simulation.events
+        if isinstance(event, Moved) and event.transition.state.ended
+    )
+    assert set(ends.values()) <= {1}
+    assert len(ends) + len(run.simulation.refusals) == submitted
+    for sequence in run.sequences:
+        assert sequence.state.ended
+        assert (sequence.error is None) is (sequence.state is State.FINISHED)
+        assert (sequence.finish_reason is None) is (sequence.state is not State.FINISHED)
+
+
+def check_nothing_leaks(run: Run) -> None:
+    assert run.scheduler.idle
+    assert run.scheduler.slots.in_use == 0
+    assert len(run.scheduler.queue) == 0
+    assert run.scheduler.queue.tokens == 0
+
+
+def check_output_is_the_models(run: Run) -> None:
+    """Whatever happened beside it, and however often it lost its runner."""
+    produced: dict[str, list[int]] = {}
+    for _, event in run.simulation.events:
+        if isinstance(event, Produced):
+            produced.setdefault(event.sequence.request.id, []).append(event.token)
+    for sequence in run.sequences:
+        tokens = list(sequence.request.prompt)
+        output = produced.get(sequence.request.id, [])
+        for token in output:
+            assert token == next_token(tokens)
+            tokens.append(token)
+        assert sequence.output == output[: len(sequence.output)]
+
+
+def check_steps_keep_the_limits(run: Run) -> None:
+    config = run.scheduler.config
+    for _, step, _ in run.simulation.steps:
+        rows = len(step.decodes)
+        most = config.prefill_tokens_max_while_decoding if rows else config.prefill_tokens_max
+        assert step.prefill_tokens <= most
+        assert rows + len(step.prefills) <= run.slots
+
+
+def check_strict_priority(run: Run) -> None:
+    """Nobody is admitted while somebody of a higher class waits."""
+    waiting: dict[str, Priority] = {}
+    for _, event in run.simulation.events:
+        if not isinstance(event, Moved):
+            continue
+        request = event.sequence.request
+        if event.transition.state is State.PREFILL:
+            assert request.priority >= max(waiting.values())
+        waiting.pop(request.id, None)
+        if event.transition.state is State.WAITING:
+            waiting[request.id] = request.priority
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(plans, max_size=30),
+    st.integers(1, 5),
+    st.frozensets(st.integers(0, 60), max_size=3),
+)
+def test_any_load_keeps_every_promise(
+    plans: list[Plan], slots: int, deaths: frozenset[int]
+) -> None:
+    check(Run(plans, slots, deaths), len(plans))
+
+
+def random_plan(dice: random.Random) -> Plan:
+    return Plan(
+        at=dice.uniform(0, 400),
+        prompt=tuple(dice.randrange(256) for _ in range(dice.randint(1, 150))),
+        max_tokens=dice.randint(1, 50),
+        priority=dice.choice(list(Priority)),
+        lifetime=dice.choice([None, None, dice.uniform(0.01, 20)]),
+        patience=dice.choice([None, None, dice.uniform(0, 10)]),
+        doom=dice.choice([None, None, None, dice.uniform(0, 10)]),
+        stops_after=dice.choice([None, None, dice.randint(1, 20)]),
+        reads_every=dice.choice([0.02, 2.0]),
+    )
+
+
+def test_a_thousand_requests_walk_every_path() -> None:
+    dice = random.Random(20)
+    plans = [random_plan(dice) for _ in range(1000)]
+    run = Run(plans, slots=4, deaths=frozenset(range(0, 4000, 10)))
+    check(run, len(plans))
+    walked = {
+        (before.state, after.state)
+        for sequence in run.sequences
+        for before, after in itertools.pairwise(sequence.history)
+    }
+    assert walked == {(state, target) for (state, _), target in TRANSITIONS.items()}
+    assert run.simulation.refusals
