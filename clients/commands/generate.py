@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -16,30 +16,17 @@ if TYPE_CHECKING:
 
 
 def generate(
-    prompt: Annotated[
-        str, typer.Argument(metavar="PROMPT", help="The text to continue; - reads it from stdin.")
-    ],
+    prompt: options.Prompt,
     model: options.Model = None,
     max_tokens: options.MaxTokens = None,
     stop: options.Stop = None,
     priority: options.Priority = "normal",
-    ignore_eos: Annotated[
-        bool, typer.Option("--ignore-eos", help="Go on past the model's own end.")
-    ] = False,
-    stream: Annotated[
-        bool, typer.Option(help="Show the text as it is produced, or all of it at the end.")
-    ] = True,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the whole answer as one line of JSON.")
-    ] = False,
-    top_logprobs: Annotated[
-        int | None,
-        typer.Option(min=0, max=20, help="With --json: log-probabilities, this many a token."),
-    ] = None,
-    request_id: Annotated[str | None, typer.Option(help="Your own id for the request.")] = None,
-    cache_salt: Annotated[
-        str | None, typer.Option(help="Share cached prefixes only under this salt.")
-    ] = None,
+    ignore_eos: options.IgnoreEos = False,
+    stream: options.Stream = True,
+    as_json: options.Json = False,
+    top_logprobs: options.TopLogprobs = None,
+    request_id: options.RequestId = None,
+    cache_salt: options.CacheSalt = None,
     temperature: options.Temperature = None,
     top_p: options.TopP = None,
     min_p: options.MinP = None,

@@ -30,6 +30,20 @@ Attempts = Annotated[
         min=1, max=5, help="How often to try while the server is busy.", rich_help_panel=SERVER
     ),
 ]
+Prompt = Annotated[
+    str, typer.Argument(metavar="PROMPT", help="The text to continue; - reads it from stdin.")
+]
+Stream = Annotated[
+    bool, typer.Option(help="Show the text as it is produced, or all of it at the end.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the whole answer as one line of JSON.")]
+RequestId = Annotated[str | None, typer.Option(help="Your own id for the request.")]
+CacheSalt = Annotated[str | None, typer.Option(help="Share cached prefixes only under this salt.")]
+TopLogprobs = Annotated[
+    int | None,
+    typer.Option(min=0, max=20, help="With --json: log-probabilities, this many a token."),
+]
+IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help="Go on past the model's own end.")]
 Model = Annotated[
     str | None, typer.Option(help="The model's name. Default: the server's default model.")
 ]

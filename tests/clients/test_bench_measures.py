@@ -98,7 +98,7 @@ def test_interference_tells_before_from_while():
     long = record(2.125, 4.0, 4.25, label="long")
     found = interference.interference(PhaseRecord("1", (running, other, long)))
     # All run from 1.125 on; the long prompt comes in from 2.125 to 4.0.
-    assert found.before == Spread(p50=0.5, p95=0.75, p99=0.75, max=0.75)
+    assert found.before == Spread(p50=0.375, p95=0.75, p99=0.75, max=0.75)
     assert found.during == Spread(p50=0.75, p95=2.5, p99=2.5, max=2.5)
     assert found.time_to_first_token == 1.875
     assert (found.ended_early, found.errors) == (0, {})

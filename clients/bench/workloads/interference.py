@@ -1,12 +1,12 @@
 """What a long prompt that comes in does to the streams that run.
 
-`before` is from when all streams run to when the long prompt is sent; `while`
-from then to its first token. A gap counts for the time that it reaches into.
+`before` are the gaps from when all streams run to when the long prompt is sent;
+`while` those that reach into the time from then to its first token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from llm_serving_engine.clients.bench import measures
@@ -105,16 +105,16 @@ def interference(phase: PhaseRecord) -> Interference:
     come_in = long.arrivals[0].time if long.arrivals else long.ended
     gaps = [gap for record in running for gap in measures.gaps(record)]
     return Interference(
-        before=_spread_within(gaps, all_run, long.sent),
-        during=_spread_within(gaps, long.sent, come_in),
+        before=_spread(gap for gap in gaps if gap.start >= all_run and gap.end <= long.sent),
+        during=_spread(gap for gap in gaps if gap.end > long.sent and gap.start < come_in),
         time_to_first_token=measures.time_to_first_token(long),
         ended_early=sum(record.ended < come_in for record in running),
         errors=measures.errors(phase.requests),
     )
 
 
-def _spread_within(gaps: Sequence[Gap], start: float, end: float) -> Spread:
-    return measures.spread(gap.seconds for gap in gaps if gap.end > start and gap.start < end)
+def _spread(gaps: Iterable[Gap]) -> Spread:
+    return measures.spread(gap.seconds for gap in gaps)
 
 
 def _row(name: str, found: Interference) -> tuple[str, ...]:
