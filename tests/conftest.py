@@ -42,3 +42,8 @@ def tiny_model_without_template_path(
 def builtin_model_path() -> Path:
     """The built-in model's file."""
     return builtin_path()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let golden files be written anew."""
+    parser.addoption("--rewrite-golden", action="store_true", help="write golden files anew")

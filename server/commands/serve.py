@@ -15,13 +15,7 @@ if TYPE_CHECKING:
     from llm_serving_engine.server.app import App
     from llm_serving_engine.server.config import ServerConfig
 
-EXAMPLE = """
-Example:
-
-    llm-serving-engine serve --model builtin
-
-    llm-serving-engine serve --model hf:OWNER/REPO/FILE.gguf --port 50052
-"""
+EXAMPLE = "Example: llm-serving-engine serve --model hf:OWNER/REPO/FILE.gguf --port 50052"
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     model: Annotated[
-        str | None, typer.Option(help="A GGUF file, hf:OWNER/REPO[/FILE], or builtin.")
+        str | None, typer.Option(help=r"A GGUF file, hf:OWNER/REPO\[/FILE], or builtin.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file.")] = None,
     host: Annotated[str | None, typer.Option(help="Address for gRPC and HTTP.")] = None,
@@ -59,21 +53,23 @@ def serve(
     try:
         settings = load_config(config, flags)
         logs.configure(settings.log.format, settings.log.level)
-        asyncio.run(_run(settings))
+        # Before the event loop: a download is interrupted like any other command.
+        name, path = _find_model(settings)
+        asyncio.run(_run(settings, name, path))
     except (ConfigError, LoadError, ModelError, ValueError) as error:
         _fail(str(error))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
 
-async def _run(config: ServerConfig) -> None:
+async def _run(config: ServerConfig, name: str, path: Path) -> None:
     import asyncio
 
     from llm_serving_engine.server.app import App
+    from llm_serving_engine.server.model import ServedModel
 
     told = _stop_signals()
-    name, path = await asyncio.to_thread(_find_model, config)
-    app = App(config, name, path)
+    app = App(config, ServedModel(name, path, config))
     await app.start()
     loading = asyncio.create_task(app.load())
     try:
