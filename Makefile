@@ -27,12 +27,14 @@ lint: _dev ## style, types, proto files, generated code
 	$(BIN)/buf lint proto
 	$(BIN)/python deploy/proto.py --check
 	$(BIN)/python deploy/diagrams.py --check
+	$(BIN)/python deploy/settings.py --check
 
 proto: _dev ## generate the code of proto/ again
 	$(BIN)/python deploy/proto.py
 
-diagrams: _dev ## draw the documents' diagrams from the code again
+diagrams: _dev ## write what the documents take from the code again
 	$(BIN)/python deploy/diagrams.py
+	$(BIN)/python deploy/settings.py
 
 bench: _server ## measure the server that `make serve` runs elsewhere
 	@exec $(BIN)/llm-serving-engine bench $(ARGS)
