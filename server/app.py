@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from pathlib import Path
 
 from grpc_health.v1 import health_pb2_grpc
 
@@ -46,8 +45,8 @@ class App:
     model is loaded, so that a balancer or a probe sees what goes on.
     """
 
-    def __init__(self, config: ServerConfig, name: str, path: Path) -> None:
-        """Put together a server for the model `name` whose file is at `path`.
+    def __init__(self, config: ServerConfig, model: ServedModel) -> None:
+        """Put together a server for a model that is not loaded yet.
 
         Must be called on the event loop that it is to run on.
 
@@ -58,11 +57,11 @@ class App:
         self.config = config
         self.metrics = Metrics()
         self.tracer = RequestTracer.from_environment()
-        self.model = ServedModel(name, path, config)
+        self.model = model
         self.model.on_state = self._model_changed
         self.catalog = Catalog([self.model])
-        self._views = {name: SchedulerView()}
-        self.health = HealthService(("", *SERVICES, name))
+        self._views = {model.name: SchedulerView()}
+        self.health = HealthService(("", *SERVICES, model.name))
         self._operations = OperationsService(
             self.catalog, self._views, config.watch_interval_min_seconds
         )
@@ -72,8 +71,8 @@ class App:
         self._http = None
         if config.http.enabled:
             self._http = HttpListener(make_app(self.metrics, self.health.serving), config.http)
-        self.metrics.set_model_ready(name, False)
-        self.metrics.watch_runner_memory(name, lambda: self.model.runner_memory_bytes)
+        self.metrics.set_model_ready(model.name, False)
+        self.metrics.watch_runner_memory(model.name, lambda: model.runner_memory_bytes)
 
     @property
     def http_port(self) -> int | None:

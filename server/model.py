@@ -47,8 +47,21 @@ class ServedModel:
         on_state: Called after each change of state; set by whoever cares.
     """
 
-    def __init__(self, name: str, path: Path, config: ServerConfig) -> None:
-        """Describe a model; nothing is loaded yet."""
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        config: ServerConfig,
+        make_runner: type[ProcessRunner] = ProcessRunner,
+    ) -> None:
+        """Describe a model; nothing is loaded yet.
+
+        Args:
+            name: What requests call it.
+            path: Its file.
+            config: The server's.
+            make_runner: What its runner is made with.
+        """
         self.name = name
         self.state = ModelState.LOADING
         self.state_reason = ""
@@ -61,7 +74,7 @@ class ServedModel:
         self._template: ChatTemplate | None = None
         self._engine: Engine | None = None
         self._engine_task: asyncio.Task[None] | None = None
-        self._runner = ProcessRunner(
+        self._runner = make_runner(
             self.backend, str(path), config.model.runner, self._progress, self._runner_changed
         )
         self.on_progress: Callable[[float], None] = lambda fraction: None

@@ -177,7 +177,7 @@ async def _chat_tokens(
     _check(len(chat.messages) > 0, "chat.messages", "is empty")
     for index, turn in enumerate(chat.messages):
         _check(turn.role != "", f"chat.messages[{index}].role", "is empty")
-    text_bytes = sum(len(turn.content.encode()) for turn in chat.messages)
+    text_bytes = sum(len(turn.role.encode()) + len(turn.content.encode()) for turn in chat.messages)
     _check(
         text_bytes <= config.prompt_bytes_max,
         "chat.messages",
@@ -185,7 +185,11 @@ async def _chat_tokens(
     )
     turns = [{"role": turn.role, "content": turn.content} for turn in chat.messages]
     try:
-        rendered = template.render(turns)
+        # How long that takes is the template's affair, except for short conversations.
+        if text_bytes <= INLINE_TEXT_CHARACTERS_MAX:
+            rendered = template.render(turns)
+        else:
+            rendered = await asyncio.to_thread(template.render, turns)
     except TemplateError as error:
         raise InvalidField("chat", str(error)) from error
     return await _text_tokens("chat", rendered, model, config, special=True)
@@ -277,7 +281,8 @@ def _priority(message: inference_pb2.GenerateRequest) -> Priority:
     try:
         return Priority(message.priority)
     except ValueError:
-        raise InvalidField("priority", f"{message.priority} is not a class") from None
+        known = ", ".join(priority.name for priority in Priority)
+        raise InvalidField("priority", f"is {message.priority}; it can be {known}") from None
 
 
 def _check_max_tokens(message: inference_pb2.GenerateRequest, config: GenerationConfig) -> None:

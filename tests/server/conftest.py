@@ -1,0 +1,42 @@
+"""Servers that tests share: each is started once, on the one event loop of all tests here."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from running_server import RunningServer, serving
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # gRPC's asyncio side wants one event loop, and so do servers that outlive a test.
+    for item in items:
+        if HERE in item.path.parents and pytest_asyncio.is_async_test(item):
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def scripted() -> AsyncIterator[RunningServer]:
+    """The scripted backend, in a process of its own."""
+    async with serving() as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def tiny(tiny_model_path: Path) -> AsyncIterator[RunningServer]:
+    """The tiny model; 16 sequences of 256 tokens."""
+    runner = {"sequences": 16, "context_per_sequence": 256, "threads": 1}
+    async with serving(tiny_model_path, model={"runner": runner}) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def builtin(builtin_model_path: Path) -> AsyncIterator[RunningServer]:
+    """The built-in model; 16 sequences of 256 tokens."""
+    runner = {"sequences": 16, "context_per_sequence": 256}
+    async with serving(builtin_model_path, model={"runner": runner}) as running:
+        yield running
