@@ -62,12 +62,11 @@ class Engine:
         self._changed()
         return stream
 
-    def cancel(self, request_id: str, *, expired: bool = False) -> None:
-        """End a request whose caller has gone, or whose time is up.
-
-        One that has ended is left alone.
-        """
-        self.scheduler.cancel(request_id, self.clock(), expired=expired)
+    def cancel(
+        self, request_id: str, *, error: RequestError | None = None, expired: bool = False
+    ) -> None:
+        """End a request whose caller has gone, or whose time is up: see `Scheduler.cancel`."""
+        self.scheduler.cancel(request_id, self.clock(), error=error, expired=expired)
         self._changed()
 
     def finish(self, request_id: str, output_tokens: int) -> None:

@@ -9,6 +9,7 @@ from llm_serving_engine.backends.text.output import TextOutput
 from llm_serving_engine.backends.text.tokenizer import Tokenizer
 from llm_serving_engine.scheduler.core import Produced
 from llm_serving_engine.scheduler.engine import Engine
+from llm_serving_engine.scheduler.errors import Cancelled, DeadlinePassed, RequestError
 from llm_serving_engine.scheduler.request import FinishReason
 from llm_serving_engine.scheduler.sequence import Sequence as Course
 from llm_serving_engine.scheduler.stream import TokenStream
@@ -58,9 +59,11 @@ class Generation:
         if rest := self._output.finish():
             yield Delta(rest, ())
 
-    def abandon(self, *, expired: bool = False) -> None:
-        """End the request if it is still alive: nobody reads its output any more."""
-        self._engine.cancel(self.call.request.id, expired=expired)
+    def abandon(self, error: RequestError | None) -> None:
+        """End the request if it is still alive: its RPC has ended, with that error."""
+        expired = isinstance(error, DeadlinePassed)
+        failure = None if isinstance(error, (Cancelled, DeadlinePassed)) else error
+        self._engine.cancel(self.call.request.id, error=failure, expired=expired)
 
     @property
     def finish_reason(self) -> FinishReason:

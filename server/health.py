@@ -65,11 +65,15 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
         """The status now and whenever it changes."""
         shown = None
-        while not self._closing:
+        while True:
+            # The last word is sent even where all watches have been ended meanwhile.
+            closing = self._closing
             status = self._statuses.get(request.service, SERVICE_UNKNOWN)
             if status != shown:
                 shown = status
                 yield health_pb2.HealthCheckResponse(status=status)
+            if closing:
+                return
             await self._change(request.service, status)
 
     async def List(  # noqa: N802

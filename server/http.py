@@ -78,6 +78,8 @@ def _bind(config: HttpConfig) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((config.host, config.port))
+        # Now, and not when serving begins: until somebody listens, others can bind it too.
+        listener.listen()
     except OSError as error:
         listener.close()
         where = f"{config.host}:{config.port}"

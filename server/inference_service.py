@@ -21,6 +21,7 @@ from llm_serving_engine.server.encoding import (
 )
 from llm_serving_engine.server.generation import Generation
 from llm_serving_engine.server.model import ServedModel
+from llm_serving_engine.server.statuses import INTERNAL_MESSAGE
 from llm_serving_engine.server.telemetry.logs import log_request
 from llm_serving_engine.server.telemetry.metrics import Metrics
 from llm_serving_engine.server.telemetry.tracing import (
@@ -29,7 +30,12 @@ from llm_serving_engine.server.telemetry.tracing import (
     RequestSpan,
     RequestTracer,
 )
-from llm_serving_engine.server.validation import Caller, parse_generate, parse_tokenize
+from llm_serving_engine.server.validation import (
+    REQUEST_ID_CHARACTERS_MAX,
+    Caller,
+    parse_generate,
+    parse_tokenize,
+)
 from llm_serving_engine.v1 import inference_pb2, inference_pb2_grpc
 
 SERVICE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
@@ -112,7 +118,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """Whatever happens inside ends the request, its span, and its log line."""
         method = f"{SERVICE}/{rpc}"
         span = self._tracer.start(method, context.invocation_metadata())
-        observed = _Observed(span, request.request_id)
+        observed = _Observed(span, request.request_id[:REQUEST_ID_CHARACTERS_MAX])
         error: RequestError | None = None
         code = "OK"
         try:
@@ -126,10 +132,11 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             code = error.code
             raise
         except Exception:
-            code = "INTERNAL"
+            error = RequestError(INTERNAL_MESSAGE)
+            code = error.code
             raise
         finally:
-            observed.abandon(isinstance(error, DeadlinePassed))
+            observed.abandon(error)
             self._tell(method, code, error, observed)
 
     def _tell(
@@ -167,9 +174,9 @@ class _Observed:
     def course(self) -> Sequence | None:
         return None if self.generation is None else self.generation.course
 
-    def abandon(self, expired: bool) -> None:
+    def abandon(self, error: RequestError | None) -> None:
         if self.generation is not None:
-            self.generation.abandon(expired=expired)
+            self.generation.abandon(error)
 
 
 def _gone(context: Context) -> RequestError:

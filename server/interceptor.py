@@ -10,7 +10,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from llm_serving_engine.scheduler.errors import InvalidField, RequestError
-from llm_serving_engine.server.statuses import abort, internal_status, to_status
+from llm_serving_engine.server.statuses import abort, internal_answer, to_answer
 
 _logger = logging.getLogger(__name__)
 
@@ -96,8 +96,8 @@ def _decoded(request: Any) -> Any:
 
 async def _answer(context: Context, error: Exception) -> None:
     if isinstance(error, RequestError):
-        await abort(context, to_status(error))
+        await abort(context, to_answer(error))
     if isinstance(error, grpc.aio.AbortError):
         raise error  # it has its status already
     _logger.error("an RPC failed", exc_info=error)
-    await abort(context, internal_status())
+    await abort(context, internal_answer())

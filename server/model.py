@@ -118,8 +118,8 @@ class ServedModel:
         """End the engine and the runner."""
         if self._engine_task is not None:
             self._engine_task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._engine_task
+            # Where it failed by itself, `_engine_ended` has said so.
+            await asyncio.gather(self._engine_task, return_exceptions=True)
         await self._runner.close()
 
     # What a request needs

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -24,36 +24,55 @@ from llm_serving_engine.scheduler.errors import (
 
 DOMAIN = "llm-serving-engine"
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
+INTERNAL_MESSAGE = "the server failed; its log says why"
+# A status travels in headers, and peers take 8 KiB of those: a message that
+# repeats what the caller sent could be longer than what can be delivered.
+TEXT_BYTES_MAX = 600
 
 
-def to_status(error: RequestError) -> grpc.Status:
+class Answer(NamedTuple):
+    """How an RPC ends that fails: what `context.abort` takes."""
+
+    code: grpc.StatusCode
+    message: str
+    trailers: tuple[tuple[str, str | bytes], ...]
+
+
+def to_answer(error: RequestError) -> Answer:
     """What a caller is told of an error; see the table in README.md."""
-    message = status_pb2.Status(
-        code=code_pb2.Code.Value(error.code), message=str(error), details=_packed(_details(error))
-    )
-    status = rpc_status.to_status(message)
+    trailers: tuple[tuple[str, str], ...] = ()
     if isinstance(error, LimitReached):
-        milliseconds = str(math.ceil(error.retry_after * 1000))
-        status = _with_trailer(status, PUSHBACK_KEY, milliseconds)
-    return status
+        trailers = ((PUSHBACK_KEY, str(math.ceil(error.retry_after * 1000))),)
+    code = code_pb2.Code.Value(error.code)
+    return _answer(code, _shortened(str(error)), _details(error), trailers)
 
 
-def internal_status() -> grpc.Status:
+def internal_answer() -> Answer:
     """What a caller is told of a bug: nothing but that it was one."""
-    return rpc_status.to_status(
-        status_pb2.Status(code=code_pb2.INTERNAL, message="the server failed; its log says why")
+    return _answer(code_pb2.INTERNAL, INTERNAL_MESSAGE)
+
+
+async def abort(context: grpc.aio.ServicerContext[Any, Any], answer: Answer) -> None:
+    """End an RPC. Always raises."""
+    await context.abort(*answer)
+
+
+def _answer(
+    code: int,
+    message: str,
+    details: Iterable[Message] = (),
+    trailers: tuple[tuple[str, str], ...] = (),
+) -> Answer:
+    status = rpc_status.to_status(
+        status_pb2.Status(code=code, message=message, details=map(_packed, details))
     )
-
-
-async def abort(context: grpc.aio.ServicerContext[Any, Any], status: grpc.Status) -> None:
-    """End an RPC with a status. Always raises."""
-    await context.abort(status.code, status.details, status.trailing_metadata)
+    return Answer(status.code, message, (*status.trailing_metadata, *trailers))
 
 
 def _details(error: RequestError) -> Iterator[Message]:
     if isinstance(error, InvalidField):
         violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.field, description=error.description
+            field=error.field, description=_shortened(error.description)
         )
         yield error_details_pb2.BadRequest(field_violations=[violation])
     elif isinstance(error, UnknownModel):
@@ -72,6 +91,13 @@ def _details(error: RequestError) -> Iterator[Message]:
             yield _error_info("RUNNER_FAILED")
 
 
+def _shortened(text: str) -> str:
+    data = text.encode()
+    if len(data) <= TEXT_BYTES_MAX:
+        return text
+    return data[:TEXT_BYTES_MAX].decode("utf-8", "ignore") + "..."
+
+
 def _error_info(reason: str, **metadata: str) -> Message:
     info: Message = error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
     return info
@@ -84,13 +110,7 @@ def _retry_info(seconds: float) -> Message:
     return info
 
 
-def _packed(details: Iterator[Message]) -> Iterator[any_pb2.Any]:
-    for detail in details:
-        packed = any_pb2.Any()
-        packed.Pack(detail)
-        yield packed
-
-
-def _with_trailer(status: grpc.Status, key: str, value: str) -> grpc.Status:
-    status.trailing_metadata = (*status.trailing_metadata, (key, value))
-    return status
+def _packed(detail: Message) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    return packed

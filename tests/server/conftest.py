@@ -37,6 +37,7 @@ async def tiny(tiny_model_path: Path) -> AsyncIterator[RunningServer]:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def builtin(builtin_model_path: Path) -> AsyncIterator[RunningServer]:
     """The built-in model; 16 sequences of 256 tokens."""
-    runner = {"sequences": 16, "context_per_sequence": 256}
+    # One thread: two that wait for each other crawl where a core is taken by something else.
+    runner = {"sequences": 16, "context_per_sequence": 256, "threads": 1}
     async with serving(builtin_model_path, model={"runner": runner}) as running:
         yield running

@@ -1,0 +1,429 @@
+"""The table of errors, row by row, as a client sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+from google.rpc import error_details_pb2
+from running_server import (
+    RunningServer,
+    asked,
+    detail,
+    details,
+    error_of,
+    gated,
+    read_all,
+    serving,
+)
+
+from llm_serving_engine.scheduler.errors import DeadlinePassed, LimitReached
+from llm_serving_engine.scheduler.lifecycle import State
+from llm_serving_engine.scheduler.request import Request
+from llm_serving_engine.server.app import App
+from llm_serving_engine.server.config import load_config
+from llm_serving_engine.server.model import ServedModel
+from llm_serving_engine.v1 import inference_pb2, models_pb2, operations_pb2
+
+SERVICE = "llm_serving_engine.v1.InferenceService"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def plain(tiny_model_without_template_path: Path) -> AsyncIterator[RunningServer]:
+    """A model without a chat template, and without HTTP."""
+    runner = {"sequences": 1, "context_per_sequence": 256, "threads": 1}
+    async with serving(
+        tiny_model_without_template_path, model={"runner": runner}, http={"enabled": False}
+    ) as running:
+        assert running.app.http_port is None
+        yield running
+
+
+def raw(server: RunningServer, data: bytes, method: str = "Generate") -> Any:
+    """Send bytes as they are."""
+    if method == "Stream":
+        return server.channel.unary_stream(f"/{SERVICE}/{method}")(data).read()
+    return server.channel.unary_unary(f"/{SERVICE}/{method}")(data)
+
+
+def message(error: grpc.aio.AioRpcError) -> str:
+    return error.details() or ""
+
+
+def violation(error: grpc.aio.AioRpcError) -> Any:
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    (found,) = detail(error, error_details_pb2.BadRequest).field_violations
+    return found
+
+
+# INVALID_ARGUMENT
+
+
+async def test_chat_without_a_template(plain: RunningServer) -> None:
+    chat = {"messages": [{"role": "user", "content": "hi"}]}
+    error = await error_of(plain.generate(chat=chat))
+    assert violation(error).field == "chat"
+    assert "no chat template; use prompt" in message(error)
+
+
+async def test_what_the_template_refuses(write_tiny_model: Any, tmp_path: Path) -> None:
+    template = "{{ raise_exception('roles must alternate') }}"
+    path = write_tiny_model(tmp_path / "strict.gguf", chat_template=template)
+    async with serving(path, model={"runner": {"sequences": 1, "threads": 1}}) as server:
+        for content in ("hi", "hi " * 4000):
+            chat = {"messages": [{"role": "user", "content": content}]}
+            error = await error_of(server.generate(chat=chat))
+            assert violation(error).field == "chat"
+            assert "roles must alternate" in message(error)
+
+
+async def test_a_template_that_is_not_valid(write_tiny_model: Any, tmp_path: Path) -> None:
+    path = write_tiny_model(tmp_path / "broken.gguf", chat_template="{% if %}")
+    async with serving(path, model={"runner": {"sequences": 1, "threads": 1}}) as server:
+        chat = {"messages": [{"role": "user", "content": "hi"}]}
+        assert violation(await error_of(server.generate(chat=chat))).field == "chat"
+        assert (await server.generate()).text
+
+
+@pytest.mark.parametrize("method", ["Generate", "Stream", "Tokenize"])
+async def test_not_utf8(plain: RunningServer, method: str) -> None:
+    field = 0x1A if method != "Tokenize" else 0x12  # prompt, or text: length-delimited
+    error = await error_of(raw(plain, bytes((field, 4)) + b"ab\xff\xfe", method))
+    assert violation(error).field == "request"
+    assert "UTF-8" in message(error)
+    await plain.generate()
+
+
+async def test_random_bytes(plain: RunningServer) -> None:
+    chance = random.Random(1)
+    for _ in range(200):
+        data = chance.randbytes(chance.randrange(1, 60))
+        answer = await asyncio.gather(raw(plain, data), return_exceptions=True)
+        if isinstance(answer[0], BaseException):
+            assert isinstance(answer[0], grpc.aio.AioRpcError)
+            assert answer[0].code() in (
+                grpc.StatusCode.INVALID_ARGUMENT,
+                grpc.StatusCode.NOT_FOUND,
+            )
+            assert details(answer[0])
+    await plain.generate()
+
+
+@pytest.mark.parametrize("size", [1_048_577, 5_000_000])
+async def test_a_prompt_of_megabytes(plain: RunningServer, size: int) -> None:
+    error = await error_of(plain.generate("x" * size))
+    assert violation(error).field == "prompt"
+    assert "limit is 1048576" in message(error)
+
+
+async def test_a_chat_of_megabytes(tiny: RunningServer) -> None:
+    for turn in ({"role": "user", "content": "x" * 5_000_000}, {"role": "r" * 5_000_000}):
+        error = await error_of(tiny.generate(chat={"messages": [turn]}))
+        assert violation(error).field == "chat.messages"
+        assert "limit is 1048576" in message(error)
+
+
+async def test_a_long_chat_that_does_not_fit(tiny: RunningServer) -> None:
+    turn = {"role": "user", "content": "once upon a time " * 1000}
+    error = await error_of(tiny.generate(chat={"messages": [turn]}))
+    assert violation(error).field == "chat"
+    assert "context of 256" in message(error)
+
+
+async def test_more_than_a_message_can_hold(plain: RunningServer) -> None:
+    error = await error_of(plain.generate("x" * (16 * 1024 * 1024)))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    await plain.generate()
+
+
+async def test_what_the_backend_cannot_do() -> None:
+    async with gated(load=False) as server:
+        backend = server.runner.backend
+        capabilities = backend.report.capabilities._replace(logprobs=False)
+        backend.report = backend.report._replace(capabilities=capabilities)  # type: ignore[misc]
+        await server.app.load()
+        server.runner.open()
+        error = await error_of(server.generate(top_logprobs=1))
+        assert violation(error).field == "top_logprobs"
+        assert (await server.generate()).text
+
+
+# NOT_FOUND
+
+
+@pytest.mark.parametrize("name", ["other", "x" * 20_000, "\N{PILE OF POO}" * 5_000])
+async def test_an_unknown_model(plain: RunningServer, name: str) -> None:
+    calls = [
+        plain.generate(model=name),
+        plain.stream(model=name).read(),
+        plain.inference.Tokenize(inference_pb2.TokenizeRequest(model=name, text="x")),
+        plain.models.GetModel(models_pb2.GetModelRequest(name=name)),
+        plain.operations.GetSchedulerState(operations_pb2.GetSchedulerStateRequest(model=name)),
+        plain.operations.WatchSchedulerState(
+            operations_pb2.WatchSchedulerStateRequest(model=name)
+        ).read(),
+    ]
+    for call in calls:
+        error = await error_of(call)
+        assert error.code() is grpc.StatusCode.NOT_FOUND
+        info = detail(error, error_details_pb2.ErrorInfo)
+        assert info.domain == "llm-serving-engine"
+        assert info.reason == "UNKNOWN_MODEL"
+        assert dict(info.metadata) == {"models": "tiny-plain"}
+        assert name[:50] in message(error)
+
+
+async def test_the_default_model_by_its_name(plain: RunningServer) -> None:
+    by_name = await plain.generate(model="tiny-plain")
+    assert by_name.token_ids == (await plain.generate()).token_ids
+
+
+# RESOURCE_EXHAUSTED
+
+
+async def exhausted(call: Any, subject: str) -> float:
+    """Check a refusal; the delay that it asks for, in seconds."""
+    error = await error_of(call)
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    (quota,) = detail(error, error_details_pb2.QuotaFailure).violations
+    assert quota.subject == subject
+    assert quota.description == message(error)
+    delay = detail(error, error_details_pb2.RetryInfo).retry_delay
+    trailers = dict(error.trailing_metadata())
+    milliseconds = int(trailers["grpc-retry-pushback-ms"])
+    assert delay.ToNanoseconds() > 0
+    assert milliseconds - 1 < delay.ToNanoseconds() / 1e6 <= milliseconds
+    return milliseconds / 1000
+
+
+async def test_the_queue_is_full_of_requests() -> None:
+    async with gated(sequences=1, scheduler={"queue_requests_max": 3}) as server:
+        calls = [asyncio.ensure_future(server.generate(request_id=str(i))) for i in range(4)]
+        await server.recorder.until(lambda: len(server.recorder.states) == 4)
+        for _ in range(2):
+            await exhausted(server.generate(), "queue.requests")
+            await exhausted(server.stream(priority=4).read(), "queue.requests")
+        server.runner.open()
+        await asyncio.gather(*calls)
+        await server.generate()
+
+
+async def test_the_queue_is_full_of_tokens() -> None:
+    async with gated(sequences=1, scheduler={"queue_tokens_max": 100}) as server:
+        running = asyncio.ensure_future(server.generate("x" * 10, max_tokens=90))
+        await server.runner.held(1)
+        waiting = asyncio.ensure_future(server.generate("x" * 10, max_tokens=80))
+        await server.recorder.until(lambda: len(server.recorder.states) == 2)
+        await exhausted(server.generate("x" * 5, max_tokens=6), "queue.tokens")
+        last = asyncio.ensure_future(server.generate("x" * 5, max_tokens=5))
+        await server.recorder.until(lambda: len(server.recorder.states) == 3)
+        await exhausted(server.generate("x", max_tokens=1), "queue.tokens")
+        server.runner.open()
+        await asyncio.gather(running, waiting, last)
+
+
+async def test_a_client_that_obeys_the_pushback() -> None:
+    policy = {
+        "maxAttempts": 3,
+        # Without the server's word, it would come back after the test has failed.
+        "initialBackoff": "600s",
+        "maxBackoff": "600s",
+        "backoffMultiplier": 1,
+        "retryableStatusCodes": ["RESOURCE_EXHAUSTED"],
+    }
+    service = {"methodConfig": [{"name": [{}], "retryPolicy": policy}]}
+    async with gated(sequences=1, scheduler={"queue_requests_max": 1}) as server:
+        recorder = server.recorder
+        calls = [asyncio.ensure_future(server.generate(request_id=str(i))) for i in range(2)]
+        await recorder.until(lambda: len(recorder.states) == 2)
+        options = (("grpc.service_config", json.dumps(service)), ("grpc.enable_retries", 1))
+        async with server.connect(*options) as channel:
+            generate = channel.unary_unary(
+                f"/{SERVICE}/Generate",
+                request_serializer=inference_pb2.GenerateRequest.SerializeToString,
+                response_deserializer=inference_pb2.GenerateResponse.FromString,
+            )
+            patient = asyncio.ensure_future(generate(asked(request_id="patient")))
+            await recorder.until(lambda: len(recorder.refusals) == 1)
+            server.runner.open()
+            assert (await patient).text
+        await asyncio.gather(*calls)
+        assert isinstance(recorder.refusals[0], LimitReached)
+
+
+async def test_a_reader_that_lags_behind() -> None:
+    async with gated(sequences=1, scheduler={"stream_buffer_tokens_max": 10}) as server:
+        stream = server.model.engine.submit(Request("lazy", (1, 2, 3), max_tokens=1000))
+        server.runner.open()
+        sequence = await server.recorder.state("lazy", State.FAILED)
+        assert isinstance(sequence.error, LimitReached)
+        assert sequence.error.subject == "stream.buffer_tokens"
+        assert stream.buffered == 11
+        assert server.slots_in_use == 0
+
+
+# DEADLINE_EXCEEDED
+
+
+async def test_a_deadline_that_had_passed_on_arrival() -> None:
+    async with gated() as server:
+        error = await error_of(server.inference.Generate(asked(), timeout=0))
+        assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        server.runner.open()
+        await server.generate()
+
+
+async def test_a_deadline_in_the_queue(caplog: pytest.LogCaptureFixture) -> None:
+    async with gated(sequences=1) as server:
+        running = asyncio.ensure_future(server.generate(request_id="running"))
+        await server.runner.held(1)
+        late = server.inference.Generate(asked(request_id="late"), timeout=0.2)
+        with caplog.at_level(logging.INFO):
+            error = await error_of(late)
+            sequence = await server.recorder.state("late", State.EXPIRED)
+        assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert isinstance(sequence.error, DeadlinePassed)
+        assert sequence.error.reason == DeadlinePassed.QUEUE_TIMEOUT
+        server.runner.open()
+        await running
+        assert server.recorder.states["late"] == [State.WAITING, State.EXPIRED]
+        assert all(len(step.opens) <= 1 for step in server.runner.begun)
+        assert len([step for step in server.runner.begun if step.opens]) == 1
+        page = server.app.metrics.render()[0].decode()
+        assert 'requests_total{model="scripted",outcome="expired"} 1.0' in page
+
+
+async def test_a_deadline_while_it_runs() -> None:
+    async with gated(sequences=1) as server:
+        stream = server.inference.Stream(asked(request_id="late", max_tokens=100), timeout=0.2)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await read_all(stream)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        sequence = await server.recorder.state("late", State.EXPIRED)
+        assert isinstance(sequence.error, DeadlinePassed)
+        assert sequence.error.reason == DeadlinePassed.RUNNING_TIMEOUT
+        assert server.slots_in_use == 0
+        server.runner.open()
+        await server.generate()
+
+
+# UNAVAILABLE
+
+
+async def unavailable(call: Any, words: str) -> None:
+    error = await error_of(call)
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert words in message(error)
+    assert detail(error, error_details_pb2.RetryInfo).retry_delay.ToNanoseconds() > 0
+    assert [type(one).__name__ for one in details(error)] == ["RetryInfo"]
+
+
+async def test_loading() -> None:
+    async with gated(load=False) as server:
+        server.runner.loading.clear()
+        loading = asyncio.ensure_future(server.app.load())
+        await unavailable(server.generate(), "loading")
+        await unavailable(server.stream().read(), "loading")
+        await unavailable(
+            server.operations.GetSchedulerState(operations_pb2.GetSchedulerStateRequest()),
+            "loading",
+        )
+        server.runner.loading.set()
+        await loading
+        server.runner.open()
+        await server.generate()
+
+
+async def test_draining() -> None:
+    async with gated(sequences=1) as server:
+        stream = server.stream(request_id="running", max_tokens=20)
+        assert (await stream.read()).HasField("started")
+        waiting = asyncio.ensure_future(server.generate(request_id="waiting"))
+        await server.recorder.state("waiting", State.WAITING)
+        stopping = asyncio.ensure_future(server.app.stop(60))
+        await server.recorder.until(lambda: server.model.state.value == "draining")
+        await unavailable(server.generate(), "shutting down")
+        await unavailable(server.stream().read(), "shutting down")
+        server.runner.open()
+        assert (await read_all(stream))[-1].HasField("finished")
+        assert (await waiting).text
+        await stopping
+
+
+async def test_draining_for_too_long() -> None:
+    async with gated(sequences=1) as server:
+        stream = server.stream(max_tokens=20)
+        assert (await stream.read()).HasField("started")
+        stopping = asyncio.ensure_future(server.app.stop(0))
+        await unavailable(read_all(stream), "shut down before the answer was complete")
+        await stopping
+
+
+async def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(b"GGUF" + bytes(60))
+    async with serving(path, load=False) as server:
+        with pytest.raises(Exception, match=str(path)):
+            await server.app.load()
+        await unavailable(server.generate(), "failed")
+        model = (await server.models.GetModel(models_pb2.GetModelRequest())).model
+        assert model.state == models_pb2.MODEL_STATE_FAILED
+        assert model.state_reason
+        assert not model.HasField("capabilities")
+
+
+# INTERNAL
+
+
+async def test_a_bug_tells_nothing_of_itself(caplog: pytest.LogCaptureFixture) -> None:
+    async with gated() as server:
+        server.runner.failure = ZeroDivisionError("internal words")
+        call = server.generate()
+        server.runner.let()
+        error = await error_of(call)
+        assert error.code() is grpc.StatusCode.INTERNAL
+        assert "internal words" not in str(error)
+        assert "internal words" in caplog.text
+        await server.recorder.until(lambda: server.model.state.value == "failed")
+        await unavailable(server.generate(), "failed")
+        assert not server.app.health.serving()
+        await server.app.stop(0)
+
+
+async def test_an_error_within_an_rpc(
+    scripted: RunningServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("internal words")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("llm_serving_engine.server.inference_service.started_event", broken)
+        patch.setattr("llm_serving_engine.server.inference_service.encode_answer", broken)
+        for call in (scripted.generate(), read_all(scripted.stream())):
+            error = await error_of(call)
+            assert error.code() is grpc.StatusCode.INTERNAL
+            assert "internal words" not in str(error)
+    assert caplog.text.count("ZeroDivisionError: internal words") == 2
+    assert (await scripted.generate()).text
+    assert scripted.slots_in_use == 0
+
+
+async def test_an_unknown_method(scripted: RunningServer) -> None:
+    error = await error_of(raw(scripted, b"", "Nothing"))
+    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_port_that_is_taken(scripted: RunningServer) -> None:
+    for part, port in (("grpc", scripted.app.grpc_port), ("http", scripted.app.http_port)):
+        ports = {"grpc": {"port": 0}, "http": {"port": 0}, part: {"port": port}}
+        config = load_config(flags={**ports, "model": {"backend": "scripted"}})
+        with pytest.raises(Exception, match=f"{port} for (gRPC|HTTP)"):
+            App(config, ServedModel("scripted", Path(), config))
