@@ -39,6 +39,7 @@ class Engine:
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._draining = False
+        self._runner_lost = False
 
     # For callers
 
@@ -82,6 +83,11 @@ class Engine:
         except asyncio.TimeoutError:
             self._fail_all(Unavailable("the server shut down before the answer was complete"))
 
+    def runner_lost(self) -> None:
+        """Take in that the runner died while no step was under way: bring it back."""
+        self._runner_lost = True
+        self._work.set()
+
     # The loop
 
     async def run(self) -> None:
@@ -96,6 +102,8 @@ class Engine:
             raise
 
     async def _turn(self) -> None:
+        if self._runner_lost:
+            await self._recover()
         step = self.scheduler.schedule(self.clock())
         if not step.empty:
             await self._execute(step)
@@ -112,12 +120,16 @@ class Engine:
         try:
             result = await pending
         except RunnerLost:
-            self.scheduler.runner_lost(self.clock())
-            self._publish()
-            await self._runner.recover()
+            await self._recover()
         else:
             self.scheduler.apply(result, self.clock())
             self._observe_step(step, result)
+
+    async def _recover(self) -> None:
+        self._runner_lost = False
+        self.scheduler.runner_lost(self.clock())
+        self._publish()
+        await self._runner.recover()
 
     def _observe_step(self, step: Step, result: StepResult) -> None:
         for observer in self._observers:

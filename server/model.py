@@ -75,7 +75,12 @@ class ServedModel:
         self._engine: Engine | None = None
         self._engine_task: asyncio.Task[None] | None = None
         self._runner = make_runner(
-            self.backend, str(path), config.model.runner, self._progress, self._runner_changed
+            self.backend,
+            str(path),
+            config.model.runner,
+            self._progress,
+            self._runner_changed,
+            self._runner_lost,
         )
         self.on_progress: Callable[[float], None] = lambda fraction: None
 
@@ -206,6 +211,10 @@ class ServedModel:
         elif self.state is ModelState.LOADING:
             _logger.info("the runner of model %s is back", self.name)
             self._enter(ModelState.READY)
+
+    def _runner_lost(self) -> None:
+        if self._engine is not None:
+            self._engine.runner_lost()
 
     def _engine_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:

@@ -38,6 +38,7 @@ class ProcessRunner:
         config: BackendConfig | None = None,
         on_progress: Callable[[float], None] | None = None,
         on_state: Callable[[LoadReport | None], None] | None = None,
+        on_idle_loss: Callable[[], None] | None = None,
     ) -> None:
         """Describe a runner.
 
@@ -48,12 +49,16 @@ class ProcessRunner:
             on_progress: Told the loaded fraction, from 0 to 1.
             on_state: Told None when the runner is lost, and its report when it
                 is back.
+            on_idle_loss: Told when the worker dies while no step is under way:
+                it is time to `recover`. Otherwise the step says so.
         """
         self._load = Load(backend, path, config or BackendConfig())
         self._on_progress = on_progress or (lambda fraction: None)
         self._on_state = on_state or (lambda report: None)
+        self._on_idle_loss = on_idle_loss or (lambda: None)
         self._connection: _Connection | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._ending: asyncio.Future[None] | None = None
         self._report: LoadReport | None = None
 
     @property
@@ -89,13 +94,10 @@ class ProcessRunner:
         Raises:
             LoadError: The model cannot be loaded, or the worker died loading it.
         """
-        connection = await self._spawn()
         try:
+            connection = await self._spawn()
             self._report = await connection.loaded
-        except LoadError:
-            await self.close()
-            raise
-        except asyncio.CancelledError:
+        except BaseException:
             await self.close()
             raise
         return self._report
@@ -115,7 +117,7 @@ class ProcessRunner:
             try:
                 self._on_state(await self.start())
                 return
-            except LoadError:
+            except (LoadError, OSError):
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, BACKOFF_MAX_SECONDS)
 
@@ -126,11 +128,19 @@ class ProcessRunner:
         if connection is not None:
             connection.close()
         if process is not None:
-            await asyncio.get_running_loop().run_in_executor(None, _end, process)
+            self._ending = asyncio.get_running_loop().run_in_executor(None, _end, process)
+        if self._ending is not None:
+            # Whoever is cancelled here leaves the rest of the wait to the next.
+            await asyncio.shield(self._ending)
 
     async def _spawn(self) -> _Connection:
         ours, theirs = socket.socketpair()
+        ours.setblocking(False)
         with theirs:
+            loop = asyncio.get_running_loop()
+            _, self._connection = await loop.create_connection(
+                lambda: _Connection(self._on_progress, self._on_idle_loss), sock=ours
+            )
             command = [sys.executable, "-m", "llm_serving_engine.backends.process.worker"]
             # Starting takes a millisecond, and Popen can be waited for from any thread.
             self._process = subprocess.Popen(  # noqa: ASYNC220
@@ -138,12 +148,9 @@ class ProcessRunner:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
+                # A terminal's Ctrl-C is the host's affair, from the worker's first moment.
+                start_new_session=True,
             )
-        ours.setblocking(False)
-        loop = asyncio.get_running_loop()
-        _, self._connection = await loop.create_connection(
-            lambda: _Connection(self._on_progress), sock=ours
-        )
         self._connection.send(self._load)
         return self._connection
 
@@ -151,11 +158,15 @@ class ProcessRunner:
 class _Connection(asyncio.Protocol):
     """One worker's socket, from its start to its end."""
 
-    def __init__(self, on_progress: Callable[[float], None]) -> None:
+    def __init__(
+        self, on_progress: Callable[[float], None], on_idle_loss: Callable[[], None]
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.loaded: asyncio.Future[LoadReport] = loop.create_future()
         self._result: asyncio.Future[StepResult] | None = None
         self._on_progress = on_progress
+        self._on_idle_loss = on_idle_loss
+        self._serving = False
         self._frames = FrameReader()
         self._transport: asyncio.Transport | None = None
         self._lost = False
@@ -173,6 +184,7 @@ class _Connection(asyncio.Protocol):
         return self._result
 
     def close(self) -> None:
+        self._serving = False
         if self._transport is not None:
             self._transport.close()
 
@@ -189,8 +201,10 @@ class _Connection(asyncio.Protocol):
         if not self.loaded.done():
             self.loaded.set_exception(LoadError("the runner's process ended while loading"))
             self.loaded.exception()  # whoever starts the runner may have gone
-        if self._result is not None and not self._result.done():
+        elif self._result is not None and not self._result.done():
             self._result.set_exception(RunnerLost("the runner's process ended"))
+        elif self._serving:
+            self._on_idle_loss()
 
     def _received(self, message: Message) -> None:
         if isinstance(message, StepResult):
@@ -199,6 +213,7 @@ class _Connection(asyncio.Protocol):
         elif isinstance(message, Progress):
             self._on_progress(message.fraction)
         elif isinstance(message, Loaded) and not self.loaded.done():
+            self._serving = True
             self.loaded.set_result(message.report)
         elif isinstance(message, LoadFailed) and not self.loaded.done():
             self.loaded.set_exception(LoadError(message.reason))

@@ -44,12 +44,18 @@ def main() -> None:
 
 
 def _load(channel: BlockingChannel) -> Backend | None:
+    def tell(fraction: float) -> None:
+        try:
+            channel.send(Progress(fraction))
+        except OSError:
+            os._exit(0)  # the host has gone, and a library's callback cannot raise
+
     request = channel.receive()
     if not isinstance(request, Load):
         return None
     try:
         factory = load_factory(request.backend)
-        backend = factory(request.path, request.config, lambda f: channel.send(Progress(f)))
+        backend = factory(request.path, request.config, tell)
     except LoadError as error:
         channel.send(LoadFailed(str(error)))
         return None

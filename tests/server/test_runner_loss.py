@@ -1,0 +1,207 @@
+"""What callers see when a runner dies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psutil
+import pytest
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2
+from running_server import RunningServer, detail, details, error_of, gated, read_all, serving
+
+from llm_serving_engine.scheduler.lifecycle import State
+from llm_serving_engine.v1 import models_pb2
+
+HEALTH = health_pb2.HealthCheckResponse
+TOKENS = 200
+
+
+def stop_runner(server: RunningServer) -> int:
+    """Hold the runner's process where it is; its id."""
+    process_id = server.model.runner_process_id
+    assert process_id is not None
+    os.kill(process_id, signal.SIGSTOP)
+    return process_id
+
+
+def kill(process_id: int) -> None:
+    os.kill(process_id, signal.SIGKILL)
+
+
+async def lose(server: RunningServer) -> int:
+    """Kill the runner and wait until there is another."""
+    killed = stop_runner(server)
+    kill(killed)
+    return killed
+
+
+@pytest.mark.parametrize("model", ["scripted", "tiny"])
+async def test_a_stream_survives_its_runner(
+    model: str, tiny_model_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    runner = {"sequences": 2, "context_per_sequence": 512, "threads": 1}
+    path = tiny_model_path if model == "tiny" else None
+    # A prompt of several chunks.
+    request: dict[str, Any] = {"prompt": "once upon a time " * 6, "max_tokens": TOKENS}
+    async with serving(path, model={"runner": runner}) as server:
+        undisturbed = await server.generate(**request)
+        stream = server.stream(request_id="survivor", top_logprobs=0, **request)
+        events = [await stream.read(), await stream.read()]
+        killed = stop_runner(server)
+        assert not server.recorder.sequences["survivor"].state.ended
+        kill(killed)
+        events += await read_all(stream)
+        assert [event.WhichOneof("event") for event in events].count("started") == 1
+        deltas = [event.delta for event in events if event.HasField("delta")]
+        tokens = [token for delta in deltas for token in delta.token_ids]
+        assert tokens == list(undisturbed.token_ids)
+        assert "".join(delta.text for delta in deltas) == undisturbed.text
+        assert events[-1].finished.usage == undisturbed.usage
+        assert server.model.runner_process_id != killed
+        sequence = server.recorder.sequences["survivor"]
+        assert sequence.runner_losses == 1
+        visited = [transition.state for transition in sequence.history]
+        assert visited.count(State.WAITING) == 2
+        assert "was lost" in caplog.text
+
+
+async def test_a_seeded_stream_survives_its_runner(tiny_model_path: Path) -> None:
+    runner = {"sequences": 1, "context_per_sequence": 512, "threads": 1}
+    sampling = {"temperature": 1.0, "seed": 3, "frequency_penalty": 0.5, "repetition_penalty": 1.1}
+    async with serving(tiny_model_path, model={"runner": runner}) as server:
+        undisturbed = await server.generate(max_tokens=TOKENS, sampling=sampling)
+        stream = server.stream(max_tokens=TOKENS, sampling=sampling)
+        events = [await stream.read(), await stream.read()]
+        await lose(server)
+        events += await read_all(stream)
+        tokens = [token for event in events for token in event.delta.token_ids]
+        assert tokens == list(undisturbed.token_ids)
+
+
+async def test_a_runner_that_is_lost_twice() -> None:
+    async with serving(model={"runner": {"sequences": 1}}) as server:
+        stream = server.stream(request_id="unlucky", max_tokens=4000)
+        assert (await stream.read()).HasField("started")
+        await lose(server)
+        await server.recorder.until(lambda: server.model.state.value == "loading")
+        await server.recorder.until(lambda: server.model.state.value == "ready")
+        await lose(server)
+        error = await error_of(read_all(stream))
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        info = detail(error, error_details_pb2.ErrorInfo)
+        assert info.reason == "RUNNER_FAILED"
+        assert info.domain == "llm-serving-engine"
+        assert {type(one).__name__ for one in details(error)} == {"RetryInfo", "ErrorInfo"}
+        sequence = server.recorder.sequences["unlucky"]
+        assert sequence.state is State.FAILED
+        assert sequence.runner_losses == 2
+        await server.recorder.until(lambda: server.model.state.value == "ready")
+        assert (await server.generate()).text
+
+
+async def test_no_loss_is_survived_where_none_may_be() -> None:
+    async with serving(scheduler={"runner_losses_max": 0}) as server:
+        stream = server.stream(max_tokens=4000)
+        assert (await stream.read()).HasField("started")
+        await lose(server)
+        error = await error_of(read_all(stream))
+        assert detail(error, error_details_pb2.ErrorInfo).reason == "RUNNER_FAILED"
+
+
+async def test_health_follows() -> None:
+    async with serving() as server:
+        watch = server.health.Watch(health_pb2.HealthCheckRequest(service="scripted"))
+        assert (await watch.read()).status == HEALTH.SERVING
+        stream = server.stream(max_tokens=4000)
+        assert (await stream.read()).HasField("started")
+        await lose(server)
+        assert (await watch.read()).status == HEALTH.NOT_SERVING
+        assert (await watch.read()).status == HEALTH.SERVING
+        assert (await read_all(stream))[-1].HasField("finished")
+        watch.cancel()
+
+
+async def test_a_runner_that_dies_while_nothing_runs(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving() as server:
+        watch = server.health.Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == HEALTH.SERVING
+        killed = await lose(server)
+        assert (await watch.read()).status == HEALTH.NOT_SERVING
+        assert (await watch.read()).status == HEALTH.SERVING
+        assert server.model.runner_process_id != killed
+        answer = await server.generate(request_id="after")
+        assert answer.text
+        assert server.recorder.sequences["after"].runner_losses == 0
+        watch.cancel()
+
+
+async def test_a_runner_that_dies_right_after_a_result() -> None:
+    async with gated(sequences=1) as server:
+        undisturbed = asyncio.ensure_future(server.generate(max_tokens=10))
+        await server.runner.held(1)
+        server.runner.let(10)
+        stream = server.stream(request_id="survivor", max_tokens=10)
+        await server.runner.held(11)
+        server.runner.let(3)
+        await server.runner.held(14)
+        server.model.engine.runner_lost()  # while the result is on its way
+        server.runner.open()
+        events = await read_all(stream)
+        tokens = [token for event in events for token in event.delta.token_ids]
+        assert tokens == list((await undisturbed).token_ids)
+        assert server.recorder.sequences["survivor"].runner_losses == 1
+
+
+async def test_requests_are_refused_while_a_runner_comes_back() -> None:
+    async with serving() as server:
+        await lose(server)
+        await server.recorder.until(lambda: server.model.state.value == "loading")
+        error = await error_of(server.generate())
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert detail(error, error_details_pb2.RetryInfo).retry_delay.ToNanoseconds() > 0
+        model = (await server.models.GetModel(models_pb2.GetModelRequest())).model
+        assert model.state == models_pb2.MODEL_STATE_LOADING
+        await server.recorder.until(lambda: server.model.state.value == "ready")
+        assert (await server.generate()).text
+
+
+async def test_a_request_is_cancelled_while_its_runner_comes_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving() as server:
+        stream = server.stream(request_id="leaver", max_tokens=4000)
+        assert (await stream.read()).HasField("started")
+        await lose(server)
+        await server.recorder.until(lambda: server.model.state.value == "loading")
+        with caplog.at_level(logging.INFO):
+            stream.cancel()
+            await server.recorder.state("leaver", State.CANCELLED)
+        await server.recorder.until(lambda: server.model.state.value == "ready")
+        assert server.slots_in_use == 0
+        assert (await server.generate()).text
+
+
+async def test_nothing_is_left_of_a_server_whose_runner_does_not_come_back(
+    write_tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = write_tiny_model(tmp_path / "model.gguf")
+    runner = {"sequences": 1, "context_per_sequence": 512, "threads": 1}
+    async with serving(path, model={"runner": runner}) as server:
+        stream = server.stream(max_tokens=500)
+        assert (await stream.read()).HasField("started")
+        path.unlink()
+        killed = await lose(server)
+        await server.recorder.until(lambda: server.model.state.value == "loading")
+        reading = asyncio.ensure_future(error_of(read_all(stream)))
+        await server.app.stop(0)
+        assert (await reading).code() is grpc.StatusCode.UNAVAILABLE
+        assert not psutil.pid_exists(killed)
+        assert server.model.runner_process_id is None
