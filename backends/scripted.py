@@ -11,18 +11,22 @@ import time
 
 from llm_serving_engine.backends.backend import BackendConfig, LoadReport
 from llm_serving_engine.scheduler.step import (
+    CacheOperation,
     Capabilities,
     ClearSlot,
     CopyPrefix,
     Logprobs,
     OpenSequence,
+    RestoreSlot,
     SampledToken,
+    SaveSlot,
     Step,
     StepResult,
 )
 
 END_OF_SEQUENCE = 256
 VOCABULARY_SIZE = 257
+CACHE_BYTES_PER_TOKEN = 1000
 _WORDS = b"the quick brown fox jumps over the lazy dog and then rests a while. "
 
 
@@ -40,7 +44,11 @@ def next_token(tokens: list[int]) -> int:
 
 
 class ScriptedBackend:
-    """Executes steps on the scripted model, strictly."""
+    """Executes steps on the scripted model, strictly.
+
+    Attributes:
+        saved: The saved caches, by key.
+    """
 
     def __init__(
         self, path: str = "", config: BackendConfig | None = None, progress: object = None
@@ -50,10 +58,13 @@ class ScriptedBackend:
         capabilities = Capabilities(
             sequences_max=config.sequences or 4,
             context_per_sequence=config.context_per_sequence or 4096,
+            save_restore=True,
             batch_invariant=True,
+            cache_bytes_per_token=CACHE_BYTES_PER_TOKEN,
         )
         self.report = LoadReport(capabilities, settings={}, memory_bytes={})
         self._caches: list[list[int]] = [[] for _ in range(capabilities.sequences_max)]
+        self.saved: dict[int, list[int]] = {}
         self._open: list[OpenSequence | None] = [None] * capabilities.sequences_max
 
     def execute(self, step: Step) -> StepResult:
@@ -78,13 +89,23 @@ class ScriptedBackend:
         """Forget everything."""
         self._caches.clear()
 
-    def _operate(self, operation: ClearSlot | CopyPrefix) -> None:
+    def _operate(self, operation: CacheOperation) -> None:
+        caches = self._caches
         if isinstance(operation, ClearSlot):
-            del self._caches[operation.slot][operation.from_position :]
-            return
-        source = self._caches[operation.source]
-        _require(operation.tokens <= len(source), "copies more than the source holds")
-        self._caches[operation.target] = source[: operation.tokens]
+            _require(operation.from_position <= len(caches[operation.slot]), "clears what is not")
+            del caches[operation.slot][operation.from_position :]
+        elif isinstance(operation, CopyPrefix):
+            source = caches[operation.source]
+            _require(operation.tokens <= len(source), "copies more than the source holds")
+            caches[operation.target] = source[: operation.tokens]
+        elif isinstance(operation, SaveSlot):
+            self.saved[operation.key] = list(caches[operation.slot])
+        elif isinstance(operation, RestoreSlot):
+            _require(operation.key in self.saved, "restores what was not saved")
+            caches[operation.slot] = self.saved.pop(operation.key)
+        else:
+            _require(operation.key in self.saved, "drops what was not saved")
+            del self.saved[operation.key]
 
     def _append(self, slot: int, position: int, tokens: tuple[int, ...]) -> None:
         cache = self._caches[slot]

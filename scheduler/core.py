@@ -14,20 +14,24 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
+from llm_serving_engine.scheduler.admission import Admission
 from llm_serving_engine.scheduler.config import SchedulerConfig
+from llm_serving_engine.scheduler.cost import CostModel, Shape, Speed
 from llm_serving_engine.scheduler.deadlines import Deadlines
 from llm_serving_engine.scheduler.errors import (
     Cancelled,
     DeadlinePassed,
-    InvalidField,
-    LimitReached,
     RequestError,
     RunnerFailed,
 )
+from llm_serving_engine.scheduler.events import Begun, Moved, Produced, SchedulerEvent
 from llm_serving_engine.scheduler.lifecycle import Event, State
-from llm_serving_engine.scheduler.prefill import plan_prefill
+from llm_serving_engine.scheduler.placement import Placement
+from llm_serving_engine.scheduler.planner import StepPlanner
+from llm_serving_engine.scheduler.policy import Policy, load_policy
+from llm_serving_engine.scheduler.preemption import Preemption
 from llm_serving_engine.scheduler.queue import WaitingQueue
 from llm_serving_engine.scheduler.request import FinishReason, Request
 from llm_serving_engine.scheduler.sequence import Sequence, Transition
@@ -35,54 +39,68 @@ from llm_serving_engine.scheduler.slots import SlotTable
 from llm_serving_engine.scheduler.step import (
     CacheOperation,
     Capabilities,
-    ClearSlot,
-    DecodeRow,
-    Logprobs,
-    OpenSequence,
-    PrefillChunk,
     SampledToken,
     Step,
     StepResult,
 )
 
-RETRY_AFTER_UNKNOWN = 1.0  # seconds, before any request has ended
-RETRY_AFTER_MIN = 0.05
-RETRY_AFTER_MAX = 60.0
+
+@dataclass(slots=True)
+class Tally:
+    """What the scheduler has done since it was made.
+
+    Attributes:
+        outcomes: Requests that ended, by end state.
+        preemptions: Slots that were taken for a higher class.
+        saves: Caches of those that were saved, not thrown away.
+        moves: Sequences that were moved to make rows dense.
+        prefix_hits: Requests that found a part of their prompt in the cache.
+        prefix_tokens: Those parts, in tokens.
+    """
+
+    outcomes: Counter[State] = field(default_factory=Counter)
+    preemptions: int = 0
+    saves: int = 0
+    moves: int = 0
+    prefix_hits: int = 0
+    prefix_tokens: int = 0
 
 
-class Moved(NamedTuple):
-    """A sequence changed its state. It may have gone on since, in the same step."""
+@dataclass(slots=True)
+class _UnderWay:
+    """The step that the runner is at."""
 
-    sequence: Sequence
-    transition: Transition
-
-
-class Produced(NamedTuple):
-    """A sequence has one more token."""
-
-    sequence: Sequence
-    token: int
-    logprobs: Logprobs | None
-
-
-SchedulerEvent = Moved | Produced
+    shape: Shape
+    holders: dict[int, Sequence]
 
 
 class Scheduler:
     """Decides who runs, and what each step does."""
 
-    def __init__(self, capabilities: Capabilities, config: SchedulerConfig | None = None) -> None:
+    def __init__(
+        self,
+        capabilities: Capabilities,
+        config: SchedulerConfig | None = None,
+        policy: Policy | None = None,
+    ) -> None:
+        """Begin with nothing to do. Raises ValueError where the configured policy is unknown."""
         self.capabilities = capabilities
         self.config = config or SchedulerConfig()
+        self.policy = policy or load_policy(self.config.policy, self.config)
         self.queue = WaitingQueue()
         self.slots = SlotTable(capabilities.sequences_max)
-        self.outcomes: Counter[State] = Counter()
+        self.cost = CostModel(_speed(capabilities))
+        self.tally = Tally()
+        self.admission = Admission(self.config, self.queue, self.slots, self.cost)
+        self.preemption = Preemption(capabilities, self.config, self.cost)
+        self._placement = Placement(self.slots, capabilities, self.config, self.cost)
         self._sequences: dict[str, Sequence] = {}
         self._deadlines = Deadlines()
         self._numbers = itertools.count(1)
-        self._under_way: dict[int, Sequence] | None = None
+        self._under_way: _UnderWay | None = None
         self._events: list[SchedulerEvent] = []
-        self._seconds_per_request: float | None = None
+        # For the next step, whatever else it does.
+        self._operations: list[CacheOperation] = []
 
     # What callers say
 
@@ -90,21 +108,19 @@ class Scheduler:
         """Put a request into the queue.
 
         Raises:
-            LimitReached: The queue is full, in requests or in tokens.
+            LimitReached: The queue is full, or the tenant's share of it, or
+                its quota is spent.
             InvalidField: The prompt leaves no room in the context.
-            DeadlinePassed: The deadline is already over.
+            DeadlinePassed: The deadline is over, or cannot be met.
             ValueError: A request of that id is alive: a bug of the caller.
         """
         if request.id in self._sequences:
             raise ValueError(f"request {request.id} is already here")
-        self._check_limits(request)
-        if request.deadline is not None and request.deadline <= now:
-            raise DeadlinePassed(
-                DeadlinePassed.DEADLINE_UNREACHABLE, "the deadline had passed on arrival"
-            )
+        self.admission.check(request, self.capabilities.context_per_sequence, now)
         sequence = Sequence(request, [Transition(State.WAITING, now)])
         self._sequences[request.id] = sequence
-        self.queue.append(sequence)
+        self.queue.add(sequence)
+        self.policy.submitted(sequence)
         if request.deadline is not None:
             self._deadlines.add(request.id, request.deadline)
         self._events.append(Moved(sequence, sequence.history[-1]))
@@ -139,8 +155,8 @@ class Scheduler:
         sequence = self._sequences.get(request_id)
         if sequence is None:
             return
-        del sequence.output[output_tokens:]
         self._finish(sequence, FinishReason.STOP_SEQUENCE, now)
+        del sequence.output[output_tokens:]
 
     # Steps
 
@@ -152,15 +168,23 @@ class Scheduler:
         """
         if self._under_way is not None:
             raise RuntimeError("a step is under way")
-        self._expire_overdue(now)
-        operations, opens = self._admit(now)
-        decodes = tuple(
-            self._decode_row(sequence) for sequence in self.slots if sequence.state is State.DECODE
+        for request_id in self._deadlines.pop_overdue(now):
+            self._expire(self._sequences[request_id], now)
+        planner = StepPlanner(
+            self.slots, self._placement, self.policy, self.cost, self.capabilities, self.config
         )
-        prefills = self._plan_prefill(len(decodes))
-        step = Step(next(self._numbers), operations, opens, prefills, decodes)
+        self._admit(planner, now)
+        planner.share_prefixes()
+        self.tally.moves += planner.compact(now)
+        rows = planner.decode_rows()
+        planned = planner.prefill_chunks(rows, now)
+        for sequence, chunk in planned:
+            self._begin(sequence, chunk.position)
+        operations, self._operations = (*self._operations, *planner.operations), []
+        chunks = tuple(chunk for _, chunk in planned)
+        step = Step(next(self._numbers), operations, tuple(planner.opens), chunks, rows)
         if not step.empty:
-            self._under_way = self._holders(step)
+            self._under_way = _UnderWay(self._shape(step), self._holders(step))
         return step
 
     def apply(self, result: StepResult, now: float) -> None:
@@ -168,20 +192,22 @@ class Scheduler:
         under_way, self._under_way = self._under_way, None
         if under_way is None:
             raise RuntimeError("no step is under way")
+        self.cost.learn(under_way.shape, result.duration)
         for failure in result.failures:
-            sequence = under_way.get(failure.slot)
-            if sequence is not None and self.slots[failure.slot] is sequence:
-                self._end(sequence, Event.FAIL, now, RunnerFailed(failure.reason))
+            self._fail_slot(failure.slot, under_way, RunnerFailed(failure.reason), now)
         for sampled in result.tokens:
-            sequence = under_way.get(sampled.slot)
-            if sequence is not None and self.slots[sampled.slot] is sequence:
+            sequence = under_way.holders.get(sampled.slot)
+            if sequence is not None and sequence.slot == sampled.slot:
                 self._take_token(sequence, sampled, now)
 
     def runner_lost(self, now: float) -> None:
         """The runner died with all its slots: what ran goes back to the head of the queue."""
         self._under_way = None
-        # Each goes before the one handled before it, so the latest comes first.
-        for sequence in sorted(self.slots, key=lambda s: (s.arrived_at, s.slot), reverse=True):
+        self._operations.clear()
+        self.preemption.forget()
+        for sequence in self.queue:
+            sequence.saved = None
+        for sequence in list(self.slots.holders()):
             sequence.runner_losses += 1
             if sequence.runner_losses > self.config.runner_losses_max:
                 error = RunnerFailed(
@@ -189,7 +215,8 @@ class Scheduler:
                 )
                 self._end(sequence, Event.FAIL, now, error)
             else:
-                self._preempt(sequence, now)
+                self._vacate(sequence, now)
+        self.slots.forget()
 
     def take_events(self) -> list[SchedulerEvent]:
         """What happened since the last call, in order."""
@@ -213,79 +240,90 @@ class Scheduler:
 
     @property
     def retry_after(self) -> float:
-        """Seconds until a slot is expected to fall free, from what requests took so far."""
-        if self._seconds_per_request is None:
-            return RETRY_AFTER_UNKNOWN
-        expected = self._seconds_per_request / len(self.slots)
-        return min(max(expected, RETRY_AFTER_MIN), RETRY_AFTER_MAX)
+        """Seconds after which a refused request should be tried again."""
+        return self.admission.retry_after
 
-    # Admission
+    # Who gets a slot
 
-    def _check_limits(self, request: Request) -> None:
-        context = self.capabilities.context_per_sequence
-        if len(request.prompt) >= context:
-            raise InvalidField(
-                "prompt",
-                f"{len(request.prompt)} tokens leave no room in the context of {context}",
-            )
-        if len(self.queue) >= self.config.queue_requests_max:
-            raise LimitReached(
-                "queue.requests",
-                f"the queue is full: {self.config.queue_requests_max} requests wait",
-                self.retry_after,
-            )
-        if self.queue.tokens + request.tokens > self.config.queue_tokens_max:
-            raise LimitReached(
-                "queue.tokens",
-                f"the queue is full: the requests that wait may take {self.queue.tokens} tokens, "
-                f"this one {request.tokens}, and the limit is {self.config.queue_tokens_max}",
-                self.retry_after,
-            )
-
-    def _admit(self, now: float) -> tuple[tuple[CacheOperation, ...], tuple[OpenSequence, ...]]:
-        operations: list[CacheOperation] = []
-        opens: list[OpenSequence] = []
-        while not self.slots.full and (sequence := self.queue.first()) is not None:
+    def _admit(self, planner: StepPlanner, now: float) -> None:
+        """Fill the slots: none stays idle while anybody waits."""
+        while self._may_admit() and (sequence := self.queue.first(self.policy, now)) is not None:
+            place = self._placement.place(sequence)
+            if place is None:
+                victim = self.preemption.victim(sequence, self.slots.holders())
+                if victim is None:
+                    return
+                self._preempt(victim, planner, now)
+                continue
             self.queue.remove(sequence)
-            slot = self.slots.take(sequence)
+            self.slots.take(place.slot, sequence)
+            planner.operations.extend(place.operations)
+            sequence.computed = place.tokens
+            sequence.donor, sequence.shared = place.donor, place.shared
+            sequence.output_on_admission = len(sequence.output)
+            self._charge_prompt(sequence)
+            self.preemption.restored(sequence)
+            planner.open(sequence)
             self._move(sequence, Event.ADMIT, now)
-            operations.append(ClearSlot(slot))
-            opens.append(self._open(sequence, slot))
-        return tuple(operations), tuple(opens)
 
-    def _open(self, sequence: Sequence, slot: int) -> OpenSequence:
-        request = sequence.request
-        prompt = request.prompt if request.sampling.penalised else ()
-        return OpenSequence(
-            slot, request.sampling, request.top_logprobs, prompt, tuple(sequence.output)
+    def _may_admit(self) -> bool:
+        """Whether anybody can get a slot: asked of each step, so without looking at all."""
+        if self.slots.idle():
+            return True
+        highest = self.queue.highest_class()
+        return highest is not None and any(
+            sequence.request.priority < highest for sequence in self.slots.holders()
         )
 
-    # The parts of a step
+    def _charge_prompt(self, sequence: Sequence) -> None:
+        if len(sequence.history) == 1:
+            found = max(sequence.computed, sequence.shared)
+            self.policy.served(sequence, len(sequence.request.prompt) - found, 0)
 
-    def _decode_row(self, sequence: Sequence) -> DecodeRow:
-        assert sequence.slot is not None
-        position = sequence.computed
-        sequence.computed += 1
-        return DecodeRow(sequence.slot, position, sequence.token(position))
+    def _preempt(self, sequence: Sequence, planner: StepPlanner, now: float) -> None:
+        save = self.preemption.save(sequence)
+        if save is not None:
+            planner.operations.append(save)
+            self.tally.saves += 1
+        self.tally.preemptions += 1
+        self._vacate(sequence, now)
 
-    def _plan_prefill(self, decode_rows: int) -> tuple[PrefillChunk, ...]:
-        config = self.config
-        budget = (
-            config.prefill_tokens_max_while_decoding if decode_rows else config.prefill_tokens_max
-        )
-        prefilling = (sequence for sequence in self.slots if sequence.state is State.PREFILL)
-        in_order = sorted(prefilling, key=lambda s: (-s.request.priority, s.arrived_at))
-        chunks = []
-        for sequence, chunk in plan_prefill(in_order, budget, self.capabilities.prefill_unit):
-            sequence.computed += len(chunk.tokens)
-            chunks.append(chunk)
-        return tuple(chunks)
+    def _vacate(self, sequence: Sequence, now: float) -> None:
+        self.slots.release(sequence, now, keep=True)
+        sequence.computed = 0
+        sequence.donor = None
+        sequence.preemptions += 1
+        self._move(sequence, Event.PREEMPT, now)
+        self.queue.add(sequence)
+
+    def _begin(self, sequence: Sequence, cached: int) -> None:
+        """The first chunk of a sequence: what it found in the cache is settled."""
+        if sequence.begun:
+            return
+        sequence.begun = True
+        sequence.cached_prompt_tokens = cached
+        if cached:
+            self.tally.prefix_hits += 1
+            self.tally.prefix_tokens += cached
+        self._events.append(Begun(sequence))
+
+    # The step under way
 
     def _holders(self, step: Step) -> dict[int, Sequence]:
-        slots = {chunk.slot for chunk in step.prefills} | {row.slot for row in step.decodes}
-        return {slot: holder for slot in slots if (holder := self.slots[slot]) is not None}
+        slots = {opened.slot for opened in step.opens}
+        slots |= {chunk.slot for chunk in step.prefills} | {row.slot for row in step.decodes}
+        return {slot: holder for slot in slots if (holder := self.slots[slot].holder) is not None}
 
-    # Results
+    def _shape(self, step: Step) -> Shape:
+        return Shape.of(step, self.preemption.saved_tokens)
+
+    def _fail_slot(self, slot: int, under_way: _UnderWay, error: RequestError, now: float) -> None:
+        # The runner has cleared the slot, whoever holds it by now.
+        self.slots[slot].left_over = ()
+        sequence = under_way.holders.get(slot)
+        if sequence is not None and sequence.slot == slot:
+            sequence.computed = 0
+            self._end(sequence, Event.FAIL, now, error)
 
     def _take_token(self, sequence: Sequence, sampled: SampledToken, now: float) -> None:
         if sequence.state is State.PREFILL:
@@ -293,6 +331,7 @@ class Scheduler:
         if sequence.first_token_at is None:
             sequence.first_token_at = now
         sequence.last_token_at = now
+        self.policy.served(sequence, 0, 1)
         if sampled.token in sequence.request.stop_tokens:
             self._finish(sequence, FinishReason.END_OF_SEQUENCE, now)
             return
@@ -308,7 +347,6 @@ class Scheduler:
     def _finish(self, sequence: Sequence, reason: FinishReason, now: float) -> None:
         sequence.finish_reason = reason
         self._leave(sequence, Event.FINISH, now)
-        self._learn_service_time(sequence)
 
     def _end(self, sequence: Sequence, event: Event, now: float, error: RequestError) -> None:
         sequence.error = error
@@ -316,24 +354,19 @@ class Scheduler:
 
     def _leave(self, sequence: Sequence, event: Event, now: float) -> None:
         if sequence.state.running:
-            self.slots.release(sequence)
+            self.slots.release(sequence, now, keep=True)
         else:
             self.queue.remove(sequence)
+        drop = self.preemption.drop(sequence)
+        if drop is not None:
+            self._operations.append(drop)
+        sequence.donor = None
         del self._sequences[sequence.request.id]
         self._deadlines.discard(sequence.request.id)
+        self.policy.left(sequence)
+        self.admission.left(sequence, now)
         self._move(sequence, event, now)
-        self.outcomes[sequence.state] += 1
-
-    def _preempt(self, sequence: Sequence, now: float) -> None:
-        self.slots.release(sequence)
-        sequence.computed = 0
-        sequence.preemptions += 1
-        self._move(sequence, Event.PREEMPT, now)
-        self.queue.push_front(sequence)
-
-    def _expire_overdue(self, now: float) -> None:
-        for request_id in self._deadlines.pop_overdue(now):
-            self._expire(self._sequences[request_id], now)
+        self.tally.outcomes[sequence.state] += 1
 
     def _expire(self, sequence: Sequence, now: float) -> None:
         if len(sequence.history) == 1:
@@ -347,7 +380,8 @@ class Scheduler:
         sequence.advance(event, now)
         self._events.append(Moved(sequence, sequence.history[-1]))
 
-    def _learn_service_time(self, sequence: Sequence) -> None:
-        took = sequence.seconds_in(State.PREFILL) + sequence.seconds_in(State.DECODE)
-        before = self._seconds_per_request
-        self._seconds_per_request = took if before is None else before + 0.1 * (took - before)
+
+def _speed(capabilities: Capabilities) -> Speed | None:
+    if not capabilities.prefill_token_seconds or not capabilities.decode_step_seconds:
+        return None
+    return Speed(capabilities.prefill_token_seconds, capabilities.decode_step_seconds)

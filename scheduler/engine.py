@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from collections.abc import Sequence as Several
 
-from llm_serving_engine.scheduler.core import Moved, Scheduler, SchedulerEvent
+from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.errors import LimitReached, RequestError, Unavailable
-from llm_serving_engine.scheduler.lifecycle import State
+from llm_serving_engine.scheduler.events import Begun, Moved, SchedulerEvent
 from llm_serving_engine.scheduler.observer import Observer
 from llm_serving_engine.scheduler.request import Request
 from llm_serving_engine.scheduler.runner import Runner, RunnerLost
@@ -152,7 +152,11 @@ class Engine:
         stream = self._streams.get(event.sequence.request.id)
         if isinstance(event, Moved):
             self._moved(event, stream)
-        elif stream is not None:
+        elif stream is None:
+            return
+        elif isinstance(event, Begun):
+            stream.start()
+        else:
             stream.put(event)
             self._bound(stream)
 
@@ -161,11 +165,7 @@ class Engine:
         if event.transition is sequence.history[-1]:
             for observer in self._observers:
                 observer.transitioned(sequence)
-        if stream is None:
-            return
-        if state is State.PREFILL:
-            stream.start()
-        elif state.ended:
+        if stream is not None and state.ended:
             del self._streams[sequence.request.id]
             stream.end()
 

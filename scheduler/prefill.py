@@ -4,27 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from llm_serving_engine.scheduler.cost import CostModel
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.step import PrefillChunk
 
 
-def plan_prefill(
-    sequences: Iterable[Sequence], budget: int, unit: int
-) -> Iterator[tuple[Sequence, PrefillChunk]]:
-    """Share `budget` tokens among the sequences, in their order.
+class PrefillBudget:
+    """The time and the tokens that a step has for prompts."""
 
-    A chunk ends at a multiple of `unit` tokens from its sequence's start,
-    unless it ends with the last known token. The first sequence always gets at
-    least the chunk to the next such multiple, so that a budget smaller than
-    the unit still makes progress.
-    """
-    first = True
+    def __init__(self, cost: CostModel, seconds: float, tokens: int, unit: int) -> None:
+        """Begin a step.
+
+        Args:
+            cost: How long tokens take.
+            seconds: What the step has left of its target; may be below 0.
+            tokens: What it may compute at most.
+            unit: Chunks end at multiples of this.
+        """
+        self._cost = cost
+        self._seconds = seconds
+        self._tokens = tokens
+        self._unit = unit
+        self._untouched = True
+
+    def take(self, sequence: Sequence) -> int:
+        """Tokens of `sequence` to compute in this step; 0 where nothing is left.
+
+        The first sequence always gets its chunk to the next multiple of the
+        unit: prompts go on however tight the target is.
+        """
+        start, end = sequence.computed, sequence.known_tokens
+        budget = min(self._cost.prefill_tokens(self._seconds, start), self._tokens)
+        length = chunk_length(start, end, budget, self._unit, must_progress=self._untouched)
+        if length:
+            self._untouched = False
+            self._tokens -= length
+            self._seconds -= self._cost.prefill_seconds(length, start)
+        return length
+
+
+def plan_prefill(
+    sequences: Iterable[Sequence], budget: PrefillBudget
+) -> Iterator[tuple[Sequence, PrefillChunk]]:
+    """Share a budget among the sequences, in their order, until it is spent."""
     for sequence in sequences:
-        length = chunk_length(sequence.computed, sequence.known_tokens, budget, unit, first)
+        length = budget.take(sequence)
         if length == 0:
             return
-        first = False
-        budget -= length
         yield sequence, _chunk(sequence, length)
 
 

@@ -1,61 +1,85 @@
-"""The requests that wait, in the order in which they are served."""
+"""The requests that wait."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator
 
+from llm_serving_engine.scheduler.policy import Policy
 from llm_serving_engine.scheduler.request import Priority
 from llm_serving_engine.scheduler.sequence import Sequence
 
 
-class WaitingQueue:
-    """One line per class; strict between the classes, first-come inside."""
+class Load:
+    """Requests and the tokens they ask for."""
+
+    __slots__ = ("requests", "tokens")
 
     def __init__(self) -> None:
-        self._lines: dict[Priority, OrderedDict[str, Sequence]] = {
-            priority: OrderedDict() for priority in sorted(Priority, reverse=True)
-        }
-        self._tokens = dict.fromkeys(self._lines, 0)
+        self.requests = 0
+        self.tokens = 0
+
+    def add(self, sequence: Sequence, sign: int = 1) -> None:
+        """Count a sequence in, or out."""
+        self.requests += sign
+        self.tokens += sign * sequence.request.tokens
+
+
+class WaitingQueue:
+    """Everybody who waits, with counts by class and tenant; a policy says who is next."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, Sequence] = {}
+        self._all = Load()
+        self._by_class = {priority: Load() for priority in Priority}
+        self._by_tenant: dict[str, Load] = {}
 
     def __len__(self) -> int:
-        return sum(len(line) for line in self._lines.values())
+        return len(self._waiting)
 
     def __iter__(self) -> Iterator[Sequence]:
-        for line in self._lines.values():
-            yield from line.values()
+        return iter(self._waiting.values())
 
-    def append(self, sequence: Sequence) -> None:
-        """Put a sequence behind all of its class."""
-        self._line(sequence)[sequence.request.id] = sequence
-        self._tokens[sequence.request.priority] += sequence.request.tokens
-
-    def push_front(self, sequence: Sequence) -> None:
-        """Put a sequence before all of its class: it ran before and lost its slot."""
-        self.append(sequence)
-        self._line(sequence).move_to_end(sequence.request.id, last=False)
-
-    def first(self) -> Sequence | None:
-        """The sequence to be served next."""
-        return next(iter(self), None)
+    def add(self, sequence: Sequence) -> None:
+        """Let a sequence wait."""
+        self._waiting[sequence.request.id] = sequence
+        for load in self._loads(sequence):
+            load.add(sequence)
 
     def remove(self, sequence: Sequence) -> None:
-        """Take a sequence out, wherever it stands."""
-        del self._line(sequence)[sequence.request.id]
-        self._tokens[sequence.request.priority] -= sequence.request.tokens
+        """A sequence waits no longer."""
+        del self._waiting[sequence.request.id]
+        for load in self._loads(sequence):
+            load.add(sequence, -1)
+        if not self._by_tenant[sequence.request.tenant].requests:
+            del self._by_tenant[sequence.request.tenant]
+
+    def first(self, policy: Policy, now: float) -> Sequence | None:
+        """Who is to be served next."""
+        return min(self, key=lambda sequence: policy.key(sequence, now), default=None)
 
     @property
     def tokens(self) -> int:
         """Tokens that all who wait ask for."""
-        return sum(self._tokens.values())
+        return self._all.tokens
 
-    def requests_of(self, priority: Priority) -> int:
-        """How many of a class wait."""
-        return len(self._lines[priority])
+    def of_class(self, priority: Priority) -> Load:
+        """Those of a class."""
+        return self._by_class[priority]
 
-    def tokens_of(self, priority: Priority) -> int:
-        """Tokens that the waiting of a class ask for."""
-        return self._tokens[priority]
+    def highest_class(self) -> Priority | None:
+        """The highest class of which anybody waits."""
+        waiting = (priority for priority, load in self._by_class.items() if load.requests)
+        return max(waiting, default=None)
 
-    def _line(self, sequence: Sequence) -> OrderedDict[str, Sequence]:
-        return self._lines[sequence.request.priority]
+    def of_tenant(self, tenant: str) -> Load:
+        """Those of a tenant."""
+        return self._by_tenant.get(tenant) or Load()
+
+    def tenants(self) -> dict[str, Load]:
+        """Those of each tenant that has any."""
+        return dict(self._by_tenant)
+
+    def _loads(self, sequence: Sequence) -> tuple[Load, ...]:
+        request = sequence.request
+        tenant = self._by_tenant.setdefault(request.tenant, Load())
+        return (self._all, self._by_class[request.priority], tenant)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from llm_serving_engine.scheduler.errors import RequestError
 from llm_serving_engine.scheduler.lifecycle import Event, State, next_state
@@ -16,6 +17,13 @@ class Transition:
 
     state: State
     at: float
+
+
+class SavedCache(NamedTuple):
+    """A cache that was saved to the runner's memory: its key there, and its length."""
+
+    key: int
+    tokens: int
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +46,11 @@ class Sequence:
         error: Set when it is CANCELLED, EXPIRED, or FAILED.
         preemptions: How often its slot was taken.
         runner_losses: How many of those times its runner had died.
+        output_on_admission: Tokens it had produced when it last got a slot.
+        saved: Where its cache is, while it waits after a preemption.
+        donor: The sequence whose prompt it waits for, as theirs begin alike.
+        shared: How many tokens it will take from the donor.
+        begun: Whether the computing of its prompt has begun, for the first time.
     """
 
     request: Request
@@ -52,6 +65,11 @@ class Sequence:
     error: RequestError | None = None
     preemptions: int = 0
     runner_losses: int = 0
+    output_on_admission: int = 0
+    saved: SavedCache | None = None
+    donor: Sequence | None = None
+    shared: int = 0
+    begun: bool = False
 
     @property
     def state(self) -> State:
@@ -87,4 +105,5 @@ class Sequence:
         prompt = self.request.prompt
         if stop <= len(prompt):
             return prompt[start:stop]
-        return tuple(self.token(position) for position in range(start, stop))
+        begin = max(start - len(prompt), 0)
+        return prompt[start:] + tuple(self.output[begin : stop - len(prompt)])

@@ -8,29 +8,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from llm_serving_engine.scheduler.core import Scheduler, SchedulerEvent
+from llm_serving_engine.scheduler.core import Scheduler
+from llm_serving_engine.scheduler.cost import CostModel, Shape
 from llm_serving_engine.scheduler.errors import RequestError
+from llm_serving_engine.scheduler.events import SchedulerEvent
 from llm_serving_engine.scheduler.request import Request
 from llm_serving_engine.scheduler.step import Step, StepResult
-
-
-class CostModel(NamedTuple):
-    """How long a step takes, in seconds: a constant, and so much a row and a token.
-
-    The defaults have the shape of a small quantized model on two cores.
-    """
-
-    step: float = 0.002
-    decode_row: float = 0.005
-    prefill_token: float = 0.0023
-
-    def duration(self, step: Step) -> float:
-        """Seconds that the step takes."""
-        return (
-            self.step
-            + self.decode_row * len(step.decodes)
-            + self.prefill_token * step.prefill_tokens
-        )
 
 
 class Action(NamedTuple):
@@ -56,7 +39,7 @@ class Simulation:
         scheduler: The real one.
         execute: Does a step, and may check it; its result's duration is
             replaced by the cost model's. None stands for a runner that died.
-        cost: How long steps take.
+        cost: How long steps take. Not the scheduler's own model, which learns.
         recovery: Seconds that it takes to replace a runner that died.
         now: The virtual time, in seconds.
         events: Everything the scheduler said, in order, with its time.
@@ -108,7 +91,7 @@ class Simulation:
         raise RuntimeError(f"still busy after {steps_max} steps")
 
     def _execute(self, step: Step) -> None:
-        begun, ends = self.now, self.now + self.cost.duration(step)
+        begun, ends = self.now, self.now + self.cost.predict(Shape.of(step))
         result = self.execute(step)
         # Callers act while the step is under way, at their own time.
         self._act_until(ends)

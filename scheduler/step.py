@@ -27,9 +27,13 @@ class Capabilities(NamedTuple):
         logprobs: `OpenSequence.top_logprobs` works.
         partial_clear: `ClearSlot.from_position` above 0 works.
         prefix_copy: `CopyPrefix` works.
-        save_restore: A slot's cache can be saved and restored.
+        save_restore: `SaveSlot`, `RestoreSlot`, and `DropSaved` work.
         grammar: Output can be constrained.
         batch_invariant: A sequence's tokens do not depend on the others'.
+        cache_bytes_per_token: Memory of one token's cache.
+        prefill_token_seconds: What a prompt token took when the runner was
+            loaded; 0 where nobody measured.
+        decode_step_seconds: What a step with one decode row took then.
     """
 
     sequences_max: int
@@ -41,6 +45,9 @@ class Capabilities(NamedTuple):
     save_restore: bool = False
     grammar: bool = False
     batch_invariant: bool = False
+    cache_bytes_per_token: int = 0
+    prefill_token_seconds: float = 0.0
+    decode_step_seconds: float = 0.0
 
 
 class ClearSlot(NamedTuple):
@@ -58,7 +65,27 @@ class CopyPrefix(NamedTuple):
     tokens: int
 
 
-CacheOperation = ClearSlot | CopyPrefix
+class SaveSlot(NamedTuple):
+    """Save a slot's cache to the runner's memory under a key, before others of the step act."""
+
+    slot: int
+    key: int
+
+
+class RestoreSlot(NamedTuple):
+    """Make a saved cache the whole cache of a slot, and forget the saved one."""
+
+    slot: int
+    key: int
+
+
+class DropSaved(NamedTuple):
+    """Forget a saved cache."""
+
+    key: int
+
+
+CacheOperation = ClearSlot | CopyPrefix | SaveSlot | RestoreSlot | DropSaved
 
 
 class OpenSequence(NamedTuple):

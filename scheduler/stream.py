@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from llm_serving_engine.scheduler.core import Produced
+from llm_serving_engine.scheduler.events import Produced
 from llm_serving_engine.scheduler.sequence import Sequence
 
 
@@ -29,7 +29,7 @@ class TokenStream:
         self._changed.set()
 
     def start(self) -> None:
-        """Say that the request has left the queue."""
+        """Say that the request has left the queue, and what it found in the cache is settled."""
         self._started = True
         self._changed.set()
 

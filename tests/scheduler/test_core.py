@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import Any
+
 import pytest
 
 from llm_serving_engine.scheduler.config import SchedulerConfig
-from llm_serving_engine.scheduler.core import Moved, Produced, Scheduler
+from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.errors import (
     Cancelled,
     DeadlinePassed,
@@ -12,6 +15,7 @@ from llm_serving_engine.scheduler.errors import (
     RunnerFailed,
     Unavailable,
 )
+from llm_serving_engine.scheduler.events import Moved, Produced
 from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.request import FinishReason, Priority, Request, Sampling
 from llm_serving_engine.scheduler.step import (
@@ -25,7 +29,7 @@ from llm_serving_engine.scheduler.step import (
 END = 9
 
 
-def new_scheduler(slots: int = 2, context: int = 32, **config: int) -> Scheduler:
+def new_scheduler(slots: int = 2, context: int = 32, **config: Any) -> Scheduler:
     return Scheduler(Capabilities(slots, context), SchedulerConfig(**config))
 
 
@@ -64,10 +68,10 @@ def test_events_tell_the_whole_story_in_order() -> None:
     scheduler.submit(ask(max_tokens=1), now=0.0)
     run_step(scheduler)
     story = [
-        event.transition.state if isinstance(event, Moved) else event.token
+        event.transition.state if isinstance(event, Moved) else getattr(event, "token", "begun")
         for event in scheduler.take_events()
     ]
-    assert story == [State.WAITING, State.PREFILL, State.DECODE, 5, State.FINISHED]
+    assert story == [State.WAITING, State.PREFILL, "begun", State.DECODE, 5, State.FINISHED]
     assert scheduler.take_events() == []
 
 
@@ -205,15 +209,6 @@ def test_an_id_that_is_alive_is_a_bug() -> None:
         scheduler.submit(ask(), now=0.0)
 
 
-def test_retry_after_follows_what_requests_took() -> None:
-    scheduler = new_scheduler(slots=2)
-    assert scheduler.retry_after == 1.0
-    scheduler.submit(ask(max_tokens=1), now=0.0)
-    step = scheduler.schedule(0.0)
-    scheduler.apply(StepResult(step.number, (SampledToken(0, 5),)), 8.0)
-    assert scheduler.retry_after == pytest.approx(4.0)  # 8 s a request, over 2 slots
-
-
 def test_one_step_at_a_time() -> None:
     scheduler = new_scheduler()
     scheduler.submit(ask(), now=0.0)
@@ -242,7 +237,8 @@ def test_a_lost_runner_sends_all_back_before_their_class() -> None:
     run_step(scheduler, token=5, now=3.0)
     scheduler.schedule(4.0)
     scheduler.runner_lost(5.0)
-    assert list(scheduler.queue) == [a, b, c]
+    in_order = sorted(scheduler.queue, key=lambda s: scheduler.policy.key(s, 5.0))
+    assert in_order == [a, b, c]
     step = run_step(scheduler, token=6, now=6.0)
     assert [opened.output for opened in step.opens] == [(5,), (5,)]
     assert [chunk.tokens for chunk in step.prefills] == [(0, 1, 2, 5)] * 2
@@ -261,16 +257,14 @@ def test_a_request_survives_as_many_losses_as_configured() -> None:
 
 
 def test_decode_rows_never_wait_for_a_long_prompt() -> None:
-    scheduler = new_scheduler(
-        context=1000, prefill_tokens_max=100, prefill_tokens_max_while_decoding=10
-    )
+    scheduler = new_scheduler(context=4000, step_target_seconds=0.1)
     short = scheduler.submit(ask("short", max_tokens=100), now=0.0)
     run_step(scheduler)
-    scheduler.submit(ask("long", prompt=500), now=0.0)
+    scheduler.submit(ask("long", prompt=3000), now=0.0)
     for produced in range(2, 40):
         step = run_step(scheduler)
         assert [row.slot for row in step.decodes] == [0]
-        assert step.prefill_tokens == 10
+        assert 0 < step.prefill_tokens < 60
         assert len(short.output) == produced
 
 
@@ -283,7 +277,7 @@ def test_a_higher_class_is_prefilled_first() -> None:
 
 
 def test_decode_rows_stand_in_the_order_of_slots() -> None:
-    scheduler = new_scheduler(slots=4, context=100)
+    scheduler = new_scheduler(slots=4, context=100, compaction=False)
     for name in "abcd":
         scheduler.submit(ask(name, max_tokens=50), now=0.0)
     run_step(scheduler)
@@ -309,7 +303,10 @@ def test_logprobs_pass_through() -> None:
     assert [event.token for event in produced] == [5]
 
 
-@pytest.mark.parametrize("field", SchedulerConfig.__dataclass_fields__)
+@pytest.mark.parametrize(
+    "field",
+    [f.name for f in fields(SchedulerConfig) if f.type in ("int", "float")],
+)
 def test_limits_that_make_no_sense_are_refused(field: str) -> None:
     with pytest.raises(ValueError, match=field):
         SchedulerConfig(**{field: -1})

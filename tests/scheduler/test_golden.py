@@ -4,7 +4,8 @@ Each file in golden/ holds commands, and below each what the scheduler made of
 it, indented. `pytest tests/scheduler/test_golden.py --rewrite-golden` writes
 the second anew.
 
-    slots=2 context=64 ...        a scheduler, with fields of SchedulerConfig
+    slots=2 context=64 ...        a scheduler, with fields of SchedulerConfig; unit=8
+                                  for Capabilities.prefill_unit, save=1 for save_restore
     submit a prompt=5 ...         a request, with fields of Request
     cancel a / finish a 3 / lose  a caller's wish; the runner's death
     step                          schedule, and give every due sequence a token
@@ -21,8 +22,9 @@ from typing import Any
 import pytest
 
 from llm_serving_engine.scheduler.config import SchedulerConfig
-from llm_serving_engine.scheduler.core import Moved, Scheduler, SchedulerEvent
+from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.errors import RequestError
+from llm_serving_engine.scheduler.events import Begun, Moved, SchedulerEvent
 from llm_serving_engine.scheduler.request import Priority, Request
 from llm_serving_engine.scheduler.step import Capabilities, SampledToken, Step, StepResult
 
@@ -70,8 +72,13 @@ class Script:
 
     def _configure(self, values: dict[str, Any]) -> None:
         capabilities = Capabilities(
-            values.pop("slots"), values.pop("context"), prefill_unit=values.pop("unit", 1)
+            values.pop("slots"),
+            values.pop("context"),
+            prefill_unit=values.pop("unit", 1),
+            save_restore=bool(values.pop("save", 0)),
         )
+        for switch in {"preemption", "prefix_cache", "compaction"} & values.keys():
+            values[switch] = bool(values[switch])
         self.scheduler = Scheduler(capabilities, SchedulerConfig(**values))
 
     def do_at(self, now: str) -> Iterator[str]:
@@ -110,13 +117,22 @@ class Script:
 
 def numbers(fields: tuple[str, ...]) -> dict[str, Any]:
     pairs = (field.split("=") for field in fields)
-    return {name: float(value) if "." in value else int(value) for name, value in pairs}
+    return {name: number(value) for name, value in pairs}
+
+
+def number(value: str) -> Any:
+    try:
+        return float(value) if "." in value else int(value)
+    except ValueError:
+        return value
 
 
 def describe(event: SchedulerEvent) -> str:
     request_id = event.sequence.request.id
     if isinstance(event, Moved):
         return f"{request_id} is {event.transition.state.value}{why(event)}"
+    if isinstance(event, Begun):
+        return f"{request_id} begins with {event.sequence.cached_prompt_tokens} tokens cached"
     return f"{request_id} has {event.token}"
 
 

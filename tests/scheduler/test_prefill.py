@@ -3,8 +3,9 @@ from __future__ import annotations
 import hypothesis.strategies as st
 from hypothesis import given
 
+from llm_serving_engine.scheduler.cost import CostModel
 from llm_serving_engine.scheduler.lifecycle import State
-from llm_serving_engine.scheduler.prefill import chunk_length, plan_prefill
+from llm_serving_engine.scheduler.prefill import PrefillBudget, chunk_length, plan_prefill
 from llm_serving_engine.scheduler.request import Request
 from llm_serving_engine.scheduler.sequence import Sequence, Transition
 
@@ -38,7 +39,7 @@ def test_the_budget_is_shared_in_order(
         prefilling(slot, prompt, min(done, prompt - 1) // unit * unit)
         for slot, (prompt, done) in enumerate(lengths)
     ]
-    planned = list(plan_prefill(sequences, budget, unit))
+    planned = list(plan_prefill(sequences, PrefillBudget(CostModel(), 1e9, budget, unit)))
     assert [sequence for sequence, _ in planned] == sequences[: len(planned)]
     assert sum(len(chunk.tokens) for _, chunk in planned) <= max(budget, unit)
     assert bool(planned) is bool(sequences)
@@ -52,6 +53,14 @@ def test_the_budget_is_shared_in_order(
 def test_what_was_produced_before_is_computed_again() -> None:
     sequence = prefilling(0, prompt=3)
     sequence.output = [70, 71]
-    [(_, chunk)] = plan_prefill([sequence], budget=10, unit=4)
+    [(_, chunk)] = plan_prefill([sequence], PrefillBudget(CostModel(), 1e9, 10, unit=4))
     assert chunk.tokens == (0, 1, 2, 70, 71)
     assert chunk.sample
+
+
+@given(st.integers(1, 4000), st.floats(-0.5, 2.0), st.sampled_from([1, 16, 64]))
+def test_the_time_is_kept_but_for_the_smallest_unit(prompt: int, seconds: float, unit: int) -> None:
+    cost = CostModel()
+    [(_, chunk)] = plan_prefill([prefilling(0, prompt)], PrefillBudget(cost, seconds, 9999, unit))
+    tokens = len(chunk.tokens)
+    assert tokens <= unit or cost.prefill_seconds(tokens) <= seconds * 1.001

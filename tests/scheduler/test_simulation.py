@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from llm_serving_engine.backends.backend import BackendConfig
 from llm_serving_engine.backends.scripted import END_OF_SEQUENCE, ScriptedBackend, next_token
 from llm_serving_engine.scheduler.config import SchedulerConfig
-from llm_serving_engine.scheduler.core import Moved, Produced, Scheduler
+from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.errors import Unavailable
+from llm_serving_engine.scheduler.events import Moved, Produced
 from llm_serving_engine.scheduler.lifecycle import TRANSITIONS, State
 from llm_serving_engine.scheduler.request import Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence
@@ -162,12 +163,11 @@ def check_output_is_the_models(run: Run) -> None:
 
 
 def check_steps_keep_the_limits(run: Run) -> None:
-    config = run.scheduler.config
     for _, step, _ in run.simulation.steps:
-        rows = len(step.decodes)
-        most = config.prefill_tokens_max_while_decoding if rows else config.prefill_tokens_max
-        assert step.prefill_tokens <= most
-        assert rows + len(step.prefills) <= run.slots
+        assert step.prefill_tokens <= run.scheduler.config.prefill_tokens_max
+        assert len(step.decodes) + len(step.prefills) <= run.slots
+    assert run.backend.saved == {}
+    assert run.scheduler.preemption.saved_tokens == 0
 
 
 def check_strict_priority(run: Run) -> None:

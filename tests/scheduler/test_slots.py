@@ -8,28 +8,48 @@ from llm_serving_engine.scheduler.sequence import Sequence, Transition
 from llm_serving_engine.scheduler.slots import SlotTable
 
 
-def new_sequence(name: str = "a") -> Sequence:
-    return Sequence(Request(name, (1,), 1), [Transition(State.WAITING, 0.0)])
+def new_sequence(tenant: str = "", salt: str = "") -> Sequence:
+    request = Request("a", (1, 2, 3), 1, tenant=tenant, cache_salt=salt)
+    return Sequence(request, [Transition(State.WAITING, 0.0)])
 
 
-def test_the_lowest_free_slot_is_taken_first() -> None:
-    slots = SlotTable(3)
-    sequences = [new_sequence() for _ in range(3)]
-    assert [slots.take(sequence) for sequence in sequences] == [0, 1, 2]
-    assert slots.full
-    slots.release(sequences[2])
-    slots.release(sequences[0])
-    assert slots.take(new_sequence()) == 0
-    assert slots.in_use == 2
+def test_what_a_sequence_leaves_behind_is_what_was_computed() -> None:
+    slots = SlotTable(2)
+    sequence = new_sequence("tenant", "salt")
+    slots.take(slots[1], sequence)
+    sequence.computed = 2
+    assert slots[1].cached() == (1, 2)
+    slots.release(sequence, 5.0, keep=True)
+    assert slots[1].cached() == (1, 2)
+    assert slots[1].used_at == 5.0
+    assert slots[1].shared_by(("tenant", "salt"))
+    assert not slots[1].shared_by(("tenant", ""))
+    assert sequence.slot is None
 
 
-def test_a_full_table_gives_no_slot() -> None:
+def test_nothing_is_left_where_nothing_is_kept() -> None:
     slots = SlotTable(1)
-    slots.take(new_sequence())
-    with pytest.raises(ValueError, match="not in list"):
-        slots.take(new_sequence())
+    sequence = new_sequence()
+    slots.take(slots[0], sequence)
+    sequence.computed = 3
+    slots.release(sequence, 0.0, keep=False)
+    assert slots[0].cached() == ()
+
+
+def test_a_held_slot_cannot_be_taken() -> None:
+    slots = SlotTable(1)
+    slots.take(slots[0], new_sequence())
+    with pytest.raises(ValueError, match="is held"):
+        slots.take(slots[0], new_sequence())
 
 
 def test_what_holds_no_slot_cannot_be_released() -> None:
     with pytest.raises(ValueError, match="holds no slot"):
-        SlotTable(1).release(new_sequence())
+        SlotTable(1).release(new_sequence(), 0.0, keep=True)
+
+
+def test_counts() -> None:
+    slots = SlotTable(3)
+    slots.take(slots[2], new_sequence())
+    assert (len(slots), slots.in_use) == (3, 1)
+    assert [slot.index for slot in slots.idle()] == [0, 1]

@@ -1,0 +1,132 @@
+"""The making of one step: who gets a slot, what is moved, what is computed."""
+
+from __future__ import annotations
+
+from llm_serving_engine.scheduler.config import SchedulerConfig
+from llm_serving_engine.scheduler.cost import CostModel, Shape, count_runs
+from llm_serving_engine.scheduler.lifecycle import State
+from llm_serving_engine.scheduler.placement import Placement
+from llm_serving_engine.scheduler.policy import Key, Policy
+from llm_serving_engine.scheduler.prefill import PrefillBudget, plan_prefill
+from llm_serving_engine.scheduler.sequence import Sequence
+from llm_serving_engine.scheduler.slots import SlotTable
+from llm_serving_engine.scheduler.step import (
+    CacheOperation,
+    Capabilities,
+    CopyPrefix,
+    DecodeRow,
+    OpenSequence,
+    PrefillChunk,
+)
+
+
+class StepPlanner:
+    """Collects the parts of the next step."""
+
+    def __init__(
+        self,
+        slots: SlotTable,
+        placement: Placement,
+        policy: Policy,
+        cost: CostModel,
+        capabilities: Capabilities,
+        config: SchedulerConfig,
+    ) -> None:
+        self._slots = slots
+        self._placement = placement
+        self._policy = policy
+        self._cost = cost
+        self._capabilities = capabilities
+        self._config = config
+        self.operations: list[CacheOperation] = []
+        self.opens: list[OpenSequence] = []
+
+    def open(self, sequence: Sequence) -> None:
+        """Let the runner sample for a sequence, in the slot that it has now."""
+        assert sequence.slot is not None
+        request = sequence.request
+        prompt = request.prompt if request.sampling.penalised else ()
+        self.opens.append(
+            OpenSequence(
+                sequence.slot,
+                request.sampling,
+                request.top_logprobs,
+                prompt,
+                tuple(sequence.output),
+            )
+        )
+
+    def share_prefixes(self) -> int:
+        """Copy what sequences have waited for; the number of those that got something."""
+        return sum(self._share(s) for s in self._slots.holders() if s.donor is not None)
+
+    def _share(self, sequence: Sequence) -> bool:
+        donor = sequence.donor
+        assert donor is not None
+        assert sequence.slot is not None
+        if donor.state is State.PREFILL and donor.computed < sequence.shared:
+            return False
+        sequence.donor = None
+        match = self._placement.match(sequence)
+        if match is None or match.tokens <= sequence.computed:
+            return False  # the donor went before it had more than is here already
+        self.operations.append(CopyPrefix(match.slot.index, sequence.slot, match.tokens))
+        sequence.computed = match.tokens
+        return True
+
+    def compact(self, now: float) -> bool:
+        """Move one sequence where that makes rows dense and pays; tell whether."""
+        move = self._placement.compaction(self._decoding())
+        if move is None:
+            return False
+        sequence, target = move
+        source = self._slots.release(sequence, now, keep=False)
+        self._slots.take(target, sequence)
+        self.operations.append(CopyPrefix(source.index, target.index, sequence.computed))
+        self.open(sequence)
+        return True
+
+    def decode_rows(self) -> tuple[DecodeRow, ...]:
+        """A row for every sequence that decodes, in the order of their slots."""
+        return tuple(self._row(sequence) for sequence in self._decoding())
+
+    def prefill_chunks(
+        self, rows: tuple[DecodeRow, ...], now: float
+    ) -> list[tuple[Sequence, PrefillChunk]]:
+        """Chunks of prompts that keep the step within its target."""
+        base = Shape(
+            rows=len(rows),
+            runs=count_runs(row.slot for row in rows),
+            row_context=sum(row.position for row in rows) / 1000,
+        )
+        budget = PrefillBudget(
+            self._cost,
+            self._config.step_target_seconds - self._cost.predict(base),
+            self._config.prefill_tokens_max,
+            self._capabilities.prefill_unit,
+        )
+        planned = list(plan_prefill(self._prefilling(now), budget))
+        for sequence, chunk in planned:
+            sequence.computed += len(chunk.tokens)
+        return planned
+
+    def _decoding(self) -> list[Sequence]:
+        return [s for s in self._slots.holders() if s.state is State.DECODE]
+
+    def _prefilling(self, now: float) -> list[Sequence]:
+        """Who has a prompt to compute: one that others wait for goes as early as they would."""
+        prefilling = [s for s in self._slots.holders() if s.state is State.PREFILL]
+        keys: dict[Sequence, Key] = {s: self._policy.prefill_key(s, now) for s in prefilling}
+        for sequence in prefilling:
+            donor = sequence.donor
+            if donor in keys:
+                keys[donor] = min(keys[donor], keys[sequence])
+        ready = [s for s in prefilling if s.donor is None]
+        return sorted(ready, key=keys.__getitem__)
+
+    @staticmethod
+    def _row(sequence: Sequence) -> DecodeRow:
+        assert sequence.slot is not None
+        position = sequence.computed
+        sequence.computed += 1
+        return DecodeRow(sequence.slot, position, sequence.token(position))

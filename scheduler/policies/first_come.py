@@ -1,0 +1,14 @@
+"""First come, first served, whatever the class."""
+
+from __future__ import annotations
+
+from llm_serving_engine.scheduler.policy import Key, Policy
+from llm_serving_engine.scheduler.sequence import Sequence
+
+
+class FirstComePolicy(Policy):
+    """Serves in the order of arrival."""
+
+    def key(self, sequence: Sequence, now: float) -> Key:
+        """Its arrival."""
+        return (sequence.arrived_at,)

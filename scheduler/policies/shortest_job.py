@@ -1,0 +1,14 @@
+"""Shortest job first: the least mean wait, and no mercy for long ones."""
+
+from __future__ import annotations
+
+from llm_serving_engine.scheduler.policy import Key, Policy
+from llm_serving_engine.scheduler.sequence import Sequence
+
+
+class ShortestJobPolicy(Policy):
+    """Serves who asks for the fewest tokens, prompt and max_tokens together."""
+
+    def key(self, sequence: Sequence, now: float) -> Key:
+        """Its size, then its arrival."""
+        return (sequence.request.tokens, sequence.arrived_at)

@@ -1,0 +1,410 @@
+"""What the scheduler promises, held against whatever load hypothesis can think of.
+
+Every run goes through the real core under virtual time, on the scripted model,
+which checks each step against the contract and whose answers are known.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given, settings
+
+from llm_serving_engine.backends.backend import BackendConfig
+from llm_serving_engine.backends.scripted import (
+    CACHE_BYTES_PER_TOKEN,
+    END_OF_SEQUENCE,
+    ScriptedBackend,
+    next_token,
+)
+from llm_serving_engine.scheduler.config import SchedulerConfig
+from llm_serving_engine.scheduler.core import Scheduler
+from llm_serving_engine.scheduler.cost import CostModel, Shape
+from llm_serving_engine.scheduler.errors import DeadlinePassed, LimitReached, RequestError
+from llm_serving_engine.scheduler.events import Begun, Moved, Produced
+from llm_serving_engine.scheduler.lifecycle import State
+from llm_serving_engine.scheduler.request import Priority, Request
+from llm_serving_engine.scheduler.sequence import Sequence
+from llm_serving_engine.scheduler.simulation import Simulation
+from llm_serving_engine.scheduler.step import Step, StepResult
+
+CONTEXT = 160
+UNIT = 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One request and what its caller does."""
+
+    at: float
+    group: int  # prompts of a group begin alike
+    prefix: int  # tokens that they have in common
+    rest: tuple[int, ...]
+    max_tokens: int
+    priority: Priority
+    tenant: str
+    salt: str
+    lifetime: float | None
+    patience: float | None
+
+    def prompt(self) -> tuple[int, ...]:
+        dice = random.Random(self.group)
+        return tuple(dice.randrange(256) for _ in range(self.prefix)) + self.rest
+
+    def request(self, number: int) -> Request:
+        return Request(
+            f"r{number}",
+            self.prompt(),
+            self.max_tokens,
+            stop_tokens=frozenset({END_OF_SEQUENCE}),
+            priority=self.priority,
+            tenant=self.tenant,
+            cache_salt=self.salt,
+            deadline=None if self.lifetime is None else self.at + self.lifetime,
+        )
+
+
+plans = st.builds(
+    Plan,
+    at=st.floats(0, 4),
+    group=st.integers(0, 1),
+    prefix=st.sampled_from([0, 20, 64, 100]),
+    rest=st.lists(st.integers(0, 255), min_size=1, max_size=40).map(tuple),
+    max_tokens=st.integers(1, 30),
+    priority=st.sampled_from(Priority),
+    tenant=st.sampled_from("AB"),
+    salt=st.sampled_from(["", "", "s"]),
+    lifetime=st.none() | st.floats(0.001, 3),
+    patience=st.none() | st.floats(0, 3),
+)
+
+configs = st.builds(
+    SchedulerConfig,
+    queue_requests_max=st.sampled_from([3, 256]),
+    queue_tokens_max=st.sampled_from([300, 1_000_000]),
+    queue_requests_per_tenant_max=st.sampled_from([2, 256]),
+    aging_seconds=st.sampled_from([0.2, 120.0]),
+    step_target_seconds=st.sampled_from([0.03, 0.2]),
+    preemption=st.booleans(),
+    preemption_share_tokens=st.integers(1, 10),
+    saved_cache_bytes_max=st.sampled_from([0, 100 * CACHE_BYTES_PER_TOKEN, 10**9]),
+    prefix_cache=st.booleans(),
+    prefix_tokens_min=st.sampled_from([0, 16]),
+    compaction=st.booleans(),
+    determinism=st.sampled_from(["fast", "batch_invariant"]),
+)
+
+
+class Run:
+    """A simulation that looks at every step."""
+
+    def __init__(
+        self, requests: list[tuple[Plan, Request]], slots: int, config: SchedulerConfig
+    ) -> None:
+        self.config = config
+        self.backend = ScriptedBackend(
+            config=BackendConfig(sequences=slots, context_per_sequence=CONTEXT)
+        )
+        capabilities = self.backend.report.capabilities._replace(prefill_unit=UNIT)
+        self.scheduler = Scheduler(capabilities, config)
+        self.simulation = Simulation(self.scheduler, self._execute)
+        self.admissions: list[tuple[Sequence, float, list[Sequence]]] = []
+        for plan, request in requests:
+            self.simulation.submit_at(plan.at, request)
+            if plan.patience is not None:
+                self.simulation.cancel_at(plan.at + plan.patience, request.id)
+        self.simulation.run(steps_max=20_000)
+
+    def _execute(self, step: Step) -> StepResult:
+        self._check_conservation()
+        self._check_memory()
+        return self.backend.execute(step)
+
+    def _check_conservation(self) -> None:
+        assert not (self.scheduler.slots.idle() and len(self.scheduler.queue))
+
+    def _check_memory(self) -> None:
+        assert self.scheduler.preemption.saved_bytes <= self.config.saved_cache_bytes_max
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        seen = {e.sequence.request.id: e.sequence for _, e in self.simulation.events}
+        return list(seen.values())
+
+
+def check(run: Run, submitted: int) -> None:
+    check_each_request_ends_once(run, submitted)
+    check_nothing_leaks(run)
+    check_output(run)
+    check_steps(run)
+    check_refusals(run)
+    check_overtaking(run)
+    check_preemption(run)
+
+
+def check_each_request_ends_once(run: Run, submitted: int) -> None:
+    ends = Counter(
+        event.sequence.request.id
+        for _, event in run.simulation.events
+        if isinstance(event, Moved) and event.transition.state.ended
+    )
+    assert set(ends.values()) <= {1}
+    assert len(ends) + len(run.simulation.refusals) == submitted
+
+
+def check_nothing_leaks(run: Run) -> None:
+    scheduler = run.scheduler
+    assert scheduler.idle
+    assert scheduler.slots.in_use == 0
+    assert (len(scheduler.queue), scheduler.queue.tokens) == (0, 0)
+    assert scheduler.preemption.saved_tokens == 0
+    assert run.backend.saved == {}
+
+
+def check_output(run: Run) -> None:
+    """The same tokens as alone, however often it was preempted, moved, or given a prefix."""
+    produced: dict[str, list[int]] = defaultdict(list)
+    for _, event in run.simulation.events:
+        if isinstance(event, Produced):
+            produced[event.sequence.request.id].append(event.token)
+        elif isinstance(event, Begun):
+            cached = event.sequence.cached_prompt_tokens
+            assert 0 <= cached < len(event.sequence.request.prompt)
+            assert not produced[event.sequence.request.id]
+    for sequence in run.sequences:
+        tokens = list(sequence.request.prompt)
+        for token in produced[sequence.request.id]:
+            assert token == next_token(tokens)
+            tokens.append(token)
+
+
+def check_steps(run: Run) -> None:
+    """No step is over its target by more than the smallest chunk, once costs are known."""
+    cost = CostModel()
+    for record in run.simulation.steps[20:]:
+        step = record.step
+        if step.prefill_tokens <= UNIT or step.operations:
+            continue
+        smallest = cost.prefill_seconds(UNIT, CONTEXT)
+        rows = Shape.of(step)._replace(prefill=0, prefill_context=0)
+        most = max(run.config.step_target_seconds, cost.predict(rows)) + smallest
+        assert record.result.duration <= most * 1.3
+
+
+def check_refusals(run: Run) -> None:
+    for request, error in run.simulation.refusals:
+        assert isinstance(error, RequestError)
+        if isinstance(error, LimitReached):
+            assert error.retry_after > 0
+            assert error.subject in SUBJECTS
+        else:
+            assert isinstance(error, DeadlinePassed)
+            assert request.deadline is not None
+
+
+SUBJECTS = {"queue.requests", "queue.tokens", "tenant.queue.requests", "tenant.queue.tokens"}
+
+
+def check_overtaking(run: Run) -> None:
+    """Nobody who came more than p' - p + 1 ages later gets a slot first."""
+    age = run.config.aging_seconds
+    waiting: dict[str, Sequence] = {}
+    for _, event in run.simulation.events:
+        if not isinstance(event, Moved):
+            continue
+        sequence = event.sequence
+        waiting.pop(sequence.request.id, None)
+        if event.transition.state is State.WAITING:
+            waiting[sequence.request.id] = sequence
+        if event.transition.state is State.PREFILL:
+            for other in waiting.values():
+                classes = sequence.request.priority - other.request.priority
+                latest = other.arrived_at + (classes + 1) * age
+                assert sequence.arrived_at <= latest + 1e-9
+
+
+def check_preemption(run: Run) -> None:
+    """Slots are taken for a higher class only, and not again before a share was run."""
+    for sequence in run.sequences:
+        if not run.config.preemption:
+            assert sequence.preemptions == 0
+    running: dict[str, tuple[Sequence, int]] = {}
+    produced: Counter[str] = Counter()
+    preempted_before: set[str] = set()
+    for _, event in run.simulation.events:
+        name = event.sequence.request.id
+        if isinstance(event, Produced):
+            produced[name] += 1
+        elif isinstance(event, Moved):
+            state = event.transition.state
+            if state is State.PREFILL:
+                running[name] = event.sequence, produced[name]
+            elif state is State.WAITING and name in running:
+                if name in preempted_before:
+                    share = produced[name] - running[name][1]
+                    assert share >= run.config.preemption_share_tokens
+                preempted_before.add(name)
+                del running[name]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(plans, max_size=25), st.integers(1, 5), configs)
+def test_any_load_under_any_configuration(
+    plans: list[Plan], slots: int, config: SchedulerConfig
+) -> None:
+    requests = [(plan, plan.request(number)) for number, plan in enumerate(plans)]
+    check(Run(requests, slots, config), len(requests))
+
+
+def random_plan(dice: random.Random, seconds: float) -> Plan:
+    return Plan(
+        at=dice.uniform(0, seconds),
+        group=dice.randrange(3),
+        prefix=dice.choice([0, 16, 50, 100]),
+        rest=tuple(dice.randrange(256) for _ in range(dice.randint(1, 30))),
+        max_tokens=dice.randint(1, 20),
+        priority=dice.choice(list(Priority)),
+        tenant=dice.choice("ABC"),
+        salt="",
+        lifetime=dice.choice([None, None, dice.uniform(0.01, 5)]),
+        patience=dice.choice([None, None, None, dice.uniform(0, 4)]),
+    )
+
+
+@pytest.mark.parametrize("part", range(10))
+def test_a_thousand_random_traces_keep_every_promise(part: int) -> None:
+    seen: Counter[str] = Counter()
+    for seed in range(part * 1000, part * 1000 + 1000):
+        dice = random.Random(seed)
+        config = SchedulerConfig(
+            queue_requests_max=dice.choice([3, 256]),
+            aging_seconds=dice.choice([0.3, 120.0]),
+            step_target_seconds=dice.choice([0.05, 0.2]),
+            preemption_share_tokens=dice.randint(1, 8),
+            saved_cache_bytes_max=dice.choice([0, 10**9]),
+            determinism=dice.choice(["fast", "batch_invariant"]),
+        )
+        plans = [random_plan(dice, seconds=2.0) for _ in range(dice.randint(1, 14))]
+        requests = [(plan, plan.request(number)) for number, plan in enumerate(plans)]
+        run = Run(requests, dice.randint(1, 4), config)
+        check(run, len(requests))
+        tally = run.scheduler.tally
+        for what in ("preemptions", "saves", "moves", "prefix_hits"):
+            seen[what] += getattr(tally, what)
+    # What never happens is not tested.
+    assert min(seen.values()) > 20, seen
+
+
+# Fairness
+
+
+@dataclass(frozen=True)
+class Arrival:
+    at: float
+    tenant: str
+    prompt: int
+    max_tokens: int
+
+
+arrivals = st.builds(
+    Arrival,
+    at=st.floats(0, 3),
+    tenant=st.sampled_from("ABC"),
+    prompt=st.integers(1, 100),
+    max_tokens=st.integers(1, 40),
+)
+
+
+class FairnessRun:
+    """Watches the service of tenants while both of a pair wait without a pause."""
+
+    def __init__(self, arrivals: list[Arrival], slots: int) -> None:
+        config = SchedulerConfig(
+            prefix_cache=False, queue_requests_max=10_000, queue_requests_per_tenant_max=10_000
+        )
+        self.slots, self.config = slots, config
+        backend = ScriptedBackend(
+            config=BackendConfig(sequences=slots, context_per_sequence=CONTEXT)
+        )
+        self.scheduler = Scheduler(backend.report.capabilities, config)
+        self.simulation = Simulation(self.scheduler, self._executing(backend))
+        self.service: dict[str, float] = defaultdict(float)
+        self.since: dict[tuple[str, str], tuple[float, float]] = {}
+        self.worst = 0.0
+        self._seen = 0
+        for number, arrival in enumerate(arrivals):
+            request = Request(
+                str(number),
+                tuple(random.Random(number).randrange(256) for _ in range(arrival.prompt)),
+                arrival.max_tokens,
+                tenant=arrival.tenant,
+            )
+            self.simulation.submit_at(arrival.at, request)
+        self.simulation.run()
+
+    def _executing(self, backend: ScriptedBackend):  # type: ignore[no-untyped-def]
+        def execute(step: Step) -> StepResult:
+            self._watch()
+            return backend.execute(step)
+
+        return execute
+
+    def _watch(self) -> None:
+        """Before each step: who has been served, who waits, and how far apart they are."""
+        config = self.config
+        events, self._seen = self.simulation.events[self._seen :], len(self.simulation.events)
+        for _, event in events:
+            tenant = event.sequence.request.tenant
+            if isinstance(event, Produced):
+                self.service[tenant] += config.output_token_weight
+            elif isinstance(event, Begun):
+                pass
+            elif event.transition.state is State.PREFILL:
+                self.service[tenant] += config.prompt_token_weight * len(
+                    event.sequence.request.prompt
+                )
+        waiting = set(self.scheduler.queue.tenants())
+        for a in "ABC":
+            for b in "ABC":
+                if a < b and {a, b} <= waiting:
+                    start = self.since.setdefault((a, b), (self.service[a], self.service[b]))
+                    apart = (self.service[a] - start[0]) - (self.service[b] - start[1])
+                    self.worst = max(self.worst, abs(apart))
+                else:
+                    self.since.pop((a, b), None)
+
+    @property
+    def bound(self) -> float:
+        """2 max(w_p L, w_q M): L the longest prompt, M the tokens that a full batch puts out."""
+        return 2 * max(
+            self.config.prompt_token_weight * 100, self.config.output_token_weight * self.slots * 40
+        )
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(arrivals, max_size=60), st.integers(1, 4))
+def test_two_tenants_that_both_wait_get_the_same_up_to_the_papers_bound(
+    arrivals: list[Arrival], slots: int
+) -> None:
+    run = FairnessRun(arrivals, slots)
+    assert run.worst <= run.bound
+
+
+def test_ten_times_the_requests_do_not_get_ten_times_the_service() -> None:
+    arrivals = [Arrival(0.0, "A", 50, 20)] * 200 + [Arrival(0.0, "B", 50, 20)] * 20
+    run = FairnessRun(arrivals, slots=4)
+    assert run.worst <= run.bound
+    last_of_b = max(at for at, e in run.simulation.events if e.sequence.request.tenant == "B")
+    served_a = sum(
+        1
+        for at, e in run.simulation.events
+        if isinstance(e, Moved)
+        and e.transition.state is State.FINISHED
+        and e.sequence.request.tenant == "A"
+        and at <= last_of_b
+    )
+    assert 16 <= served_a <= 28  # about as many as the 20 of B
