@@ -57,7 +57,7 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         """The status now; NOT_FOUND for an unknown name, as the protocol has it."""
         status = self._statuses.get(request.service)
         if status is None:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service!r}")
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service[:100]!r}")
         return health_pb2.HealthCheckResponse(status=status)
 
     async def Watch(  # noqa: N802

@@ -37,6 +37,10 @@ def serve(
 ) -> None:
     """Serve a model over gRPC, until SIGTERM or Ctrl-C."""
     import asyncio
+    import os
+
+    # gRPC's library writes to stderr what is said here in better words, or in the log.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
     from llm_serving_engine.backends.backend import LoadError
     from llm_serving_engine.backends.models.errors import ModelError

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from running_server import RunningServer, serving
+from trace_collector import Collector, collecting
 
 HERE = Path(__file__).parent
 
@@ -41,3 +43,13 @@ async def builtin(builtin_model_path: Path) -> AsyncIterator[RunningServer]:
     runner = {"sequences": 16, "context_per_sequence": 256, "threads": 1}
     async with serving(builtin_model_path, model={"runner": runner}) as running:
         yield running
+
+
+@pytest.fixture
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
+    """A collector that the environment names."""
+    for name in [name for name in os.environ if name.startswith("OTEL_")]:
+        monkeypatch.delenv(name)
+    with collecting() as (collector, url):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+        yield collector

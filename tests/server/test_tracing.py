@@ -7,23 +7,12 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-    ExportTraceServiceRequest,
-    ExportTraceServiceResponse,
-)
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
-    TraceServiceServicer,
-    add_TraceServiceServicer_to_server,
-)
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from trace_collector import Collector, attributes, start
 
 from llm_serving_engine.scheduler.errors import Cancelled, InvalidField, RunnerFailed
 from llm_serving_engine.scheduler.lifecycle import Event, State
@@ -51,31 +40,6 @@ METADATA = (
 PROMPT = (918273645, 918273646)
 
 
-class Collector(TraceServiceServicer):
-    """A collector in this process, over a real socket."""
-
-    def __init__(self) -> None:
-        self.exports: list[ExportTraceServiceRequest] = []
-        self.open = threading.Event()
-        self.open.set()
-
-    def Export(self, request: ExportTraceServiceRequest, context: Any) -> Any:  # noqa: N802
-        self.open.wait()
-        self.exports.append(request)
-        return ExportTraceServiceResponse()
-
-    def spans(self) -> list[Span]:
-        """Everything received, parents before their children, siblings by time."""
-        received = [
-            span
-            for export in self.exports
-            for resource in export.resource_spans
-            for scope in resource.scope_spans
-            for span in scope.spans
-        ]
-        return sorted(received, key=lambda span: (span.kind != Span.SPAN_KIND_SERVER, start(span)))
-
-
 class Clock:
     """The engine's clock, set by hand."""
 
@@ -93,35 +57,8 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
-    collector = Collector()
-    server = grpc.server(ThreadPoolExecutor(2))
-    add_TraceServiceServicer_to_server(collector, server)  # type: ignore[no-untyped-call]
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
-    yield collector
-    collector.open.set()
-    server.stop(None).wait()
-
-
-@pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-def start(span: Span) -> int:
-    return span.start_time_unix_nano
-
-
-def attributes(pairs: Iterable[KeyValue]) -> dict[str, Any]:
-    def plain(value: AnyValue) -> Any:
-        kind = value.WhichOneof("value")
-        if kind == "array_value":
-            return [plain(one) for one in value.array_value.values]
-        return getattr(value, str(kind))
-
-    return {pair.key: plain(pair.value) for pair in pairs}
 
 
 def request(**changes: Any) -> Request:

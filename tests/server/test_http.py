@@ -1,0 +1,86 @@
+"""Metrics and health over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+from running_server import RunningServer, gated
+
+from llm_serving_engine.scheduler.lifecycle import State
+
+
+async def get(server: RunningServer, path: str) -> httpx.Response:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        return await client.get(f"http://127.0.0.1:{server.app.http_port}{path}")
+
+
+async def samples(server: RunningServer) -> dict[str, float]:
+    """Every sample of /metrics, by its name and the labels beside `model`."""
+    answer = await get(server, "/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain")
+    found = {}
+    for family in text_string_to_metric_families(answer.text):
+        for sample in family.samples:
+            labels = {k: v for k, v in sample.labels.items() if k not in ("model", "le")}
+            found[" ".join([sample.name, *labels.values()])] = sample.value
+    return found
+
+
+async def test_healthz_from_loading_to_the_end() -> None:
+    async with gated(sequences=1, load=False) as server:
+        loading = await get(server, "/healthz")
+        assert (loading.status_code, loading.text) == (503, "NOT_SERVING\n")
+        await server.app.load()
+        ready = await get(server, "/healthz")
+        assert (ready.status_code, ready.text) == (200, "SERVING\n")
+        stream = server.stream()
+        assert (await stream.read()).HasField("started")
+        stopping = asyncio.ensure_future(server.app.stop(60))
+        await server.recorder.until(lambda: server.model.state.value == "draining")
+        assert (await get(server, "/healthz")).status_code == 503
+        stream.cancel()
+        server.runner.open()
+        await stopping
+
+
+async def test_other_paths(scripted: RunningServer) -> None:
+    assert (await get(scripted, "/")).status_code == 404
+    assert (await get(scripted, "/metrics/x")).status_code == 404
+
+
+async def test_metrics_of_real_requests() -> None:
+    async with gated(sequences=1, scheduler={"queue_requests_max": 1}) as server:
+        before = await samples(server)
+        assert before["llm_serving_engine_model_ready"] == 1
+        assert before["llm_serving_engine_sequences_max"] == 1
+        running = asyncio.ensure_future(server.generate("12345", request_id="a", max_tokens=4))
+        await server.runner.held(1)
+        waiting = asyncio.ensure_future(server.generate("123", request_id="b", max_tokens=2))
+        await server.recorder.state("b", State.WAITING)
+        await asyncio.gather(
+            server.generate(), server.generate(max_tokens=0), return_exceptions=True
+        )
+        busy = await samples(server)
+        assert busy["llm_serving_engine_requests_running"] == 1
+        assert busy["llm_serving_engine_requests_waiting normal"] == 1
+        assert busy["llm_serving_engine_requests_total refused"] == 2
+        assert busy["llm_serving_engine_errors_total limit_reached"] == 1
+        assert busy["llm_serving_engine_errors_total invalid_field"] == 1
+        server.runner.open()
+        await asyncio.gather(running, waiting)
+        done = await samples(server)
+        assert done["llm_serving_engine_requests_running"] == 0
+        assert done["llm_serving_engine_requests_waiting normal"] == 0
+        assert done["llm_serving_engine_requests_total finished"] == 2
+        assert done["llm_serving_engine_prompt_tokens_total"] == 8
+        assert done["llm_serving_engine_completion_tokens_total"] == 6
+        assert done["gen_ai_server_time_to_first_token_seconds_count"] == 2
+        assert done["llm_serving_engine_step_seconds_count"] == len(server.runner.begun)
+
+
+async def test_metrics_of_a_runner(tiny: RunningServer) -> None:
+    shown = (await samples(tiny))["llm_serving_engine_runner_memory_bytes"]
+    assert shown == tiny.model.runner_memory_bytes > 1_000_000

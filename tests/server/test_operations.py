@@ -1,0 +1,225 @@
+"""What the scheduler looks like from outside, and which models there are."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2
+from running_server import RunningServer, asked, detail, error_of, gated
+
+from llm_serving_engine.scheduler.lifecycle import State
+from llm_serving_engine.v1 import generation_pb2, models_pb2, operations_pb2
+
+FREE = operations_pb2.SLOT_STATE_FREE
+PREFILL = operations_pb2.SLOT_STATE_PREFILL
+DECODE = operations_pb2.SLOT_STATE_DECODE
+HIGHEST_FIRST = [
+    generation_pb2.PRIORITY_CRITICAL,
+    generation_pb2.PRIORITY_HIGH,
+    generation_pb2.PRIORITY_NORMAL,
+    generation_pb2.PRIORITY_LOW,
+]
+
+
+async def state_of(server: RunningServer) -> operations_pb2.SchedulerState:
+    request = operations_pb2.GetSchedulerStateRequest()
+    answer = await server.operations.GetSchedulerState(request)
+    state = answer.state
+    assert isinstance(state, operations_pb2.SchedulerState)
+    return state
+
+
+def watch(server: RunningServer, seconds: float | None = None) -> Any:
+    interval = None
+    if seconds is not None:
+        interval = Duration()
+        interval.FromNanoseconds(round(seconds * 1e9))
+    request = operations_pb2.WatchSchedulerStateRequest(interval=interval)
+    return server.operations.WatchSchedulerState(request)
+
+
+async def test_the_state() -> None:
+    async with gated(sequences=2) as server:
+        idle = await state_of(server)
+        assert idle.model == "scripted"
+        assert [queue.priority for queue in idle.queues] == HIGHEST_FIRST
+        assert [slot.state for slot in idle.slots] == [FREE, FREE]
+        assert not idle.HasField("last_step")
+        assert abs(idle.time.ToSeconds() - time.time()) < 60
+
+        stream = server.inference.Stream(
+            asked("12345", request_id="a", max_tokens=20, priority=3),
+            metadata=[("x-tenant-id", "somebody")],
+        )
+        assert (await stream.read()).HasField("started")
+        server.runner.let(3)
+        await server.runner.held(4)
+        second = asyncio.ensure_future(server.generate("1234567", request_id="b"))
+        await server.recorder.state("b", State.WAITING)
+        third = asyncio.ensure_future(
+            server.generate("12", request_id="c", max_tokens=9, priority=1)
+        )
+        await server.recorder.state("c", State.WAITING)
+        server.runner.let(1)
+        await server.runner.held(5)
+
+        busy = await state_of(server)
+        assert busy.slots[0] == operations_pb2.Slot(
+            index=0,
+            state=DECODE,
+            request_id="a",
+            priority=generation_pb2.PRIORITY_HIGH,
+            tokens=5 + 4,
+            completion_tokens=4,
+            tenant="somebody",
+        )
+        assert busy.slots[1] == operations_pb2.Slot(
+            index=1,
+            state=PREFILL,
+            request_id="b",
+            priority=generation_pb2.PRIORITY_NORMAL,
+            tokens=7,
+        )
+        assert [queue.requests for queue in busy.queues] == [0, 0, 0, 1]
+        assert [queue.tokens for queue in busy.queues] == [0, 0, 0, 11]
+        assert (busy.last_step.number, busy.last_step.decode_rows) == (4, 1)
+        assert busy.last_step.prefill_tokens == 0
+        assert busy.last_step.duration.ToNanoseconds() > 0
+
+        stream.cancel()
+        await server.recorder.state("a", State.CANCELLED)
+        server.runner.open()
+        await asyncio.gather(second, third)
+        done = await state_of(server)
+        assert dict(done.outcomes) == {"cancelled": 1, "finished": 2}
+
+
+async def test_refusals_are_counted() -> None:
+    async with gated(sequences=1, scheduler={"queue_requests_max": 1}) as server:
+        calls = [asyncio.ensure_future(server.generate(request_id=str(i))) for i in range(2)]
+        await server.recorder.until(lambda: len(server.recorder.states) == 2)
+        await error_of(server.generate())
+        assert (await state_of(server)).outcomes["refused"] == 1
+        server.runner.open()
+        await asyncio.gather(*calls)
+
+
+async def test_a_watch_shows_changes_only() -> None:
+    async with gated(sequences=1) as server:
+        watching = watch(server, 0.1)
+        first = (await watching.read()).state
+        assert first.slots[0].state == FREE
+        stream = server.stream(request_id="a")
+        assert (await stream.read()).HasField("started")
+        second = (await watching.read()).state
+        assert second.slots[0].request_id == "a"
+        # Held up, nothing changes: the next reading comes with the next step.
+        reading = asyncio.ensure_future(watching.read())
+        quiet = watch(server, 0.1)
+        await quiet.read()
+        assert not reading.done()
+        server.runner.let(1)
+        assert (await reading).state.last_step.number == 1
+        quiet.cancel()
+        stream.cancel()
+        watching.cancel()
+        server.runner.open()
+
+
+async def test_the_rate_of_a_watch_is_bounded() -> None:
+    # However often the state changes, readings are at least the interval apart.
+    async with gated(sequences=1) as server:
+        server.runner.open()
+        watching = watch(server, 0.1)
+        stream = server.stream(max_tokens=4000)
+        times = [(await watching.read()).state.time.ToNanoseconds() for _ in range(3)]
+        gaps = [after - before for before, after in itertools.pairwise(times)]
+        assert min(gaps) > 0.09e9
+        stream.cancel()
+        watching.cancel()
+
+
+async def test_watches_end_when_the_server_shuts_down() -> None:
+    async with gated() as server:
+        watches = [watch(server), watch(server, 3600)]
+        for one in watches:
+            await one.read()
+        stopping = asyncio.ensure_future(server.app.stop())
+        for one in watches:
+            assert await one.read() is grpc.aio.EOF
+            assert await one.code() is grpc.StatusCode.OK
+        await stopping
+
+
+@pytest.mark.parametrize("seconds", [0.1, 3600])
+async def test_intervals_inside(scripted: RunningServer, seconds: float) -> None:
+    one = watch(scripted, seconds)
+    assert (await one.read()).state.model == "scripted"
+    one.cancel()
+
+
+@pytest.mark.parametrize("seconds", [0, 0.099, 3600.1, -1, 300_000_000_000])
+async def test_intervals_outside(scripted: RunningServer, seconds: float) -> None:
+    error = await error_of(watch(scripted, seconds).read())
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    (violation,) = detail(error, error_details_pb2.BadRequest).field_violations
+    assert violation.field == "interval"
+    assert "0.1 to 3600" in violation.description
+
+
+async def test_the_models(tiny: RunningServer, tiny_model_path: Path) -> None:
+    (model,) = (await tiny.models.ListModels(models_pb2.ListModelsRequest())).models
+    for name in ("", "tiny"):
+        answer = await tiny.models.GetModel(models_pb2.GetModelRequest(name=name))
+        answer.model.memory_bytes = model.memory_bytes
+        assert answer.model == model
+    assert model.memory_bytes > 0
+    model.memory_bytes = 0
+    assert model == models_pb2.Model(
+        name="tiny",
+        backend="llama.cpp",
+        architecture="llama",
+        description="Tiny Random Llama",
+        parameter_count=model.parameter_count,
+        quantization="F32",
+        vocabulary_size=tiny.model.vocabulary_size,
+        training_context=1024,
+        state=models_pb2.MODEL_STATE_READY,
+        capabilities=models_pb2.Capabilities(
+            sequences_max=16,
+            context_per_sequence=256,
+            logprobs=True,
+            chat=True,
+            partial_clear=True,
+            prefix_copy=True,
+            batch_invariant=model.capabilities.batch_invariant,
+        ),
+        is_default=True,
+    )
+    assert model.parameter_count > 100_000
+
+
+async def test_a_model_while_it_loads_and_drains() -> None:
+    async with gated(sequences=1, load=False) as server:
+        request = models_pb2.GetModelRequest()
+        model = (await server.models.GetModel(request)).model
+        assert model.state == models_pb2.MODEL_STATE_LOADING
+        assert not model.HasField("capabilities")
+        await server.app.load()
+        stream = server.stream()
+        assert (await stream.read()).HasField("started")
+        stopping = asyncio.ensure_future(server.app.stop(60))
+        await server.recorder.until(lambda: server.model.state.value == "draining")
+        model = (await server.models.GetModel(request)).model
+        assert model.state == models_pb2.MODEL_STATE_DRAINING
+        assert model.capabilities.sequences_max == 1
+        stream.cancel()
+        server.runner.open()
+        await stopping
