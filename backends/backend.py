@@ -27,6 +27,8 @@ class BackendConfig:
         cache_type: How the cache is stored: "f16", or "q8_0" for half the
             memory and somewhat slower attention.
         flash_attention: Whether to use the fused attention kernel.
+        batch_invariant: Whether to spend what it takes for a sequence's bits not
+            to depend on its company. Set by `scheduler.determinism`.
         gpu_layers: Layers put on the GPU; -1 for all. Nothing without a GPU.
     """
 
@@ -37,6 +39,7 @@ class BackendConfig:
     cache_type: str = "f16"
     flash_attention: bool = True
     gpu_layers: int | None = None
+    batch_invariant: bool = False
 
     def __post_init__(self) -> None:
         for name in ("sequences", "context_per_sequence", "threads", "prefill_chunk"):

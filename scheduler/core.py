@@ -28,7 +28,7 @@ from llm_serving_engine.scheduler.errors import (
 )
 from llm_serving_engine.scheduler.events import Begun, Moved, Produced, SchedulerEvent
 from llm_serving_engine.scheduler.lifecycle import Event, State
-from llm_serving_engine.scheduler.placement import Placement
+from llm_serving_engine.scheduler.placement import Place, Placement
 from llm_serving_engine.scheduler.planner import StepPlanner
 from llm_serving_engine.scheduler.policy import Policy, load_policy
 from llm_serving_engine.scheduler.preemption import Preemption
@@ -40,6 +40,7 @@ from llm_serving_engine.scheduler.step import (
     CacheOperation,
     Capabilities,
     SampledToken,
+    SaveSlot,
     Step,
     StepResult,
 )
@@ -92,7 +93,7 @@ class Scheduler:
         self.cost = CostModel(_speed(capabilities))
         self.tally = Tally()
         self.admission = Admission(self.config, self.queue, self.slots, self.cost)
-        self.preemption = Preemption(capabilities, self.config, self.cost)
+        self.preemption = Preemption(capabilities, self.config, self.cost, self.policy)
         self._placement = Placement(self.slots, capabilities, self.config, self.cost)
         self._sequences: dict[str, Sequence] = {}
         self._deadlines = Deadlines()
@@ -174,7 +175,7 @@ class Scheduler:
             self.slots, self._placement, self.policy, self.cost, self.capabilities, self.config
         )
         self._admit(planner, now)
-        planner.share_prefixes()
+        planner.share_prefixes(now)
         self.tally.moves += planner.compact(now)
         rows = planner.decode_rows()
         planned = planner.prefill_chunks(rows, now)
@@ -250,21 +251,28 @@ class Scheduler:
         while self._may_admit() and (sequence := self.queue.first(self.policy, now)) is not None:
             place = self._placement.place(sequence)
             if place is None:
-                victim = self.preemption.victim(sequence, self.slots.holders())
+                victim = self.preemption.victim(sequence, self.slots.holders(), now)
                 if victim is None:
                     return
                 self._preempt(victim, planner, now)
-                continue
-            self.queue.remove(sequence)
-            self.slots.take(place.slot, sequence)
-            planner.operations.extend(place.operations)
-            sequence.computed = place.tokens
-            sequence.donor, sequence.shared = place.donor, place.shared
-            sequence.output_on_admission = len(sequence.output)
-            self._charge_prompt(sequence)
-            self.preemption.restored(sequence)
-            planner.open(sequence)
-            self._move(sequence, Event.ADMIT, now)
+                place = self._placement.place(sequence)
+                assert place is not None
+            self._take_place(sequence, place, planner, now)
+
+    def _take_place(
+        self, sequence: Sequence, place: Place, planner: StepPlanner, now: float
+    ) -> None:
+        self.queue.remove(sequence)
+        self.slots.take(place.slot, sequence)
+        planner.operations.extend(place.operations)
+        sequence.computed = place.tokens
+        sequence.sharing = place.sharing
+        sequence.donor, sequence.shared = place.donor, place.shared
+        sequence.output_on_admission = len(sequence.output)
+        self._charge_prompt(sequence)
+        self.preemption.restored(sequence)
+        planner.open(sequence)
+        self._move(sequence, Event.ADMIT, now)
 
     def _may_admit(self) -> bool:
         """Whether anybody can get a slot: asked of each step, so without looking at all."""
@@ -291,7 +299,7 @@ class Scheduler:
     def _vacate(self, sequence: Sequence, now: float) -> None:
         self.slots.release(sequence, now, keep=True)
         sequence.computed = 0
-        sequence.donor = None
+        sequence.donor, sequence.sharing = None, False
         sequence.preemptions += 1
         self._move(sequence, Event.PREEMPT, now)
         self.queue.add(sequence)
@@ -315,7 +323,8 @@ class Scheduler:
         return {slot: holder for slot in slots if (holder := self.slots[slot].holder) is not None}
 
     def _shape(self, step: Step) -> Shape:
-        return Shape.of(step, self.preemption.saved_tokens)
+        saves = (o for o in step.operations if isinstance(o, SaveSlot))
+        return Shape.of(step, sum(map(self.preemption.tokens_of, saves)))
 
     def _fail_slot(self, slot: int, under_way: _UnderWay, error: RequestError, now: float) -> None:
         # The runner has cleared the slot, whoever holds it by now.

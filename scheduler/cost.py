@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from llm_serving_engine.scheduler.step import CopyPrefix, SaveSlot, Step
+from llm_serving_engine.scheduler.step import CopyPrefix, Step
 
 
 class Shape(NamedTuple):
@@ -24,7 +24,7 @@ class Shape(NamedTuple):
         row_context: Tokens that the rows look at, in thousands.
         prefill: Prompt tokens.
         prefill_context: Prompt tokens times the thousands of tokens before them.
-        copies: Copied tokens, in thousands.
+        copies: Copied prefixes: libraries copy whole slots, however little is in them.
         saves: Saved tokens, in thousands.
     """
 
@@ -41,7 +41,6 @@ class Shape(NamedTuple):
     def of(cls, step: Step, saved_tokens: int = 0) -> Shape:
         """The shape of a step, which saves that many tokens."""
         slots = [row.slot for row in step.decodes]
-        copied = sum(o.tokens for o in step.operations if isinstance(o, CopyPrefix))
         return cls(
             rows=len(slots),
             runs=count_runs(slots),
@@ -50,13 +49,9 @@ class Shape(NamedTuple):
             prefill_context=sum(
                 len(c.tokens) * (c.position + len(c.tokens) / 2) / 1000 for c in step.prefills
             ),
-            copies=copied / 1000,
-            saves=saved_tokens / 1000 if _saves(step) else 0.0,
+            copies=sum(isinstance(o, CopyPrefix) for o in step.operations),
+            saves=saved_tokens / 1000,
         )
-
-
-def _saves(step: Step) -> bool:
-    return any(isinstance(operation, SaveSlot) for operation in step.operations)
 
 
 def count_runs(slots: Iterable[int]) -> int:
@@ -70,7 +65,7 @@ def count_runs(slots: Iterable[int]) -> int:
 
 # Seconds, of a 135-million-parameter model in Q4_0 on two cores; what a model
 # really costs is learned from its first steps.
-PRIOR = Shape(0.002, 0.0025, 0.006, 0.0015, 0.0023, 0.0008, 0.01, 0.1)
+PRIOR = Shape(0.002, 0.0025, 0.006, 0.0015, 0.0023, 0.0008, 0.015, 0.1)
 # How far off the first guess may be, and how fast costs may drift, as factors.
 PRIOR_SPREAD = 3.0
 DRIFT_PER_STEP = 0.003

@@ -13,7 +13,6 @@ from llm_serving_engine.scheduler.step import (
     CacheOperation,
     Capabilities,
     ClearSlot,
-    CopyPrefix,
     RestoreSlot,
 )
 
@@ -32,13 +31,15 @@ class Place(NamedTuple):
         slot: An idle slot.
         tokens: What is in its cache of the sequence after `operations`.
         operations: What makes it so.
-        donor: Who is computing more of what it needs, or None.
+        sharing: Whether more of it is to be copied from another slot.
+        donor: Who is still computing that, or None.
         shared: How much that will be.
     """
 
     slot: Slot
     tokens: int
     operations: tuple[CacheOperation, ...]
+    sharing: bool = False
     donor: Sequence | None = None
     shared: int = 0
 
@@ -109,7 +110,7 @@ class Placement:
 
         target = max(targets, key=lambda slot: (saved_runs(slot), -self._value(slot)))
         gain = saved_runs(target) * self._cost.cost.runs * self._expected_steps(moving)
-        price = self._cost.cost.copies * moving.computed / 1000 + self._value(target)
+        price = self._cost.cost.copies + self._value(target)
         return Move(moving, target) if gain > MOVE_GAIN * price else None
 
     def _with_prefix(self, sequence: Sequence, idle: list[Slot]) -> Place:
@@ -122,13 +123,10 @@ class Placement:
             not others or not self._can_copy or 2 * match.tokens >= len(match.slot.left_over)
         ):
             # Most of what is there is used, or there is nowhere else to go.
-            return Place(match.slot, match.tokens, (ClearSlot(match.slot.index, match.tokens),))
-        if not self._can_copy:
-            slot = self._cheapest(idle, sequence)
-            return Place(slot, 0, (ClearSlot(slot.index),))
+            clear = ClearSlot(match.slot.index, match.tokens)
+            return Place(match.slot, match.tokens, (clear,))
         slot = self._cheapest(others, sequence)
-        copy = CopyPrefix(match.slot.index, slot.index, match.tokens)
-        return Place(slot, match.tokens, (copy,))
+        return Place(slot, 0, (ClearSlot(slot.index),), sharing=self._can_copy, shared=match.tokens)
 
     def _with_donor(self, sequence: Sequence, place: Place) -> Place:
         """Wait for another's prompt, where copying it is faster than computing it too."""
@@ -138,13 +136,14 @@ class Placement:
         if found is None:
             return place
         donor, shared = found
-        more = shared - place.tokens
+        more = shared - max(place.tokens, place.shared)
         if more < max(self._config.prefix_tokens_min, 1):
             return place
         # One machine computes both: its own prefill would come on top of the donor's.
         computing = self._cost.prefill_seconds(more, place.tokens)
-        copying = self._cost.cost.copies * shared / 1000
-        return place._replace(donor=donor, shared=shared) if copying < computing else place
+        if self._cost.cost.copies >= computing:
+            return place
+        return place._replace(sharing=True, donor=donor, shared=shared)
 
     def _cheapest(self, idle: list[Slot], sequence: Sequence) -> Slot:
         """An idle slot, by what is lost with it and what it costs in density.

@@ -19,6 +19,9 @@ from llm_serving_engine.scheduler.step import (
     PrefillChunk,
 )
 
+# Of a step's target, how much copying of prefixes may take.
+SHARING_PART = 0.5
+
 
 class StepPlanner:
     """Collects the parts of the next step."""
@@ -56,20 +59,28 @@ class StepPlanner:
             )
         )
 
-    def share_prefixes(self) -> int:
-        """Copy what sequences have waited for; the number of those that got something."""
-        return sum(self._share(s) for s in self._slots.holders() if s.donor is not None)
+    def share_prefixes(self, now: float) -> None:
+        """Copy what sequences wait for, as many as take no more than half of a step."""
+        seconds = SHARING_PART * self._config.step_target_seconds
+        copies = max(int(seconds / max(self._cost.cost.copies, 1e-6)), 1)
+        sharing = [s for s in self._slots.holders() if s.sharing]
+        for sequence in sorted(sharing, key=lambda s: self._policy.prefill_key(s, now)):
+            if copies and not self._waits_for_donor(sequence):
+                copies -= self._share(sequence)
+
+    @staticmethod
+    def _waits_for_donor(sequence: Sequence) -> bool:
+        donor = sequence.donor
+        return (
+            donor is not None and donor.state is State.PREFILL and donor.computed < sequence.shared
+        )
 
     def _share(self, sequence: Sequence) -> bool:
-        donor = sequence.donor
-        assert donor is not None
         assert sequence.slot is not None
-        if donor.state is State.PREFILL and donor.computed < sequence.shared:
-            return False
-        sequence.donor = None
+        sequence.donor, sequence.sharing = None, False
         match = self._placement.match(sequence)
         if match is None or match.tokens <= sequence.computed:
-            return False  # the donor went before it had more than is here already
+            return False  # the source has gone before it had more than is here already
         self.operations.append(CopyPrefix(match.slot.index, sequence.slot, match.tokens))
         sequence.computed = match.tokens
         return True
@@ -98,6 +109,7 @@ class StepPlanner:
             rows=len(rows),
             runs=count_runs(row.slot for row in rows),
             row_context=sum(row.position for row in rows) / 1000,
+            copies=sum(isinstance(operation, CopyPrefix) for operation in self.operations),
         )
         budget = PrefillBudget(
             self._cost,
@@ -119,9 +131,9 @@ class StepPlanner:
         keys: dict[Sequence, Key] = {s: self._policy.prefill_key(s, now) for s in prefilling}
         for sequence in prefilling:
             donor = sequence.donor
-            if donor in keys:
+            if donor is not None and donor in keys:
                 keys[donor] = min(keys[donor], keys[sequence])
-        ready = [s for s in prefilling if s.donor is None]
+        ready = [s for s in prefilling if not s.sharing]
         return sorted(ready, key=keys.__getitem__)
 
     @staticmethod

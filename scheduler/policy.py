@@ -36,6 +36,10 @@ class Policy(ABC):
         """What sequences with a slot are ordered by to get their prompts computed."""
         return self.key(sequence, now)
 
+    def preempts(self, waiting: Sequence, running: Sequence, now: float) -> bool:
+        """Whether one that waits may take the slot of one that runs: if its class is higher."""
+        return waiting.request.priority > running.request.priority
+
     def submitted(self, sequence: Sequence) -> None:  # noqa: B027
         """A sequence has come into the queue."""
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.cost import CostModel
+from llm_serving_engine.scheduler.policy import Policy
 from llm_serving_engine.scheduler.sequence import SavedCache, Sequence
 from llm_serving_engine.scheduler.step import Capabilities, DropSaved, SaveSlot
 
@@ -14,11 +15,16 @@ class Preemption:
     """Chooses victims, and keeps saved caches within their memory."""
 
     def __init__(
-        self, capabilities: Capabilities, config: SchedulerConfig, cost: CostModel
+        self,
+        capabilities: Capabilities,
+        config: SchedulerConfig,
+        cost: CostModel,
+        policy: Policy,
     ) -> None:
         self._capabilities = capabilities
         self._config = config
         self._cost = cost
+        self._policy = policy
         self._keys = 0
         self._saved: dict[int, int] = {}
 
@@ -32,10 +38,10 @@ class Preemption:
         """Memory of saved caches."""
         return self.saved_tokens * self._capabilities.cache_bytes_per_token
 
-    def victim(self, waiting: Sequence, running: Iterable[Sequence]) -> Sequence | None:
+    def victim(self, waiting: Sequence, running: Iterable[Sequence], now: float) -> Sequence | None:
         """Who gives way to `waiting`: of the lowest class below its own the youngest.
 
-        None where nobody is below, or all below have lost a slot before and
+        None where the policy has nobody give way, or all who would have lost a slot before and
         not yet run their share since.
         """
         if not self._config.preemption:
@@ -43,7 +49,7 @@ class Preemption:
         below = [
             sequence
             for sequence in running
-            if sequence.request.priority < waiting.request.priority and self._has_run(sequence)
+            if self._policy.preempts(waiting, sequence, now) and self._has_run(sequence)
         ]
         return min(
             below,
@@ -72,6 +78,10 @@ class Preemption:
         self._saved[self._keys] = tokens
         sequence.saved = SavedCache(self._keys, tokens)
         return SaveSlot(sequence.slot, self._keys)
+
+    def tokens_of(self, save: SaveSlot) -> int:
+        """How many tokens a save is of."""
+        return self._saved[save.key]
 
     def restored(self, sequence: Sequence) -> None:
         """A sequence's saved cache is in its slot again."""

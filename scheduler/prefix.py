@@ -63,7 +63,7 @@ def best_donor(
     owner = owner_of(sequence)
     best: tuple[Sequence, int] | None = None
     for donor in holders:
-        computing = donor.state is State.PREFILL and donor.donor is None
+        computing = donor.state is State.PREFILL and not donor.sharing
         if donor is sequence or not computing or owner_of(donor) != owner:
             continue
         tokens = common_prefix(needed, donor.tokens(0, donor.known_tokens)) // unit * unit

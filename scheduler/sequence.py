@@ -48,7 +48,8 @@ class Sequence:
         runner_losses: How many of those times its runner had died.
         output_on_admission: Tokens it had produced when it last got a slot.
         saved: Where its cache is, while it waits after a preemption.
-        donor: The sequence whose prompt it waits for, as theirs begin alike.
+        sharing: Whether it waits to copy what it begins with from another slot.
+        donor: The sequence that is still computing that, if any.
         shared: How many tokens it will take from the donor.
         begun: Whether the computing of its prompt has begun, for the first time.
     """
@@ -67,6 +68,7 @@ class Sequence:
     runner_losses: int = 0
     output_on_admission: int = 0
     saved: SavedCache | None = None
+    sharing: bool = False
     donor: Sequence | None = None
     shared: int = 0
     begun: bool = False

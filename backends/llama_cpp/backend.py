@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import psutil
 
 from llm_serving_engine.backends.backend import BackendConfig, LoadError, LoadReport
 from llm_serving_engine.backends.llama_cpp.batch import split_chunk
-from llm_serving_engine.backends.llama_cpp.model import DecodeError, LlamaModel
+from llm_serving_engine.backends.llama_cpp.company import add_company
+from llm_serving_engine.backends.llama_cpp.model import DecodeError, LlamaModel, SavedCache
+from llm_serving_engine.backends.llama_cpp.probe import keeps_bits
 from llm_serving_engine.backends.llama_cpp.settings import CACHE_TYPES, Settings
 from llm_serving_engine.backends.models.errors import ModelError
 from llm_serving_engine.backends.models.info import ModelInfo
@@ -21,13 +24,19 @@ from llm_serving_engine.scheduler.step import (
     CacheOperation,
     Capabilities,
     ClearSlot,
+    CopyPrefix,
     DecodeRow,
     PrefillChunk,
+    RestoreSlot,
     SampledToken,
+    SaveSlot,
     SlotFailure,
     Step,
     StepResult,
 )
+
+# The fastest of some steps is what a step takes on a machine that does nothing else.
+DECODE_TRIALS = 3
 
 
 class LlamaCppBackend:
@@ -46,7 +55,9 @@ class LlamaCppBackend:
             raise LoadError(str(error)) from error
         self._samplers: list[TokenSampler | None] = [None] * self._model.settings.sequences
         self._failures: dict[int, str] = {}
-        self._warm_up()
+        self._saved: dict[int, SavedCache] = {}
+        self._config = config
+        self._speed = self._warm_up()
         self.report = self._make_report(info)
 
     def execute(self, step: Step) -> StepResult:
@@ -68,11 +79,18 @@ class LlamaCppBackend:
 
     def _operate(self, operation: CacheOperation) -> None:
         if isinstance(operation, ClearSlot):
-            done, slot = self._model.clear(*operation), operation.slot
+            if not self._model.clear(*operation):
+                self._fail(operation.slot, "the model cannot drop a part of a sequence")
+        elif isinstance(operation, CopyPrefix):
+            if not self._model.copy(*operation):
+                self._fail(operation.target, "the model cannot drop a part of a sequence")
+        elif isinstance(operation, SaveSlot):
+            self._saved[operation.key] = self._model.save(operation.slot)
+        elif isinstance(operation, RestoreSlot):
+            if not self._model.restore(operation.slot, self._saved.pop(operation.key)):
+                self._fail(operation.slot, "the saved cache could not be restored")
         else:
-            done, slot = self._model.copy(*operation), operation.target
-        if not done:
-            self._fail(slot, "the model cannot drop a part of a sequence")
+            del self._saved[operation.key]
 
     def _prefill(self, chunk: PrefillChunk) -> list[SampledToken]:
         if chunk.slot in self._failures:
@@ -94,14 +112,28 @@ class LlamaCppBackend:
         rows = tuple(row for row in rows if row.slot not in self._failures)
         if not rows:
             return []
+        batch = self._with_company(rows)
         try:
-            logits = self._model.decode_rows(rows)
+            logits = self._model.decode_rows(batch)
         except DecodeError as error:
             for row in rows:
                 self._fail(row.slot, str(error))
             return []
+        if len(batch) > len(rows):
+            logits = logits[[i for i, row in enumerate(batch) if row in rows]]
+            for row in set(batch) - set(rows):
+                self._model.clear(row.slot, row.position)
         likeliest = logits.argmax(axis=1)
         return [self._sample(row.slot, logits[i], int(likeliest[i])) for i, row in enumerate(rows)]
+
+    def _with_company(self, rows: tuple[DecodeRow, ...]) -> tuple[DecodeRow, ...]:
+        if not self._config.batch_invariant:
+            return rows
+        return add_company(rows, self._model.settings.sequences, self._room)
+
+    def _room(self, slot: int) -> int | None:
+        length = self._model.length(slot)
+        return length if length < self._model.context_per_sequence else None
 
     def _sample(
         self, slot: int, logits: npt.NDArray[np.float32], likeliest: int | None = None
@@ -120,23 +152,40 @@ class LlamaCppBackend:
         self._failures[slot] = reason
         self._model.clear(slot)
 
-    def _warm_up(self) -> None:
-        """Touch the weights and the buffers, so that the first request is like any other."""
-        chunk = (0,) * min(self._model.settings.prefill_chunk, self._model.context_per_sequence)
+    def _warm_up(self) -> tuple[float, float]:
+        """Touch the weights and the buffers, so that the first request is like any other.
+
+        Returns:
+            Seconds for a prompt token, and for a step of one decode row.
+        """
+        length = min(self._model.settings.prefill_chunk, self._model.context_per_sequence // 2)
+        chunk = (0,) * length
         self._model.decode_chunk(0, 0, chunk, sample=True)
         self._model.clear(0)
+        prefill = _seconds(lambda: self._model.decode_chunk(0, 0, chunk, sample=True))
+        decode = min(
+            _seconds(lambda: self._model.decode_rows((DecodeRow(0, length + i, 0),)))  # noqa: B023
+            for i in range(DECODE_TRIALS)
+        )
+        self._model.clear(0)
+        return prefill / length, decode
 
     def _make_report(self, info: ModelInfo) -> LoadReport:
         settings, model = self._model.settings, self._model
+        token_bytes = info.cache_bytes_per_token(CACHE_TYPES[settings.cache_type])
         capabilities = Capabilities(
             sequences_max=settings.sequences,
             context_per_sequence=model.context_per_sequence,
             prefill_unit=settings.prefill_chunk,
             partial_clear=model.partial_clear,
             prefix_copy=model.partial_clear,
+            save_restore=True,
+            batch_invariant=model.partial_clear and keeps_bits(model),
+            cache_bytes_per_token=token_bytes,
+            prefill_token_seconds=self._speed[0],
+            decode_step_seconds=self._speed[1],
         )
-        cache = info.cache_bytes_per_token(CACHE_TYPES[settings.cache_type])
-        cache *= settings.sequences * model.context_per_sequence
+        cache = token_bytes * settings.sequences * model.context_per_sequence
         resident = psutil.Process().memory_info().rss
         memory = {
             "weights": model.weights_bytes,
@@ -144,3 +193,9 @@ class LlamaCppBackend:
             "buffers": max(resident - model.weights_bytes - cache, 0),
         }
         return LoadReport(capabilities, settings.described(), memory)
+
+
+def _seconds(do: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    do()
+    return time.perf_counter() - started

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,10 @@ _FLASH_ATTENTION_AUTO = -1
 _FLASH_ATTENTION_OFF = 0
 _NO_ROOM = 1
 _EVERYTHING = -1
+
+
+SavedCache = ctypes.Array[ctypes.c_uint8]
+"""The bytes of a slot's cache, in llama.cpp's own format."""
 
 
 class DecodeError(Exception):
@@ -153,6 +158,25 @@ class LlamaModel:
         # In a partitioned cache only whole sequences can be copied.
         self._library.llama_memory_seq_cp(self._memory, source, target, _EVERYTHING, _EVERYTHING)
         return self.clear(target, tokens)
+
+    def save(self, slot: int) -> SavedCache:
+        """A copy of a slot's cache, in this process's memory."""
+        size = self._library.llama_state_seq_get_size(self._context, slot)
+        saved = (ctypes.c_uint8 * size)()
+        written = self._library.llama_state_seq_get_data(self._context, saved, size, slot)
+        if written == 0:
+            raise DecodeError("the cache could not be saved")
+        return saved
+
+    def restore(self, slot: int, saved: SavedCache) -> bool:
+        """Make a saved cache all of a slot; False where it does not fit."""
+        self.clear(slot)
+        read = self._library.llama_state_seq_set_data(self._context, saved, len(saved), slot)
+        return bool(read)
+
+    def length(self, slot: int) -> int:
+        """Tokens in a slot's cache."""
+        return int(self._library.llama_memory_seq_pos_max(self._memory, slot)) + 1
 
     def close(self) -> None:
         """Free context and weights."""

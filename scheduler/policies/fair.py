@@ -34,6 +34,11 @@ class FairPolicy(Policy):
         rest = sequence.known_tokens - sequence.computed
         return (-self.level(sequence, now), service, rest, sequence.arrived_at)
 
+    def preempts(self, waiting: Sequence, running: Sequence, now: float) -> bool:
+        """If its class is higher, and age has not raised the other one above it."""
+        above = self.level(waiting, now) > self.level(running, now)
+        return above and super().preempts(waiting, running, now)
+
     def level(self, sequence: Sequence, now: float) -> int:
         """The class, raised by age."""
         ages = (now - sequence.arrived_at) // self.config.aging_seconds

@@ -266,7 +266,7 @@ def random_plan(dice: random.Random, seconds: float) -> Plan:
         group=dice.randrange(3),
         prefix=dice.choice([0, 16, 50, 100]),
         rest=tuple(dice.randrange(256) for _ in range(dice.randint(1, 30))),
-        max_tokens=dice.randint(1, 20),
+        max_tokens=dice.choice([dice.randint(1, 20), 100]),
         priority=dice.choice(list(Priority)),
         tenant=dice.choice("ABC"),
         salt="",
@@ -290,7 +290,7 @@ def test_a_thousand_random_traces_keep_every_promise(part: int) -> None:
         )
         plans = [random_plan(dice, seconds=2.0) for _ in range(dice.randint(1, 14))]
         requests = [(plan, plan.request(number)) for number, plan in enumerate(plans)]
-        run = Run(requests, dice.randint(1, 4), config)
+        run = Run(requests, dice.randint(1, 6), config)
         check(run, len(requests))
         tally = run.scheduler.tally
         for what in ("preemptions", "saves", "moves", "prefix_hits"):
