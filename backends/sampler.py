@@ -24,6 +24,8 @@ TokenArray = npt.NDArray[np.intp]
 _GOLDEN_GAMMA = 0x9E3779B97F4A7C15
 _MASK = 2**64 - 1
 _BLOCK = 64
+# A penalty close to 0 must not lead to infinity: differences of logits are to stay numbers.
+_PENALISED_MAX = np.float32(1e30)
 
 
 def uniform(seed: int, index: int) -> float:
@@ -104,7 +106,9 @@ class TokenSampler:
             seen = np.fromiter(self._prompt | self._output.keys(), np.intp)
             values = logits[seen]
             penalty = np.float32(sampling.repetition_penalty)
-            logits[seen] = np.where(values > 0, values / penalty, values * penalty)
+            with np.errstate(over="ignore"):
+                values = np.where(values > 0, values / penalty, values * penalty)
+            logits[seen] = values.clip(-_PENALISED_MAX, _PENALISED_MAX)
         if self._output and (sampling.presence_penalty or sampling.frequency_penalty):
             produced = np.fromiter(self._output.keys(), np.intp)
             counts = np.fromiter(self._output.values(), np.float32)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from llm_serving_engine.backends.models.builtin import builtin_path
+from llm_serving_engine.backends.models.quantize import quantize
 
 sys.path.append(str(Path(__file__).parent / "fixtures"))
 
@@ -27,6 +28,16 @@ def tiny_model_path(
 ) -> Path:
     """A Llama model of two layers with random weights, and a chat template."""
     return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny.gguf")
+
+
+@pytest.fixture(scope="session")
+def tiny_quantized_model_path(
+    tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The same model as Q8_0: its sequences give the same bits in any company."""
+    path = tmp_path_factory.mktemp("quantized") / "tiny.gguf"
+    quantize(tiny_model_path, path, "Q8_0")
+    return path
 
 
 @pytest.fixture(scope="session")

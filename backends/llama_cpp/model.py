@@ -42,7 +42,8 @@ class LlamaModel:
         with captured_errors() as log:
             self._model = self._load(path, progress)
             if not self._model:
-                raise LoadError(_last_words(log, "llama.cpp cannot load the model"))
+                reason = _last_words(log, "no reason given")
+                raise LoadError(f"{path} cannot be loaded by llama.cpp: {reason}")
             self._check_kind()
             self._context = self._library.llama_init_from_model(self._model, self._context_params())
             if not self._context:
@@ -189,4 +190,4 @@ def _last_words(log: Any, otherwise: str) -> str:
     lines = [line.strip() for line in log if line.strip()]
     causes = [line for line in lines if "error" in line.lower() or "unknown" in line.lower()]
     line = next(iter(causes or lines), otherwise)
-    return line.partition(": ")[2] or line
+    return (line.partition(": ")[2] or line).removeprefix("error loading model: ")

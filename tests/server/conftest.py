@@ -29,10 +29,10 @@ async def scripted() -> AsyncIterator[RunningServer]:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def tiny(tiny_model_path: Path) -> AsyncIterator[RunningServer]:
+async def tiny(tiny_quantized_model_path: Path) -> AsyncIterator[RunningServer]:
     """The tiny model; 16 sequences of 256 tokens."""
     runner = {"sequences": 16, "context_per_sequence": 256, "threads": 1}
-    async with serving(tiny_model_path, model={"runner": runner}) as running:
+    async with serving(tiny_quantized_model_path, model={"runner": runner}) as running:
         yield running
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -174,7 +173,7 @@ async def test_intervals_outside(scripted: RunningServer, seconds: float) -> Non
     assert "0.1 to 3600" in violation.description
 
 
-async def test_the_models(tiny: RunningServer, tiny_model_path: Path) -> None:
+async def test_the_models(tiny: RunningServer) -> None:
     (model,) = (await tiny.models.ListModels(models_pb2.ListModelsRequest())).models
     for name in ("", "tiny"):
         answer = await tiny.models.GetModel(models_pb2.GetModelRequest(name=name))
@@ -188,7 +187,7 @@ async def test_the_models(tiny: RunningServer, tiny_model_path: Path) -> None:
         architecture="llama",
         description="Tiny Random Llama",
         parameter_count=model.parameter_count,
-        quantization="F32",
+        quantization="Q8_0",
         vocabulary_size=tiny.model.vocabulary_size,
         training_context=1024,
         state=models_pb2.MODEL_STATE_READY,

@@ -45,10 +45,10 @@ async def lose(server: RunningServer) -> int:
 
 @pytest.mark.parametrize("model", ["scripted", "tiny"])
 async def test_a_stream_survives_its_runner(
-    model: str, tiny_model_path: Path, caplog: pytest.LogCaptureFixture
+    model: str, tiny_quantized_model_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     runner = {"sequences": 2, "context_per_sequence": 512, "threads": 1}
-    path = tiny_model_path if model == "tiny" else None
+    path = tiny_quantized_model_path if model == "tiny" else None
     # A prompt of several chunks.
     request: dict[str, Any] = {"prompt": "once upon a time " * 6, "max_tokens": TOKENS}
     async with serving(path, model={"runner": runner}) as server:
@@ -73,10 +73,10 @@ async def test_a_stream_survives_its_runner(
         assert "was lost" in caplog.text
 
 
-async def test_a_seeded_stream_survives_its_runner(tiny_model_path: Path) -> None:
+async def test_a_seeded_stream_survives_its_runner(tiny_quantized_model_path: Path) -> None:
     runner = {"sequences": 1, "context_per_sequence": 512, "threads": 1}
     sampling = {"temperature": 1.0, "seed": 3, "frequency_penalty": 0.5, "repetition_penalty": 1.1}
-    async with serving(tiny_model_path, model={"runner": runner}) as server:
+    async with serving(tiny_quantized_model_path, model={"runner": runner}) as server:
         undisturbed = await server.generate(max_tokens=TOKENS, sampling=sampling)
         stream = server.stream(max_tokens=TOKENS, sampling=sampling)
         events = [await stream.read(), await stream.read()]

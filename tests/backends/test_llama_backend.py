@@ -1,0 +1,312 @@
+"""The llama.cpp backend on the tiny model, in this process."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llm_serving_engine.backends.backend import BackendConfig, LoadError
+from llm_serving_engine.backends.llama_cpp.backend import LlamaCppBackend
+from llm_serving_engine.backends.llama_cpp.batch import split_chunk
+from llm_serving_engine.scheduler.request import Sampling
+from llm_serving_engine.scheduler.step import (
+    ClearSlot,
+    CopyPrefix,
+    DecodeRow,
+    Logprobs,
+    OpenSequence,
+    PrefillChunk,
+    SampledToken,
+    Step,
+)
+
+UNIT = 16
+CONTEXT = 256
+CONFIG = BackendConfig(sequences=4, context_per_sequence=CONTEXT, threads=1, prefill_chunk=UNIT)
+GREEDY = Sampling(temperature=0.0)
+TOP = 20
+
+Tokens = tuple[int, ...]
+Position = tuple[int, Logprobs]
+
+
+@pytest.fixture(scope="module")
+def backend(tiny_quantized_model_path: Path) -> Iterator[LlamaCppBackend]:
+    backend = LlamaCppBackend(str(tiny_quantized_model_path), CONFIG, lambda fraction: None)
+    yield backend
+    backend.close()
+
+
+def prompt_of(seed: int, length: int) -> Tokens:
+    return tuple(int(token) for token in np.random.default_rng(seed).integers(3, 300, length))
+
+
+def opened(slot: int, sampling: Sampling = GREEDY) -> OpenSequence:
+    return OpenSequence(slot, sampling, TOP)
+
+
+def plain(sampled: SampledToken) -> Position:
+    assert sampled.logprobs is not None
+    return sampled.token, sampled.logprobs
+
+
+def begin(
+    backend: LlamaCppBackend, slot: int, prompt: Tokens, sampling: Sampling = GREEDY
+) -> Position:
+    """Put a prompt into a slot; its first token."""
+    step = Step(1, (ClearSlot(slot),), (opened(slot, sampling),), (chunk(slot, 0, prompt),))
+    result = backend.execute(step)
+    assert not result.failures
+    return plain(result.tokens[0])
+
+
+def chunk(slot: int, position: int, tokens: Tokens, sample: bool = True) -> PrefillChunk:
+    return PrefillChunk(slot, position, tokens, sample)
+
+
+def alone(
+    backend: LlamaCppBackend, slot: int, prompt: Tokens, sampling: Sampling = GREEDY, count: int = 8
+) -> list[Position]:
+    """The first `count` tokens of a sequence that runs by itself."""
+    produced = [begin(backend, slot, prompt, sampling)]
+    while len(produced) < count:
+        row = DecodeRow(slot, len(prompt) + len(produced) - 1, produced[-1][0])
+        produced.append(plain(backend.execute(Step(1, decodes=(row,))).tokens[0]))
+    return produced
+
+
+def test_report(backend: LlamaCppBackend) -> None:
+    capabilities = backend.report.capabilities
+    assert capabilities.sequences_max == 4
+    assert capabilities.context_per_sequence == CONTEXT
+    assert capabilities.prefill_unit == UNIT
+    assert capabilities.partial_clear
+    assert capabilities.prefix_copy
+    assert backend.report.settings["threads"] == "1"
+    memory = backend.report.memory_bytes
+    assert memory.keys() == {"weights", "cache", "buffers"}
+    assert memory["cache"] == 4 * CONTEXT * 2 * 2 * (2 * 16) * 2
+    assert 0 < sum(memory.values()) <= psutil.Process().memory_info().rss
+
+
+def test_what_the_model_says_is_what_numpy_says(backend: LlamaCppBackend) -> None:
+    token, logprobs = begin(backend, 0, prompt_of(1, 20))
+    assert token == logprobs.top[0][0]
+    assert logprobs.chosen == logprobs.top[0][1] == max(value for _, value in logprobs.top)
+    assert sum(np.exp([value for _, value in logprobs.top])) < 1
+
+
+@given(st.sets(st.integers(1, 6)), st.integers(0, UNIT - 1))
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_prefill_in_any_aligned_chunks_gives_the_same_bits(
+    backend: LlamaCppBackend, cuts: set[int], tail: int
+) -> None:
+    prompt = prompt_of(2, 6 * UNIT + 1 + tail)
+    expected = alone(backend, 0, prompt, count=3)
+    bounds = [0, *(cut * UNIT for cut in sorted(cuts)), len(prompt)]
+    backend.execute(Step(1, (ClearSlot(1),), (opened(1),)))
+    for start, stop in itertools.pairwise(bounds):
+        part = chunk(1, start, prompt[start:stop], sample=stop == len(prompt))
+        result = backend.execute(Step(1, prefills=(part,)))
+        assert len(result.tokens) == part.sample
+    assert plain(result.tokens[0]) == expected[0]
+    row = DecodeRow(1, len(prompt), expected[0][0])
+    assert plain(backend.execute(Step(1, decodes=(row,))).tokens[0]) == expected[1]
+
+
+@pytest.mark.parametrize("cut", [1, 7, UNIT + 3, 50])
+def test_chunks_that_are_not_aligned_give_nearly_the_same(
+    backend: LlamaCppBackend, cut: int
+) -> None:
+    prompt = prompt_of(3, 60)
+    token, logprobs = begin(backend, 0, prompt)
+    backend.execute(
+        Step(1, (ClearSlot(1),), (opened(1),), (chunk(1, 0, prompt[:cut], sample=False),))
+    )
+    rest = backend.execute(Step(1, prefills=(chunk(1, cut, prompt[cut:]),)))
+    other_token, other = plain(rest.tokens[0])
+    assert other_token == token
+    assert other.chosen == pytest.approx(logprobs.chosen, abs=1e-3)
+
+
+def test_company_changes_nothing(backend: LlamaCppBackend) -> None:
+    count = 8
+    prompts = [prompt_of(10 + slot, 11 + 9 * slot) for slot in range(4)]
+    samplings = [GREEDY, Sampling(seed=1), Sampling(temperature=2.0, seed=2), GREEDY]
+    asked = list(zip(prompts, samplings, strict=True))
+    expected = [alone(backend, 3 - slot, *one) for slot, one in enumerate(asked)]
+    produced: list[list[Position]] = [[] for _ in range(4)]
+
+    def row(slot: int) -> DecodeRow:
+        position = len(prompts[slot]) + len(produced[slot]) - 1
+        return DecodeRow(slot, position, produced[slot][-1][0])
+
+    def execute(*chunks: PrefillChunk, opens: tuple[OpenSequence, ...] = ()) -> None:
+        going = [slot for slot in range(4) if 0 < len(produced[slot]) < count]
+        clears = tuple(ClearSlot(one.slot) for one in opens)
+        step = Step(1, clears, opens, chunks, tuple(map(row, going)))
+        for sampled in backend.execute(step).tokens:
+            produced[sampled.slot].append(plain(sampled))
+
+    # One prompt after the other, while those before go on.
+    for slot, (prompt, sampling) in enumerate(asked):
+        execute(chunk(slot, 0, prompt), opens=(opened(slot, sampling),))
+    while len(produced[3]) < count:
+        execute()
+    assert produced == expected
+
+
+def test_a_copied_prefix(backend: LlamaCppBackend) -> None:
+    prompt = prompt_of(4, 3 * UNIT + 5)
+    expected = begin(backend, 0, prompt)
+    other = prompt_of(5, 40)
+    begin(backend, 2, other)
+    for shared in (UNIT, 2 * UNIT, 3 * UNIT):
+        operations = (CopyPrefix(0, 2, shared),)
+        step = Step(1, operations, (opened(2),), (chunk(2, shared, prompt[shared:]),))
+        result = backend.execute(step)
+        assert not result.failures
+        assert plain(result.tokens[0]) == expected
+    # The source goes on as if nothing had been.
+    row = DecodeRow(0, len(prompt), expected[0])
+    after = backend.execute(Step(1, decodes=(row,))).tokens[0]
+    assert plain(after) == alone(backend, 1, prompt, count=2)[1]
+
+
+def test_copying_nothing_clears(backend: LlamaCppBackend) -> None:
+    prompt = prompt_of(6, 20)
+    expected = begin(backend, 0, prompt)
+    begin(backend, 1, prompt_of(7, 33))
+    step = Step(1, (CopyPrefix(0, 1, 0),), (opened(1),), (chunk(1, 0, prompt),))
+    assert plain(backend.execute(step).tokens[0]) == expected
+
+
+def test_a_slot_that_is_cleared_in_part(backend: LlamaCppBackend) -> None:
+    prompt = prompt_of(8, 2 * UNIT + 9)
+    expected = begin(backend, 0, prompt)
+    begin(backend, 1, prompt[: 2 * UNIT] + prompt_of(9, 30))
+    step = Step(
+        1, (ClearSlot(1, 2 * UNIT),), (opened(1),), (chunk(1, 2 * UNIT, prompt[2 * UNIT :]),)
+    )
+    assert plain(backend.execute(step).tokens[0]) == expected
+
+
+def test_a_slot_without_room_fails_alone(backend: LlamaCppBackend) -> None:
+    neighbour = prompt_of(11, 20)
+    expected = alone(backend, 1, neighbour, count=3)
+    first = begin(backend, 1, neighbour)
+    too_long = chunk(0, 0, prompt_of(12, CONTEXT + 1))
+    step = Step(
+        1,
+        (ClearSlot(0),),
+        (opened(0),),
+        (too_long,),
+        (DecodeRow(1, len(neighbour), first[0]),),
+    )
+    result = backend.execute(step)
+    (failure,) = result.failures
+    assert failure.slot == 0
+    assert "no room" in failure.reason
+    assert [plain(sampled) for sampled in result.tokens] == [expected[1]]
+    # Its slot is clear, and can be used again.
+    assert begin(backend, 0, neighbour) == expected[0]
+
+
+def test_a_full_slot(backend: LlamaCppBackend) -> None:
+    prompt = prompt_of(13, CONTEXT - 1)
+    token, _ = begin(backend, 0, prompt)
+    result = backend.execute(Step(1, decodes=(DecodeRow(0, CONTEXT - 1, token),)))
+    assert len(result.tokens) == 1
+
+
+def test_greedy_is_the_likeliest_and_penalties_count(backend: LlamaCppBackend) -> None:
+    prompt = prompt_of(14, 12)
+    sampling = Sampling(temperature=0.0, logit_bias={77: 100.0}, presence_penalty=2.0)
+    assert [token for token, _ in alone(backend, 0, prompt, sampling, 3)] == [77, 77, 77]
+
+
+def test_a_sequence_goes_on_in_another_slot(backend: LlamaCppBackend) -> None:
+    prompt = prompt_of(15, UNIT)
+    sampling = Sampling(temperature=1.5, seed=9, frequency_penalty=0.5, top_k=0, min_p=0.0)
+    expected = alone(backend, 0, prompt, sampling)
+    output = tuple(token for token, _ in expected[:4])
+    again = OpenSequence(3, sampling, TOP, prompt, output)
+    step = Step(1, (ClearSlot(3),), (again,), (chunk(3, 0, prompt + output),))
+    assert backend.execute(step).tokens[0].token == expected[4][0]
+
+
+@given(
+    st.integers(0, 100),
+    st.lists(st.integers(0, 9), min_size=1, max_size=80),
+    st.booleans(),
+    st.integers(1, 40),
+)
+def test_split_chunk(position: int, tokens: list[int], sample: bool, unit: int) -> None:
+    whole = PrefillChunk(3, position, tuple(tokens), sample)
+    parts = split_chunk(whole, unit)
+    at = position
+    for start, part, _ in parts:
+        assert start == at
+        assert part
+        # No part reaches over a multiple of the unit.
+        assert start // unit == (start + len(part) - 1) // unit
+        at += len(part)
+    assert tuple(token for _, part, _ in parts for token in part) == whole.tokens
+    assert [wanted for _, _, wanted in parts] == [False] * (len(parts) - 1) + [sample]
+
+
+def test_progress_goes_up_to_one(tiny_model_path: Path) -> None:
+    told: list[float] = []
+    config = BackendConfig(sequences=1, context_per_sequence=256, threads=1)
+    LlamaCppBackend(str(tiny_model_path), config, told.append).close()
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+
+
+@pytest.mark.parametrize("flash_attention", [True, False])
+def test_a_larger_chunk_than_the_context(tiny_model_path: Path, flash_attention: bool) -> None:
+    config = BackendConfig(2, 256, 1, 1024, "f16", flash_attention)
+    backend = LlamaCppBackend(str(tiny_model_path), config, lambda fraction: None)
+    assert begin(backend, 1, prompt_of(16, 250))[0] >= 0
+    backend.close()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda model: model[: len(model) // 2], "truncated"),
+        (lambda model: b"no model" * 10, "not a GGUF file"),
+        (lambda model: model.replace(b"llama", b"xxxxx"), "architecture"),
+    ],
+)
+def test_files_that_cannot_be_loaded(
+    spoil: Callable[[bytes], bytes], words: str, tiny_model_path: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(spoil(tiny_model_path.read_bytes()))
+    with pytest.raises(LoadError, match=words) as caught:
+        LlamaCppBackend(str(path), CONFIG, lambda fraction: None)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match="no file"):
+        LlamaCppBackend(str(tmp_path / "none.gguf"), CONFIG, lambda fraction: None)
+
+
+def test_a_cache_type_that_the_model_cannot_have(tiny_model_path: Path) -> None:
+    # Its heads are 16 wide, and q8_0 stores 32 elements together.
+    config = BackendConfig(1, 256, 1, None, "q8_0")
+    with pytest.raises(LoadError, match="q8_0") as caught:
+        LlamaCppBackend(str(tiny_model_path), config, lambda fraction: None)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,267 @@
+"""Runners as processes: their start, their loss, their return, and their end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import pytest_asyncio
+
+from llm_serving_engine.backends.backend import BackendConfig, LoadError, LoadReport
+from llm_serving_engine.backends.process import host
+from llm_serving_engine.backends.process.host import ProcessRunner
+from llm_serving_engine.backends.scripted import next_token
+from llm_serving_engine.scheduler.request import Sampling
+from llm_serving_engine.scheduler.runner import RunnerLost
+from llm_serving_engine.scheduler.step import OpenSequence, PrefillChunk, SampledToken, Step
+
+CONFIG = BackendConfig(sequences=2, context_per_sequence=256, threads=1)
+STEP = Step(1, (), (OpenSequence(0, Sampling()),), (PrefillChunk(0, 0, (1, 2, 3), sample=True),))
+EXPECTED = (SampledToken(0, next_token([1, 2, 3])),)
+BROKEN = Step(1, (), (), (PrefillChunk(0, 0, (), sample=True),))
+
+MakeRunner = Callable[..., ProcessRunner]
+
+
+@pytest_asyncio.fixture
+async def make_runner() -> AsyncIterator[MakeRunner]:
+    """Makes runners that are closed at the end."""
+    made: list[ProcessRunner] = []
+
+    def make(backend: str = "scripted", path: str = "", **listeners: object) -> ProcessRunner:
+        made.append(ProcessRunner(backend, path, CONFIG, **listeners))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    for runner in made:
+        await runner.close()
+
+
+def kill(runner: ProcessRunner) -> None:
+    assert runner.process_id is not None
+    os.kill(runner.process_id, signal.SIGKILL)
+
+
+async def lose(runner: ProcessRunner) -> None:
+    """Kill the worker in a step, and wait until that is known."""
+    assert runner.process_id is not None
+    os.kill(runner.process_id, signal.SIGSTOP)
+    pending = runner.begin(STEP)
+    kill(runner)
+    with pytest.raises(RunnerLost):
+        await pending
+
+
+async def test_start_step_close(make_runner: MakeRunner) -> None:
+    runner = make_runner()
+    assert runner.process_id is None
+    assert runner.memory_bytes == 0
+    report = await runner.start()
+    assert report == runner.report
+    assert runner.capabilities.sequences_max == 2
+    process = psutil.Process(runner.process_id)
+    assert runner.memory_bytes > 1_000_000
+    result = await runner.begin(STEP)
+    assert (result.number, result.tokens) == (1, EXPECTED)
+    assert result.duration > 0
+    await runner.close()
+    assert not process.is_running()
+    assert runner.process_id is None
+    assert runner.memory_bytes == 0
+
+
+async def test_closing_twice_and_before_starting(make_runner: MakeRunner) -> None:
+    runner = make_runner()
+    await runner.close()
+    await runner.start()
+    await asyncio.gather(runner.close(), runner.close())
+    await runner.close()
+
+
+async def test_before_it_is_started(make_runner: MakeRunner) -> None:
+    runner = make_runner()
+    with pytest.raises(RuntimeError, match="not started"):
+        runner.begin(STEP)
+    with pytest.raises(RuntimeError, match="not started"):
+        _ = runner.capabilities
+
+
+async def test_progress(make_runner: MakeRunner, tiny_model_path: Path) -> None:
+    told: list[float] = []
+    runner = make_runner("llama.cpp", str(tiny_model_path), on_progress=told.append)
+    report = await runner.start()
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+    assert sum(report.memory_bytes.values()) > 10_000_000
+
+
+@pytest.mark.parametrize("content", [None, b"no model at all"])
+async def test_load_errors(make_runner: MakeRunner, content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    if content is not None:
+        path.write_bytes(content)
+    lost: list[None] = []
+    runner = make_runner("llama.cpp", str(path), on_idle_loss=lambda: lost.append(None))
+    with pytest.raises(LoadError, match=str(path)):
+        await runner.start()
+    assert runner.process_id is None
+    assert lost == []
+
+
+async def test_a_worker_that_dies_while_loading(make_runner: MakeRunner) -> None:
+    runner = make_runner()
+    starting = asyncio.ensure_future(runner.start())
+    await until(lambda: runner.process_id is not None)
+    kill(runner)
+    with pytest.raises(LoadError, match="ended while loading"):
+        await starting
+    assert runner.process_id is None
+
+
+async def test_a_backend_that_raises_something_else(
+    make_runner: MakeRunner, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(LoadError, match="ended while loading"):
+        await make_runner("nothing").start()
+    assert "KeyError: 'nothing'" in capfd.readouterr().err
+
+
+async def test_a_step_that_crashes_the_worker(
+    make_runner: MakeRunner, capfd: pytest.CaptureFixture[str]
+) -> None:
+    runner = make_runner()
+    await runner.start()
+    with pytest.raises(RunnerLost):
+        await runner.begin(BROKEN)
+    with pytest.raises(RunnerLost):
+        await runner.begin(STEP)
+    assert "ContractViolation" in capfd.readouterr().err
+    await runner.recover()
+    assert (await runner.begin(STEP)).tokens == EXPECTED
+
+
+async def test_a_worker_that_is_killed_in_a_step(make_runner: MakeRunner) -> None:
+    states: list[LoadReport | None] = []
+    lost: list[None] = []
+    runner = make_runner(on_state=states.append, on_idle_loss=lambda: lost.append(None))
+    report = await runner.start()
+    killed = runner.process_id
+    assert killed is not None
+    await lose(runner)
+    assert states == []
+    await runner.recover()
+    assert states == [None, report]
+    assert runner.process_id != killed
+    assert not psutil.pid_exists(killed)
+    assert (await runner.begin(STEP)).tokens == EXPECTED
+    assert lost == []
+
+
+async def test_a_worker_that_is_killed_between_steps(make_runner: MakeRunner) -> None:
+    lost = asyncio.Event()
+    runner = make_runner(on_idle_loss=lost.set)
+    await runner.start()
+    await runner.begin(STEP)
+    kill(runner)
+    await lost.wait()
+    await runner.recover()
+    lost.clear()
+    assert (await runner.begin(STEP)).tokens == EXPECTED
+    await runner.close()
+    assert not lost.is_set()
+
+
+class Stubborn(ProcessRunner):
+    """Cannot be started a few times."""
+
+    failures = 0
+
+    async def start(self) -> LoadReport:
+        if self.failures:
+            self.failures -= 1
+            raise LoadError("not yet") if self.failures % 2 else OSError("no processes left")
+        return await super().start()
+
+
+async def test_recovery_backs_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(host, "BACKOFF_MAX_SECONDS", 1.0)
+    monkeypatch.setattr(host.asyncio, "sleep", sleep)
+    states: list[LoadReport | None] = []
+    runner = Stubborn("scripted", "", CONFIG, on_state=states.append)
+    await runner.start()
+    await lose(runner)
+    runner.failures = 6
+    await runner.recover()
+    assert slept == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+    assert states == [None, runner.report]
+    assert (await runner.begin(STEP)).tokens == EXPECTED
+    await runner.close()
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing(make_runner: MakeRunner) -> None:
+    runner = make_runner()
+    starting = asyncio.ensure_future(runner.start())
+    await until(lambda: runner.process_id is not None)
+    process = psutil.Process(runner.process_id)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    await runner.close()
+    assert not process.is_running()
+
+
+async def test_a_worker_that_does_not_end_is_killed(
+    make_runner: MakeRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "EXIT_GRACE_SECONDS", 0.05)
+    runner = make_runner()
+    await runner.start()
+    process = psutil.Process(runner.process_id)
+    process.suspend()
+    await runner.close()
+    assert not process.is_running()
+
+
+async def test_who_is_cancelled_while_closing_leaves_the_wait_to_the_next(
+    make_runner: MakeRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "EXIT_GRACE_SECONDS", 0.2)
+    runner = make_runner()
+    await runner.start()
+    process = psutil.Process(runner.process_id)
+    process.suspend()
+    closing = asyncio.ensure_future(runner.close())
+    await until(lambda: runner.process_id is None)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    await runner.close()
+    assert not process.is_running()
+
+
+async def test_terminals_and_service_managers_do_not_end_a_worker(
+    make_runner: MakeRunner,
+) -> None:
+    runner = make_runner()
+    await runner.start()
+    assert runner.process_id is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(runner.process_id, number)
+    assert (await runner.begin(STEP)).tokens == EXPECTED
+    assert os.getsid(runner.process_id) != os.getsid(0)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Let the event loop turn until something holds."""
+    while not holds():  # noqa: ASYNC110 - what it waits for has no event
+        await asyncio.sleep(0)

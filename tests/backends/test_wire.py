@@ -1,0 +1,103 @@
+"""Messages between a host and its worker, however the socket cuts them."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_serving_engine.backends.backend import BackendConfig, LoadReport
+from llm_serving_engine.backends.process.wire import (
+    BlockingChannel,
+    FrameReader,
+    Load,
+    Loaded,
+    LoadFailed,
+    Message,
+    Progress,
+    encode,
+)
+from llm_serving_engine.scheduler.request import Sampling
+from llm_serving_engine.scheduler.step import (
+    Capabilities,
+    ClearSlot,
+    CopyPrefix,
+    DecodeRow,
+    Logprobs,
+    OpenSequence,
+    PrefillChunk,
+    SampledToken,
+    SlotFailure,
+    Step,
+    StepResult,
+)
+
+MESSAGES: list[Message] = [
+    Load("llama.cpp", "a/model.gguf", BackendConfig(sequences=3)),
+    Progress(0.5),
+    Loaded(LoadReport(Capabilities(2, 64), {"threads": "2"}, {"weights": 10})),
+    LoadFailed("no such file"),
+    Step(
+        7,
+        (ClearSlot(0), CopyPrefix(0, 1, 5)),
+        (OpenSequence(1, Sampling(logit_bias={3: 1.0}), 2, (1, 2), (3,)),),
+        (PrefillChunk(1, 5, (6, 7), sample=True),),
+        (DecodeRow(0, 9, 4),),
+    ),
+    StepResult(
+        7, (SampledToken(0, 3, Logprobs(-0.5, ((3, -0.5),))),), (SlotFailure(1, "full"),), 0.25
+    ),
+]
+STREAM = b"".join(map(encode, MESSAGES))
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, BlockingChannel]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, BlockingChannel(theirs)
+
+
+@given(st.lists(st.integers(0, len(STREAM)), max_size=40))
+def test_frames_cut_anywhere(cuts: list[int]) -> None:
+    reader = FrameReader()
+    bounds = [0, *sorted(cuts), len(STREAM)]
+    received = []
+    for start, stop in itertools.pairwise(bounds):
+        received += reader.feed(STREAM[start:stop])
+    assert received == MESSAGES
+    assert [type(message) for message in received] == [type(message) for message in MESSAGES]
+
+
+def test_a_message_comes_with_its_last_byte() -> None:
+    reader = FrameReader()
+    frame = encode(MESSAGES[0])
+    assert all(reader.feed(frame[i : i + 1]) == [] for i in range(len(frame) - 1))
+    assert reader.feed(frame[-1:]) == [MESSAGES[0]]
+
+
+def test_messages_that_come_together(ends: tuple[socket.socket, BlockingChannel]) -> None:
+    ours, channel = ends
+    ours.sendall(STREAM)
+    assert [channel.receive() for _ in MESSAGES] == MESSAGES
+
+
+def test_messages_both_ways(ends: tuple[socket.socket, BlockingChannel]) -> None:
+    ours, channel = ends
+    channel.send(MESSAGES[5])
+    reader = FrameReader()
+    assert reader.feed(ours.recv(1 << 16)) == [MESSAGES[5]]
+
+
+@pytest.mark.parametrize("sent", [b"", encode(MESSAGES[0])[:-1]])
+def test_an_end_that_is_closed(sent: bytes, ends: tuple[socket.socket, BlockingChannel]) -> None:
+    ours, channel = ends
+    ours.sendall(sent)
+    ours.close()
+    assert channel.receive() is None
+    with pytest.raises(OSError, match=r"pipe|reset"):
+        channel.send(MESSAGES[1])
