@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from google.protobuf.duration_pb2 import Duration
 
 from llm_serving_engine.backends.text.tokenizer import Tokenizer
-from llm_serving_engine.scheduler.core import Produced
+from llm_serving_engine.scheduler.events import Produced
 from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.request import FinishReason
 from llm_serving_engine.scheduler.sequence import Sequence
+from llm_serving_engine.scheduler.step import Capabilities
 from llm_serving_engine.server.generation import Delta, Generation
 from llm_serving_engine.server.model import ModelState, ServedModel
 from llm_serving_engine.v1 import generation_pb2, inference_pb2, models_pb2
@@ -146,8 +147,19 @@ def encode_model(model: ServedModel, is_default: bool) -> models_pb2.Model:
         message.vocabulary_size = info.vocabulary_size
         message.training_context = info.training_context
     if (engine := model.loaded_engine) is not None:
-        capabilities = engine.scheduler.capabilities._asdict()
-        capabilities.pop("prefill_unit")  # the scheduler's own business
-        message.capabilities.CopyFrom(models_pb2.Capabilities(**capabilities))
+        message.capabilities.CopyFrom(_encode_capabilities(engine.scheduler.capabilities))
         message.capabilities.chat = model.chat_template is not None
     return message
+
+
+def _encode_capabilities(capabilities: Capabilities) -> models_pb2.Capabilities:
+    return models_pb2.Capabilities(
+        sequences_max=capabilities.sequences_max,
+        context_per_sequence=capabilities.context_per_sequence,
+        logprobs=capabilities.logprobs,
+        partial_clear=capabilities.partial_clear,
+        prefix_copy=capabilities.prefix_copy,
+        save_restore=capabilities.save_restore,
+        grammar=capabilities.grammar,
+        batch_invariant=capabilities.batch_invariant,
+    )

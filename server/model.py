@@ -8,6 +8,7 @@ import enum
 import logging
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from llm_serving_engine.backends.backend import LoadError, LoadReport
@@ -74,10 +75,11 @@ class ServedModel:
         self._template: ChatTemplate | None = None
         self._engine: Engine | None = None
         self._engine_task: asyncio.Task[None] | None = None
+        self._invariant = config.scheduler.determinism == "batch_invariant"
         self._runner = make_runner(
             self.backend,
             str(path),
-            config.model.runner,
+            replace(config.model.runner, batch_invariant=self._invariant),
             self._progress,
             self._runner_changed,
             self._runner_lost,
@@ -99,6 +101,7 @@ class ServedModel:
             # The vocabulary is read while the runner reads the weights.
             await asyncio.to_thread(self._load_vocabulary)
             report = await runner
+            self._check_determinism(report.capabilities)
         except Exception as error:
             await self._stop_runner(runner)
             self._enter(ModelState.FAILED, str(error))
@@ -183,6 +186,13 @@ class ServedModel:
         return wish if self.engine.scheduler.get(wish) is None else f"{wish}~{secrets.token_hex(4)}"
 
     # Inside
+
+    def _check_determinism(self, capabilities: Capabilities) -> None:
+        if self._invariant and not capabilities.batch_invariant:
+            raise LoadError(
+                'scheduler.determinism is "batch_invariant", and this model does not keep its '
+                'bits in company on this machine; use "fast", or its Q4_0 or Q8_0 form'
+            )
 
     def _load_vocabulary(self) -> None:
         if self.backend == "scripted":

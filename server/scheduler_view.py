@@ -68,12 +68,12 @@ class SchedulerView:
             queues=[
                 operations_pb2.QueueState(
                     priority=PRIORITIES[priority],
-                    requests=scheduler.queue.requests_of(priority),
-                    tokens=scheduler.queue.tokens_of(priority),
+                    requests=scheduler.queue.of_class(priority).requests,
+                    tokens=scheduler.queue.of_class(priority).tokens,
                 )
                 for priority in sorted(Priority, reverse=True)
             ],
-            slots=[_slot(i, scheduler.slots[i]) for i in range(len(scheduler.slots))],
+            slots=[_slot(slot.index, slot.holder) for slot in scheduler.slots],
             tokens_per_second=self._tokens_per_second(),
             outcomes=self._outcomes,
         )

@@ -167,7 +167,7 @@ class LlamaModel:
         written = self._library.llama_state_seq_get_data(self._context, saved, size, slot)
         if written == 0:
             raise DecodeError("the cache could not be saved")
-        return saved
+        return saved  # type: ignore[no-any-return]
 
     def restore(self, slot: int, saved: SavedCache) -> bool:
         """Make a saved cache all of a slot; False where it does not fit."""

@@ -61,7 +61,7 @@ async def test_a_caller_that_leaves(
     state: State, leave: Leave, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Prompts take several steps: prefill can be left in its middle.
-    scheduler = {"prefill_tokens_max": 64, "prefill_tokens_max_while_decoding": 64}
+    scheduler = {"prefill_tokens_max": 64}
     async with gated(sequences=1, scheduler=scheduler) as server:
         recorder, runner = server.recorder, server.runner
         first = None
