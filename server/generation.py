@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from llm_serving_engine.backends.text.output import TextOutput
 from llm_serving_engine.backends.text.tokenizer import Tokenizer
-from llm_serving_engine.scheduler.events import Produced
 from llm_serving_engine.scheduler.engine import Engine
 from llm_serving_engine.scheduler.errors import Cancelled, DeadlinePassed, RequestError
+from llm_serving_engine.scheduler.events import Produced
 from llm_serving_engine.scheduler.request import FinishReason
 from llm_serving_engine.scheduler.sequence import Sequence as Course
 from llm_serving_engine.scheduler.stream import TokenStream

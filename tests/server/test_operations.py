@@ -198,6 +198,7 @@ async def test_the_models(tiny: RunningServer) -> None:
             chat=True,
             partial_clear=True,
             prefix_copy=True,
+            save_restore=True,
             batch_invariant=model.capabilities.batch_invariant,
         ),
         is_default=True,
