@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from running_server import RunningServer, serving
+from running_server import HTTP, RunningServer, serving
 from trace_collector import Collector, collecting
 
 HERE = Path(__file__).parent
@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def scripted() -> AsyncIterator[RunningServer]:
     """The scripted backend, in a process of its own."""
-    async with serving() as running:
+    async with serving(http=HTTP) as running:
         yield running
 
 
@@ -32,7 +32,7 @@ async def scripted() -> AsyncIterator[RunningServer]:
 async def tiny(tiny_quantized_model_path: Path) -> AsyncIterator[RunningServer]:
     """The tiny model; 16 sequences of 256 tokens."""
     runner = {"sequences": 16, "context_per_sequence": 256, "threads": 1}
-    async with serving(tiny_quantized_model_path, model={"runner": runner}) as running:
+    async with serving(tiny_quantized_model_path, model={"runner": runner}, http=HTTP) as running:
         yield running
 
 

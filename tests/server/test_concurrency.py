@@ -56,7 +56,7 @@ async def test_sixteen_streams_of_the_tiny_model(tiny: RunningServer) -> None:
 
 
 async def test_sixteen_streams_of_the_builtin_model(builtin: RunningServer) -> None:
-    await check_company_changes_nothing(builtin, max_tokens=12)
+    await check_company_changes_nothing(builtin, max_tokens=8)
 
 
 async def check_company_changes_nothing(server: RunningServer, max_tokens: int) -> None:

@@ -38,12 +38,9 @@ SERVICE = "llm_serving_engine.v1.InferenceService"
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def plain(tiny_model_without_template_path: Path) -> AsyncIterator[RunningServer]:
-    """A model without a chat template, and without HTTP."""
+    """A model without a chat template."""
     runner = {"sequences": 1, "context_per_sequence": 256, "threads": 1}
-    async with serving(
-        tiny_model_without_template_path, model={"runner": runner}, http={"enabled": False}
-    ) as running:
-        assert running.app.http_port is None
+    async with serving(tiny_model_without_template_path, model={"runner": runner}) as running:
         yield running
 
 

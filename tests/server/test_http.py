@@ -6,7 +6,7 @@ import asyncio
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
-from running_server import RunningServer, gated
+from running_server import HTTP, RunningServer, gated
 
 from llm_serving_engine.scheduler.lifecycle import State
 
@@ -30,7 +30,7 @@ async def samples(server: RunningServer) -> dict[str, float]:
 
 
 async def test_healthz_from_loading_to_the_end() -> None:
-    async with gated(sequences=1, load=False) as server:
+    async with gated(sequences=1, http=HTTP, load=False) as server:
         loading = await get(server, "/healthz")
         assert (loading.status_code, loading.text) == (503, "NOT_SERVING\n")
         await server.app.load()
@@ -52,7 +52,7 @@ async def test_other_paths(scripted: RunningServer) -> None:
 
 
 async def test_metrics_of_real_requests() -> None:
-    async with gated(sequences=1, scheduler={"queue_requests_max": 1}) as server:
+    async with gated(sequences=1, http=HTTP, scheduler={"queue_requests_max": 1}) as server:
         before = await samples(server)
         assert before["llm_serving_engine_model_ready"] == 1
         assert before["llm_serving_engine_sequences_max"] == 1
@@ -84,3 +84,10 @@ async def test_metrics_of_real_requests() -> None:
 async def test_metrics_of_a_runner(tiny: RunningServer) -> None:
     shown = (await samples(tiny))["llm_serving_engine_runner_memory_bytes"]
     assert shown == tiny.model.runner_memory_bytes > 1_000_000
+
+
+async def test_without_http() -> None:
+    async with gated(http={"enabled": False}) as server:
+        assert server.app.http_port is None
+        server.runner.open()
+        assert (await server.generate()).text

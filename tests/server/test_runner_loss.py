@@ -127,7 +127,8 @@ async def test_health_follows() -> None:
         await lose(server)
         assert (await watch.read()).status == HEALTH.NOT_SERVING
         assert (await watch.read()).status == HEALTH.SERVING
-        assert (await read_all(stream))[-1].HasField("finished")
+        assert (await stream.read()).HasField("delta")
+        stream.cancel()
         watch.cancel()
 
 
