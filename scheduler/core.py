@@ -13,8 +13,7 @@ as events. One step is under way at a time:
 from __future__ import annotations
 
 import itertools
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from llm_serving_engine.scheduler.admission import Admission
 from llm_serving_engine.scheduler.config import SchedulerConfig
@@ -44,27 +43,7 @@ from llm_serving_engine.scheduler.step import (
     Step,
     StepResult,
 )
-
-
-@dataclass(slots=True)
-class Tally:
-    """What the scheduler has done since it was made.
-
-    Attributes:
-        outcomes: Requests that ended, by end state.
-        preemptions: Slots that were taken for a higher class.
-        saves: Caches of those that were saved, not thrown away.
-        moves: Sequences that were moved to make rows dense.
-        prefix_hits: Requests that found a part of their prompt in the cache.
-        prefix_tokens: Those parts, in tokens.
-    """
-
-    outcomes: Counter[State] = field(default_factory=Counter)
-    preemptions: int = 0
-    saves: int = 0
-    moves: int = 0
-    prefix_hits: int = 0
-    prefix_tokens: int = 0
+from llm_serving_engine.scheduler.tally import Tally
 
 
 @dataclass(slots=True)
