@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 
 from llm_serving_engine.scheduler.errors import InvalidField, RequestError
 from llm_serving_engine.server.statuses import abort, internal_answer, to_answer
+from llm_serving_engine.server.telemetry.logs import log_request
 
 _logger = logging.getLogger(__name__)
 
@@ -90,7 +91,9 @@ def _guard_stream(handle: Any) -> Any:
 
 def _decoded(request: Any) -> Any:
     if isinstance(request, Undecodable):
-        raise request.error()
+        error = request.error()
+        log_request(rpc=request.method.lstrip("/"), status_code=error.code, error=error)
+        raise error
     return request
 
 

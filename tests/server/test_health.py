@@ -10,6 +10,7 @@ from grpc_health.v1 import health_pb2
 from running_server import RunningServer, error_of, gated, read_all
 
 from llm_serving_engine.scheduler.lifecycle import State
+from llm_serving_engine.server.health import HealthService
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -73,6 +74,17 @@ async def test_every_watch_gets_the_last_word_and_ends() -> None:
         rest = [await read_all(one) for one in watches]
         assert [[event.status for event in events] for events in rest] == [[NOT_SERVING]] * 50
         await stopping
+
+
+async def test_a_change_that_comes_with_the_end_is_still_told() -> None:
+    service = HealthService(("a",))
+    watching = service.Watch(health_pb2.HealthCheckRequest(service="a"), None)  # type: ignore[arg-type]
+    assert (await anext(watching)).status == NOT_SERVING
+    waiting = asyncio.ensure_future(anext(watching))
+    service.set("a", True)
+    service.close()
+    assert (await waiting).status == SERVING
+    assert [event async for event in watching] == []
 
 
 async def test_an_unknown_name(scripted: RunningServer) -> None:

@@ -10,6 +10,7 @@ import pytest
 from running_server import RunningServer, asked, gated, read_all
 
 from llm_serving_engine.backends.scripted import END_OF_SEQUENCE, next_token
+from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.v1 import generation_pb2, inference_pb2
 
 EOS = generation_pb2.FINISH_REASON_END_OF_SEQUENCE
@@ -160,12 +161,16 @@ async def test_a_stop_sequence_that_only_begins_is_sent_at_the_end(scripted: Run
     assert answer.finish_reason == MAX
 
 
-async def test_a_stop_sequence_frees_its_slot() -> None:
+async def test_a_stop_sequence_finishes_the_request_and_frees_its_slot() -> None:
     async with gated(sequences=1) as server:
         server.runner.open()
         whole = spelled(script("stop", 60))
-        answer = await server.generate("stop", max_tokens=4000, stop=[whole[10:20]])
+        answer = await server.generate(
+            "stop", max_tokens=4000, stop=[whole[10:20]], request_id="stopped"
+        )
         assert answer.finish_reason == STOP
+        assert server.recorder.sequences["stopped"].state is State.FINISHED
+        assert len(server.recorder.sequences["stopped"].output) == 20
         assert server.slots_in_use == 0
 
 
