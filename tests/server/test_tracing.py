@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,7 @@ from llm_serving_engine.server.telemetry.identity import service_version
 from llm_serving_engine.server.telemetry.otlp import OtlpTracer
 from llm_serving_engine.server.telemetry.tracing import (
     CHAT,
-    RequestSpan,
     RequestTracer,
-    exports_traces,
 )
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "observability.md"
@@ -333,76 +329,3 @@ def test_a_collector_that_is_not_there_breaks_nothing(
         span.describe(request(), "m")
         span.end(waiting(clock), "OK")
     tracer.shutdown()
-
-
-ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4317"}
-
-
-@pytest.mark.parametrize(
-    ("environ", "expected"),
-    [
-        ({}, False),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": " "}, False),
-        ({"OTEL_SERVICE_NAME": "x"}, False),
-        (ENDPOINT, True),
-        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:4317"}, True),
-        ({"OTEL_TRACES_EXPORTER": "otlp"}, True),
-        ({"OTEL_TRACES_EXPORTER": "console, otlp"}, True),
-        (ENDPOINT | {"OTEL_TRACES_EXPORTER": "none"}, False),
-        (ENDPOINT | {"OTEL_TRACES_EXPORTER": "zipkin"}, False),
-        (ENDPOINT | {"OTEL_SDK_DISABLED": "True"}, False),
-        (ENDPOINT | {"OTEL_SDK_DISABLED": "false"}, True),
-        (ENDPOINT | {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, True),
-        (ENDPOINT | {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}, False),
-        (
-            ENDPOINT
-            | {
-                "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
-                "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc",
-            },
-            True,
-        ),
-    ],
-)
-def test_what_switches_tracing_on(environ: dict[str, str], expected: bool) -> None:
-    assert exports_traces(environ) is expected
-
-
-@pytest.mark.parametrize(
-    ("traceparent", "trace_id"),
-    [
-        (f"00-{TRACE_ID}-{CALLER_SPAN_ID}-00", TRACE_ID),
-        (f"cc-{TRACE_ID}-{CALLER_SPAN_ID}-01-more", TRACE_ID),
-        (f"00-{TRACE_ID}-{CALLER_SPAN_ID}-01-more", ""),
-        (f"ff-{TRACE_ID}-{CALLER_SPAN_ID}-01", ""),
-        (f"00-{'0' * 32}-{CALLER_SPAN_ID}-01", ""),
-        (f"00-{TRACE_ID}-{'0' * 16}-01", ""),
-        (f"00-{TRACE_ID.upper()}-{CALLER_SPAN_ID}-01", ""),
-        (f"00-{TRACE_ID}-{CALLER_SPAN_ID}", ""),
-        ("", ""),
-    ],
-)
-def test_without_tracing_the_callers_trace_id_is_kept(traceparent: str, trace_id: str) -> None:
-    tracer = RequestTracer.from_environment()
-    span = tracer.start(METHOD, [("traceparent", traceparent)])
-    assert type(span) is RequestSpan
-    assert span.trace_id == trace_id
-    span.describe(request(), "m")
-    span.end(None, "OK")
-    tracer.shutdown()
-
-
-def test_without_tracing_opentelemetry_is_not_imported() -> None:
-    program = """
-import sys
-from llm_serving_engine.server.telemetry import logs, metrics
-from llm_serving_engine.server.telemetry.tracing import RequestTracer
-tracer = RequestTracer.from_environment()
-tracer.start("s/m", None).end(None, "OK")
-tracer.shutdown()
-print([name for name in sys.modules if name.startswith("opentelemetry")])
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program], check=True, capture_output=True, text=True
-    )
-    assert done.stdout == "[]\n"
