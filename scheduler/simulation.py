@@ -90,8 +90,26 @@ class Simulation:
                 return
         raise RuntimeError(f"still busy after {steps_max} steps")
 
+    def seconds(self, step: Step) -> float:
+        """How long a step takes."""
+        return self.cost.predict(Shape.of(step))
+
+    # What becomes of what happens: long simulations keep less.
+
+    def heard(self, event: SchedulerEvent) -> None:
+        """The scheduler said something, at `now`."""
+        self.events.append((self.now, event))
+
+    def refused(self, request: Request, error: RequestError) -> None:
+        """The scheduler did not take a request, at `now`."""
+        self.refusals.append((request, error))
+
+    def stepped(self, record: StepRecord) -> None:
+        """A step was done."""
+        self.steps.append(record)
+
     def _execute(self, step: Step) -> None:
-        begun, ends = self.now, self.now + self.cost.predict(Shape.of(step))
+        begun, ends = self.now, self.now + self.seconds(step)
         result = self.execute(step)
         # Callers act while the step is under way, at their own time.
         self._act_until(ends)
@@ -102,7 +120,7 @@ class Simulation:
         else:
             result = result._replace(duration=ends - begun)
             self.scheduler.apply(result, ends)
-            self.steps.append(StepRecord(begun, step, result))
+            self.stepped(StepRecord(begun, step, result))
         self._collect()
 
     def _act_until(self, until: float) -> None:
@@ -119,7 +137,8 @@ class Simulation:
         try:
             scheduler.submit(request, now)
         except RequestError as error:
-            self.refusals.append((request, error))
+            self.refused(request, error)
 
     def _collect(self) -> None:
-        self.events.extend((self.now, event) for event in self.scheduler.take_events())
+        for event in self.scheduler.take_events():
+            self.heard(event)

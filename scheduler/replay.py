@@ -1,0 +1,306 @@
+"""A trace through the real scheduler, under virtual time: what a policy would have made of it."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from llm_serving_engine.scheduler.config import SchedulerConfig
+from llm_serving_engine.scheduler.core import Scheduler
+from llm_serving_engine.scheduler.cost import PRIOR, CostModel, Shape
+from llm_serving_engine.scheduler.errors import RequestError
+from llm_serving_engine.scheduler.events import Begun, Produced, SchedulerEvent
+from llm_serving_engine.scheduler.lifecycle import State
+from llm_serving_engine.scheduler.policy import load_policy
+from llm_serving_engine.scheduler.request import FinishReason, Priority, Request
+from llm_serving_engine.scheduler.sequence import Sequence as Running
+from llm_serving_engine.scheduler.simulation import Simulation, StepRecord
+from llm_serving_engine.scheduler.step import (
+    Capabilities,
+    SampledToken,
+    SaveSlot,
+    Step,
+    StepResult,
+)
+from llm_serving_engine.scheduler.tally import Tally
+from llm_serving_engine.scheduler.trace import TraceRecord, synthetic_prompt
+
+STOP_TOKEN, OTHER_TOKEN = 0, 1
+# The tenants with the most requests, whose service is followed.
+TENANTS_FOLLOWED = 8
+# Of the built-in model, a small one.
+CACHE_BYTES_PER_TOKEN = 23_040
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaySettings:
+    """The server that a trace is replayed on.
+
+    Attributes:
+        slots: Sequences that run at once.
+        context: Tokens that each may have.
+        costs: What the parts of a step really cost, in seconds. The scheduler
+            learns them as it does on a server.
+        config: The scheduler's; its policy is the one that is tried.
+    """
+
+    slots: int = 8
+    context: int = 4096
+    costs: Shape = PRIOR
+    config: SchedulerConfig = field(default_factory=SchedulerConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one request.
+
+    Attributes:
+        record: What was asked.
+        state: How it ended; None where it was refused.
+        error: The label of its error; empty where there is none.
+        first_token_seconds: From arrival to the first token, if there was one.
+        output_token_seconds: Between its tokens, on average; None below two.
+        output_tokens: Tokens that it produced.
+        in_time: Whether it finished, and not after its deadline.
+    """
+
+    record: TraceRecord
+    state: State | None
+    error: str = ""
+    first_token_seconds: float | None = None
+    output_token_seconds: float | None = None
+    output_tokens: int = 0
+    in_time: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What a policy made of a trace.
+
+    Attributes:
+        policy: Its name.
+        outcomes: One for each request.
+        makespan: Seconds from the trace's start to the end of its last request.
+        steps: Steps that took.
+        fairness_gaps: For each class, how far what two tenants got for their
+            requests of it came apart while both had such requests waiting: the
+            most over all pairs and periods, in weighted tokens.
+        service: Weighted tokens of each followed tenant so far, over time.
+        tally: What the scheduler did.
+    """
+
+    policy: str
+    outcomes: tuple[Outcome, ...]
+    makespan: float
+    steps: int
+    fairness_gaps: Mapping[Priority, float]
+    service: Mapping[str, Sequence[tuple[float, float]]]
+    tally: Tally
+
+
+def replay(
+    records: Sequence[TraceRecord], policy: str, settings: ReplaySettings | None = None
+) -> Replay:
+    """Run a trace. Raises ValueError where there is no such policy."""
+    settings = settings or ReplaySettings()
+    run = _Run(records, policy, settings)
+    # Each turn brings a token or a chunk, or goes on to the next arrival.
+    turns = sum(r.prompt_tokens + r.max_tokens + 10 for r in records)
+    run.run(steps_max=100 * turns)
+    return Replay(
+        policy,
+        tuple(run.outcomes),
+        run.now,
+        run.steps_done,
+        {priority: gap.most for priority, gap in run.gaps.items()},
+        {tenant: line.points(run.now) for tenant, line in run.lines.items()},
+        run.scheduler.tally,
+    )
+
+
+class _Run(Simulation):
+    """A simulation that keeps outcomes only, and whose runner ends sequences as recorded."""
+
+    def __init__(
+        self, records: Sequence[TraceRecord], policy: str, settings: ReplaySettings
+    ) -> None:
+        cost = CostModel()
+        cost.costs = list(settings.costs)
+        config = replace(settings.config, policy=policy)
+        scheduler = Scheduler(_capabilities(settings, cost), config, load_policy(policy, config))
+        super().__init__(scheduler, self._answer, cost)
+        self.outcomes: list[Outcome] = []
+        self.steps_done = 0
+        self._records = {str(number): record for number, record in enumerate(records)}
+        tenants = busiest(records)
+        self.gaps = {priority: FairnessGap(tenants) for priority in Priority}
+        self.lines = {tenant: Line() for tenant in tenants}
+        self._service: dict[Priority, dict[str, float]] = {p: defaultdict(float) for p in Priority}
+        self._waiting: dict[Priority, Counter[str]] = {p: Counter() for p in Priority}
+        self._who_waits: set[str] = set()
+        for number, record in enumerate(records):
+            self._submit_later(number, record, settings.context)
+
+    def _submit_later(self, number: int, record: TraceRecord, context: int) -> None:
+        """Prompts are made when they come: all at once would take much memory."""
+
+        def submit(scheduler: Scheduler, now: float) -> None:
+            prompt = synthetic_prompt(record, number, context)
+            deadline = None if record.deadline is None else record.at + record.deadline
+            request = Request(
+                str(number),
+                prompt,
+                record.max_tokens,
+                stop_tokens=frozenset({STOP_TOKEN}),
+                priority=record.priority,
+                tenant=record.tenant,
+                deadline=deadline,
+            )
+            self._submit(scheduler, request, now)
+
+        self.act_at(record.at, submit)
+
+    def _answer(self, step: Step) -> StepResult:
+        for priority, gap in self.gaps.items():
+            gap.look(self._service[priority], self._waiting[priority])
+        slots = [chunk.slot for chunk in step.prefills if chunk.sample]
+        slots += [row.slot for row in step.decodes]
+        return StepResult(step.number, tuple(map(self._sample, slots)))
+
+    def _sample(self, slot: int) -> SampledToken:
+        sequence = self.scheduler.slots[slot].holder
+        assert sequence is not None
+        done = len(sequence.output) >= self._records[sequence.request.id].output_tokens
+        return SampledToken(slot, STOP_TOKEN if done else OTHER_TOKEN)
+
+    def seconds(self, step: Step) -> float:
+        """How long a step takes, the saving of caches included."""
+        saves = (o for o in step.operations if isinstance(o, SaveSlot))
+        saved = sum(map(self.scheduler.preemption.tokens_of, saves))
+        return self.cost.predict(Shape.of(step, saved))
+
+    def heard(self, event: SchedulerEvent) -> None:
+        """Count service and who waits; keep what became of a request that ended."""
+        sequence, config = event.sequence, self.scheduler.config
+        request = sequence.request
+        service = self._service[request.priority]
+        if isinstance(event, Produced):
+            service[request.tenant] += config.output_token_weight
+        elif isinstance(event, Begun):
+            computed = len(request.prompt) - sequence.cached_prompt_tokens
+            service[request.tenant] += config.prompt_token_weight * computed
+        else:
+            self._moved(request, event.transition.state)
+            if event.transition.state.ended:
+                self.outcomes.append(_outcome(self._records[request.id], sequence))
+
+    def _moved(self, request: Request, state: State) -> None:
+        waiting = self._waiting[request.priority]
+        if request.id in self._who_waits:
+            self._who_waits.remove(request.id)
+            waiting[request.tenant] -= 1
+        if state is State.WAITING:
+            self._who_waits.add(request.id)
+            waiting[request.tenant] += 1
+
+    def refused(self, request: Request, error: RequestError) -> None:
+        """Keep that it was refused."""
+        self.outcomes.append(Outcome(self._records[request.id], None, error.label))
+
+    def stepped(self, record: StepRecord) -> None:
+        """Follow the tenants' service."""
+        self.steps_done += 1
+        for tenant, line in self.lines.items():
+            line.add(self.now, sum(service[tenant] for service in self._service.values()))
+
+
+class FairnessGap:
+    """How far the service of any two tenants comes apart while both wait."""
+
+    def __init__(self, tenants: Iterable[str]) -> None:
+        self.most = 0.0
+        self._pairs = list(itertools.combinations(tenants, 2))
+        # Of each pair that waits: the least and the most difference since both do.
+        self._ranges: dict[tuple[str, str], tuple[float, float]] = {}
+
+    def look(self, service: Mapping[str, float], waiting: Mapping[str, int]) -> None:
+        """Take in what each tenant has had, and how many of its requests wait, at one time."""
+        for pair in self._pairs:
+            a, b = pair
+            if not (waiting.get(a) and waiting.get(b)):
+                self._ranges.pop(pair, None)
+                continue
+            apart = service.get(a, 0.0) - service.get(b, 0.0)
+            low, high = self._ranges.get(pair, (apart, apart))
+            low, high = min(low, apart), max(high, apart)
+            self._ranges[pair] = low, high
+            self.most = max(self.most, high - low)
+
+
+class Line:
+    """A value over time, in a bounded number of points: each second one goes when there are many.
+
+    The times are in seconds, ascending.
+    """
+
+    POINTS_MAX = 400
+
+    def __init__(self) -> None:
+        self._points: list[tuple[float, float]] = [(0.0, 0.0)]
+        self._interval = 0.0
+        self._last = 0.0
+
+    def add(self, at: float, value: float) -> None:
+        """The value at a time."""
+        self._last = value
+        if at - self._points[-1][0] < self._interval:
+            return
+        self._points.append((at, value))
+        if len(self._points) > self.POINTS_MAX:
+            self._points = self._points[::2]
+            self._interval = max(2 * self._interval, at / self.POINTS_MAX)
+
+    def points(self, end: float) -> tuple[tuple[float, float], ...]:
+        """What is kept, and the last value, at the end."""
+        return (*self._points, (end, self._last))
+
+
+def busiest(records: Iterable[TraceRecord], count: int = TENANTS_FOLLOWED) -> tuple[str, ...]:
+    """The tenants with the most requests, in the order of their names."""
+    requests = Counter(record.tenant for record in records)
+    return tuple(sorted(tenant for tenant, _ in requests.most_common(count)))
+
+
+def _capabilities(settings: ReplaySettings, cost: CostModel) -> Capabilities:
+    return Capabilities(
+        sequences_max=settings.slots,
+        context_per_sequence=settings.context,
+        save_restore=True,
+        batch_invariant=True,
+        cache_bytes_per_token=CACHE_BYTES_PER_TOKEN,
+        prefill_token_seconds=settings.costs.prefill,
+        decode_step_seconds=cost.decode_seconds(1),
+    )
+
+
+def _outcome(record: TraceRecord, sequence: Running) -> Outcome:
+    first, last = sequence.first_token_at, sequence.last_token_at
+    finished, ended = sequence.state is State.FINISHED, sequence.history[-1].at
+    deadline = sequence.request.deadline
+    # The stop token took its time too, though it is no output.
+    stopped = sequence.finish_reason is FinishReason.END_OF_SEQUENCE
+    sampled = len(sequence.output) + stopped
+    between = None
+    if first is not None and last is not None and sampled > 1:
+        between = (last - first) / (sampled - 1)
+    return Outcome(
+        record,
+        sequence.state,
+        "" if sequence.error is None else sequence.error.label,
+        None if first is None else first - sequence.arrived_at,
+        between,
+        len(sequence.output),
+        finished and (deadline is None or ended <= deadline),
+    )

@@ -1,0 +1,39 @@
+"""A trace to try the scheduler on: two tenants, one of which asks for ten times as much."""
+
+from __future__ import annotations
+
+import random
+
+from llm_serving_engine.scheduler.request import Priority
+from llm_serving_engine.scheduler.trace import TraceRecord
+
+SECONDS = 120.0
+# Requests of each tenant in that time.
+TENANTS = {"greedy": 400, "modest": 40}
+# Of ten requests, how many are of a class.
+CLASSES = {Priority.LOW: 2, Priority.NORMAL: 5, Priority.HIGH: 2, Priority.CRITICAL: 1}
+
+
+def example_trace(seed: int = 1) -> list[TraceRecord]:
+    """A small trace, the same for the same seed, in the order of arrival."""
+    dice = random.Random(seed)
+    records = [_record(tenant, dice) for tenant, count in TENANTS.items() for _ in range(count)]
+    return sorted(records, key=lambda record: record.at)
+
+
+def _record(tenant: str, dice: random.Random) -> TraceRecord:
+    """Every third with a system prompt that others have too, every fourth with a deadline."""
+    priority = dice.choices(list(CLASSES), list(CLASSES.values()))[0]
+    max_tokens = dice.choice((32, 64, 128))
+    shared = 192 if dice.random() < 1 / 3 else 0
+    return TraceRecord(
+        at=round(dice.uniform(0, SECONDS), 3),
+        prompt_tokens=shared + min(int(dice.lognormvariate(4, 0.8)) + 1, 1000),
+        output_tokens=dice.randint(max_tokens // 4, max_tokens),
+        max_tokens=max_tokens,
+        tenant=tenant,
+        priority=priority,
+        prefix_group=f"{tenant}-{dice.randint(1, 2)}" if shared else None,
+        prefix_tokens=shared,
+        deadline=float(dice.choice((15, 30, 60))) if dice.random() < 1 / 4 else None,
+    )
