@@ -8,6 +8,7 @@ import logging
 from grpc_health.v1 import health_pb2_grpc
 
 from llm_serving_engine.backends.backend import LoadReport
+from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.observer import Observer
 from llm_serving_engine.scheduler.step import Capabilities
 from llm_serving_engine.server import (
@@ -73,6 +74,7 @@ class App:
             self._http = HttpListener(make_app(self.metrics, self.health.serving), config.http)
         self.metrics.set_model_ready(model.name, False)
         self.metrics.watch_runner_memory(model.name, lambda: model.runner_memory_bytes)
+        self.metrics.watch_scheduler(model.name, self._scheduler)
 
     @property
     def http_port(self) -> int | None:
@@ -120,6 +122,10 @@ class App:
     def _observers(self, capabilities: Capabilities) -> tuple[Observer, ...]:
         name = self.model.name
         return (self.metrics.observer(name, capabilities.sequences_max), self._views[name])
+
+    def _scheduler(self) -> Scheduler | None:
+        engine = self.model.loaded_engine
+        return None if engine is None else engine.scheduler
 
     def _model_changed(self, model: ServedModel) -> None:
         ready = model.state is ModelState.READY

@@ -5,27 +5,36 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from typing import NamedTuple
 
+from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.errors import RequestError, Unavailable
-from llm_serving_engine.scheduler.lifecycle import State
-from llm_serving_engine.scheduler.request import Priority, Request
+from llm_serving_engine.scheduler.request import Request
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.step import Step, StepResult
-from llm_serving_engine.server.encoding import encode_seconds
+from llm_serving_engine.server.latencies import Latencies
 from llm_serving_engine.server.model import ServedModel
-from llm_serving_engine.v1 import generation_pb2, operations_pb2
+from llm_serving_engine.server.refusals import refusal_reason
+from llm_serving_engine.server.scheduler_encoding import (
+    encode_latencies,
+    encode_queues,
+    encode_slot,
+    encode_step,
+    encode_tenants,
+    encode_totals,
+)
+from llm_serving_engine.server.tenant_tokens import TenantTokens
+from llm_serving_engine.v1 import operations_pb2
 
 RATE_WINDOW_SECONDS = 10
-PRIORITIES = {
-    Priority.LOW: generation_pb2.PRIORITY_LOW,
-    Priority.NORMAL: generation_pb2.PRIORITY_NORMAL,
-    Priority.HIGH: generation_pb2.PRIORITY_HIGH,
-    Priority.CRITICAL: generation_pb2.PRIORITY_CRITICAL,
-}
-_SLOT_STATES = {
-    State.PREFILL: operations_pb2.SLOT_STATE_PREFILL,
-    State.DECODE: operations_pb2.SLOT_STATE_DECODE,
-}
+
+
+class _Second(NamedTuple):
+    """The tokens of one second of the clock."""
+
+    second: int
+    produced: int = 0
+    prefilled: int = 0
 
 
 class SchedulerView:
@@ -36,76 +45,75 @@ class SchedulerView:
         self._steps = 0
         self._last: tuple[Step, StepResult] | None = None
         self._outcomes: Counter[str] = Counter()
-        # Tokens by whole second, the newest last: bounded by the window.
-        self._rate: deque[tuple[int, int]] = deque(maxlen=RATE_WINDOW_SECONDS + 1)
+        self._refusals: Counter[str] = Counter()
+        self._latencies = Latencies()
+        self._tenants = TenantTokens()
+        # The newest last: bounded by the window.
+        self._rate: deque[_Second] = deque(maxlen=RATE_WINDOW_SECONDS + 1)
 
     def transitioned(self, sequence: Sequence) -> None:
         """Count an end."""
+        self._latencies.transitioned(sequence)
         if sequence.state.ended:
             self._outcomes[sequence.state.value] += 1
+            self._tenants.ended(sequence)
 
     def refused(self, request: Request, error: RequestError) -> None:
         """Count a refusal."""
         self._outcomes["refused"] += 1
+        self._refusals[refusal_reason(error)] += 1
 
     def stepped(self, step: Step, result: StepResult) -> None:
         """Remember the step."""
         self._steps += 1
         self._last = step, result
+        self._latencies.stepped()
         second = int(self._clock())
-        if self._rate and self._rate[-1][0] == second:
-            self._rate[-1] = second, self._rate[-1][1] + len(result.tokens)
-        else:
-            self._rate.append((second, len(result.tokens)))
+        newest = self._rate.pop() if self._rate else _Second(second)
+        if newest.second != second:
+            self._rate.append(newest)
+            newest = _Second(second)
+        produced, prefilled = len(result.tokens), step.prefill_tokens
+        self._rate.append(_Second(second, newest.produced + produced, newest.prefilled + prefilled))
 
     def read(self, model: ServedModel) -> operations_pb2.SchedulerState:
         """The state now. Raises Unavailable before the model is loaded."""
         if model.loaded_engine is None:
             raise Unavailable(f"model {model.name!r} is loading")
-        scheduler = model.loaded_engine.scheduler
+        state = self.read_scheduler(model.loaded_engine.scheduler)
+        state.model = model.name
+        return state
+
+    def read_scheduler(self, scheduler: Scheduler) -> operations_pb2.SchedulerState:
+        """The state of a scheduler now, without its model's name."""
+        tenants, omitted = encode_tenants(scheduler, self._tenants)
+        produced, prefilled = self._tokens_per_second()
         state = operations_pb2.SchedulerState(
-            model=model.name,
-            queues=[
-                operations_pb2.QueueState(
-                    priority=PRIORITIES[priority],
-                    requests=scheduler.queue.of_class(priority).requests,
-                    tokens=scheduler.queue.of_class(priority).tokens,
-                )
-                for priority in sorted(Priority, reverse=True)
-            ],
-            slots=[_slot(slot.index, slot.holder) for slot in scheduler.slots],
-            tokens_per_second=self._tokens_per_second(),
+            queues=encode_queues(scheduler),
+            slots=map(encode_slot, scheduler.slots),
+            tokens_per_second=produced,
             outcomes=self._outcomes,
+            policy=scheduler.config.policy,
+            determinism=scheduler.config.determinism,
+            tenants=tenants,
+            tenants_omitted=omitted,
+            totals=encode_totals(scheduler.tally),
+            saved_cache_bytes=scheduler.preemption.saved_bytes,
+            saved_cache_bytes_max=scheduler.config.saved_cache_bytes_max,
+            prefill_tokens_per_second=prefilled,
+            latencies=encode_latencies(self._latencies.read()),
+            refusals=self._refusals,
         )
         state.time.GetCurrentTime()
         if self._last is not None:
-            state.last_step.CopyFrom(self._step_state(*self._last))
+            state.last_step.CopyFrom(encode_step(self._steps, *self._last, scheduler))
         return state
 
-    def _step_state(self, step: Step, result: StepResult) -> operations_pb2.StepState:
-        return operations_pb2.StepState(
-            number=self._steps,
-            decode_rows=len(step.decodes),
-            prefill_tokens=step.prefill_tokens,
-            duration=encode_seconds(result.duration),
-        )
-
-    def _tokens_per_second(self) -> float:
-        """Over the last whole seconds of the window: the one under way is not complete."""
+    def _tokens_per_second(self) -> tuple[float, float]:
+        """Produced and prefilled, over the last whole seconds: this one is not complete."""
         now = int(self._clock())
         window = range(now - RATE_WINDOW_SECONDS, now)
-        return sum(tokens for second, tokens in self._rate if second in window) / len(window)
-
-
-def _slot(index: int, holder: Sequence | None) -> operations_pb2.Slot:
-    if holder is None:
-        return operations_pb2.Slot(index=index, state=operations_pb2.SLOT_STATE_FREE)
-    return operations_pb2.Slot(
-        index=index,
-        state=_SLOT_STATES[holder.state],
-        request_id=holder.request.id,
-        priority=PRIORITIES[holder.request.priority],
-        tokens=holder.computed,
-        completion_tokens=len(holder.output),
-        tenant=holder.request.tenant,
-    )
+        seconds = [one for one in self._rate if one.second in window]
+        produced = sum(one.produced for one in seconds)
+        prefilled = sum(one.prefilled for one in seconds)
+        return produced / len(window), prefilled / len(window)

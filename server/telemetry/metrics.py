@@ -21,12 +21,17 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from llm_serving_engine.scheduler.core import Scheduler
+from llm_serving_engine.scheduler.cost import count_runs
 from llm_serving_engine.scheduler.errors import RequestError
 from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.request import FinishReason, Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.step import Step, StepResult
+from llm_serving_engine.server.refusals import refusal_reason
 from llm_serving_engine.server.telemetry.identity import service_version
+from llm_serving_engine.server.telemetry.scheduler_collector import SchedulerCollector
+from llm_serving_engine.server.telemetry.tenants import TenantCounters, TenantTokens
 
 _REFUSED = "refused"
 _OUTCOMES = (*(state.value for state in State if state.ended), _REFUSED)
@@ -70,6 +75,7 @@ class Metrics:
         ).set(1)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
+        self._schedulers = SchedulerCollector(self.registry)
 
     def observer(self, model: str, sequences_max: int) -> ModelObserver:
         """The observer for one model's engine, which has `sequences_max` slots."""
@@ -85,6 +91,7 @@ class Metrics:
         """
         self.requests.labels(model, _REFUSED).inc()
         self.errors.labels(model, error.label).inc()
+        self.refusals.labels(model, refusal_reason(error)).inc()
 
     def set_model_ready(self, model: str, ready: bool) -> None:
         """Whether the model takes requests."""
@@ -96,6 +103,10 @@ class Metrics:
         It must be quick and must not raise; 0 stands for no runner.
         """
         self._runner_memory.labels(model).set_function(read)
+
+    def watch_scheduler(self, model: str, read: Callable[[], Scheduler | None]) -> None:
+        """Have `read` give the model's scheduler whenever metrics are read; None before loading."""
+        self._schedulers.watch(model, read)
 
     def render(self) -> tuple[bytes, str]:
         """The page that Prometheus reads, and its content type."""
@@ -138,6 +149,16 @@ class Metrics:
             "Requests that ended with an error, cancellations aside.",
             "error",
         )
+        self.refusals = self._counter(
+            "llm_serving_engine_refusals_total",
+            "Requests that were not taken, by the limit or error that was the reason.",
+            "reason",
+        )
+        self.tenant_tokens = self._counter(
+            "llm_serving_engine_tenant_tokens_total",
+            "Prompt tokens computed or found, and tokens produced, by tenant.",
+            *("tenant", "kind"),
+        )
         self.prompt_tokens = self._counter(
             "llm_serving_engine_prompt_tokens_total", "Prompt tokens, once a prompt is computed."
         )
@@ -155,6 +176,11 @@ class Metrics:
         self.step_decode_rows = self._histogram(
             "llm_serving_engine_step_decode_rows",
             "Sequences that got a token in a step.",
+            _DECODE_ROWS,
+        )
+        self.step_decode_runs = self._histogram(
+            "llm_serving_engine_step_decode_runs",
+            "Runs of consecutive slots among the sequences that got a token in a step.",
             _DECODE_ROWS,
         )
         self.step_prefill_tokens = self._histogram(
@@ -188,6 +214,7 @@ class Metrics:
 class _Told:
     """How much of a sequence's course is counted already."""
 
+    tenant: TenantTokens
     transitions: int = 0
     tokens: int = 0
 
@@ -221,7 +248,9 @@ class ModelObserver:
         self._completion_tokens = metrics.completion_tokens.labels(model)
         self._step_seconds = metrics.step_seconds.labels(model)
         self._step_decode_rows = metrics.step_decode_rows.labels(model)
+        self._step_decode_runs = metrics.step_decode_runs.labels(model)
         self._step_prefill_tokens = metrics.step_prefill_tokens.labels(model)
+        self._tenants = TenantCounters(metrics.tenant_tokens, model)
         metrics.sequences_max.labels(model).set(sequences_max)
 
     def transitioned(self, sequence: Sequence) -> None:
@@ -234,7 +263,7 @@ class ModelObserver:
         if told is None:
             if sequence.state.ended:
                 return  # told already
-            told = self._live[sequence] = _Told()
+            told = self._live[sequence] = _Told(self._tenants.of(sequence.request.tenant))
         for index in range(told.transitions, len(sequence.history)):
             self._entered(sequence, told, index)
         told.transitions = len(sequence.history)
@@ -248,6 +277,7 @@ class ModelObserver:
         """A step is done."""
         self._step_seconds.observe(result.duration)
         self._step_decode_rows.observe(len(step.decodes))
+        self._step_decode_runs.observe(count_runs(row.slot for row in step.decodes))
         self._step_prefill_tokens.observe(step.prefill_tokens)
         for sequence, told in self._running.items():
             self._count_completion(sequence, told)
@@ -265,6 +295,7 @@ class ModelObserver:
             self._count_completion(sequence, told)
         if state is State.DECODE and not _was(sequence, State.DECODE, index):
             self._prompt_tokens.inc(len(sequence.request.prompt))
+            told.tenant.prompt.inc(len(sequence.request.prompt))
             self._cached_prompt_tokens.inc(sequence.cached_prompt_tokens)
         if state.ended:
             del self._live[sequence]
@@ -276,6 +307,7 @@ class ModelObserver:
         produced = len(sequence.output)
         if produced > told.tokens:
             self._completion_tokens.inc(produced - told.tokens)
+            told.tenant.completion.inc(produced - told.tokens)
             told.tokens = produced
 
     def _ended(self, sequence: Sequence, told: _Told) -> None:

@@ -7,13 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from llm_serving_engine.scheduler.errors import LimitReached, RunnerFailed, UnknownModel
+from llm_serving_engine.scheduler.core import Scheduler
+from llm_serving_engine.scheduler.errors import (
+    DeadlinePassed,
+    LimitReached,
+    RunnerFailed,
+    UnknownModel,
+)
 from llm_serving_engine.scheduler.lifecycle import Event, State
 from llm_serving_engine.scheduler.observer import Observer
 from llm_serving_engine.scheduler.request import FinishReason, Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence, Transition
-from llm_serving_engine.scheduler.step import DecodeRow, PrefillChunk, Step, StepResult
+from llm_serving_engine.scheduler.step import (
+    Capabilities,
+    DecodeRow,
+    PrefillChunk,
+    Step,
+    StepResult,
+)
 from llm_serving_engine.server.telemetry.metrics import Metrics, ModelObserver
+from llm_serving_engine.server.telemetry.tenants import TENANTS_MAX
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "observability.md"
 MODEL = {"model": "m"}
@@ -27,13 +40,21 @@ METRICS = {
     "llm_serving_engine_requests_running": {"model"},
     "llm_serving_engine_requests_total": {"model", "outcome"},
     "llm_serving_engine_errors_total": {"model", "error"},
+    "llm_serving_engine_refusals_total": {"model", "reason"},
+    "llm_serving_engine_tenant_tokens_total": {"model", "tenant", "kind"},
     "llm_serving_engine_prompt_tokens_total": {"model"},
     "llm_serving_engine_cached_prompt_tokens_total": {"model"},
     "llm_serving_engine_completion_tokens_total": {"model"},
     "llm_serving_engine_queue_seconds": {"model", "priority"},
     "llm_serving_engine_step_seconds": {"model"},
     "llm_serving_engine_step_decode_rows": {"model"},
+    "llm_serving_engine_step_decode_runs": {"model"},
     "llm_serving_engine_step_prefill_tokens": {"model"},
+    "llm_serving_engine_preemptions_total": {"model"},
+    "llm_serving_engine_moves_total": {"model"},
+    "llm_serving_engine_prefix_hits_total": {"model"},
+    "llm_serving_engine_cached_tokens": {"model"},
+    "llm_serving_engine_saved_cache_bytes": {"model"},
     "llm_serving_engine_sequences_max": {"model"},
     "llm_serving_engine_model_ready": {"model"},
     "llm_serving_engine_runner_memory_bytes": {"model"},
@@ -54,9 +75,15 @@ def observer(metrics: Metrics) -> ModelObserver:
 class Course:
     """A request that is taken through its life by hand, the observer told of each step."""
 
-    def __init__(self, observer: Observer, at: float, priority: Priority = Priority.NORMAL) -> None:
+    def __init__(
+        self,
+        observer: Observer,
+        at: float,
+        priority: Priority = Priority.NORMAL,
+        tenant: str = "",
+    ) -> None:
         self.observer = observer
-        request = Request("r", prompt=(1, 2, 3, 4, 5), max_tokens=9, priority=priority)
+        request = Request("r", (1, 2, 3, 4, 5), max_tokens=9, priority=priority, tenant=tenant)
         self.sequence = Sequence(request, [Transition(State.WAITING, at)])
         observer.transitioned(self.sequence)
 
@@ -209,6 +236,11 @@ def test_refusals(metrics: Metrics, observer: ModelObserver) -> None:
     metrics.refused("", UnknownModel("x", ("m",)))
     assert requests(metrics, "refused") == 1
     assert value(metrics, "llm_serving_engine_errors_total", error="limit_reached") == 1
+    refusals = "llm_serving_engine_refusals_total"
+    assert value(metrics, refusals, reason="queue.requests") == 1
+    unreachable = DeadlinePassed(DeadlinePassed.DEADLINE_UNREACHABLE, "too late")
+    observer.refused(Request("r", (1,), 1), unreachable)
+    assert value(metrics, refusals, reason="deadline_unreachable") == 1
     unknown = {"model": "", "error": "unknown_model"}
     name = "llm_serving_engine_errors_total"
     assert metrics.registry.get_sample_value(name, unknown) == 1
@@ -218,13 +250,70 @@ def test_steps(metrics: Metrics, observer: ModelObserver) -> None:
     course = Course(observer, at=0.0).to(Event.ADMIT, 0.0).to(Event.FIRST_TOKEN, 1.0)
     course.token(1.0).token(2.0)
     chunk = PrefillChunk(slot=2, position=0, tokens=(1, 2, 3), sample=False)
-    rows = (DecodeRow(0, 9, 1), DecodeRow(1, 9, 1))
+    rows = (DecodeRow(0, 9, 1), DecodeRow(1, 9, 1), DecodeRow(3, 9, 1))
     observer.stepped(Step(1, prefills=(chunk,), decodes=rows), StepResult(1, duration=0.25))
     assert value(metrics, "llm_serving_engine_step_seconds_sum") == 0.25
-    assert value(metrics, "llm_serving_engine_step_decode_rows_sum") == 2
+    assert value(metrics, "llm_serving_engine_step_decode_rows_sum") == 3
+    assert value(metrics, "llm_serving_engine_step_decode_runs_sum") == 2
     assert value(metrics, "llm_serving_engine_step_prefill_tokens_sum") == 3
     # While the request still runs.
     assert value(metrics, "llm_serving_engine_completion_tokens_total") == 2
+
+
+def tenant_tokens(metrics: Metrics, tenant: str) -> tuple[float | None, float | None]:
+    prompt, completion = (
+        value(metrics, "llm_serving_engine_tenant_tokens_total", tenant=tenant, kind=kind)
+        for kind in ("prompt", "completion")
+    )
+    return prompt, completion
+
+
+def test_tokens_by_tenant(metrics: Metrics, observer: ModelObserver) -> None:
+    for tenant, tokens in (("acme", 2), ("zoo", 1), ("acme", 1)):
+        course = Course(observer, 0.0, tenant=tenant)
+        course.to(Event.ADMIT, 0.0).to(Event.FIRST_TOKEN, 1.0)
+        for _ in range(tokens):
+            course.token(1.0)
+        course.to(Event.CANCEL, 2.0)
+    assert tenant_tokens(metrics, "acme") == (10, 3)
+    assert tenant_tokens(metrics, "zoo") == (5, 1)
+
+
+def test_tenants_cannot_make_up_labels_without_a_limit(
+    metrics: Metrics, observer: ModelObserver
+) -> None:
+    for number in range(TENANTS_MAX + 5):
+        course = Course(observer, 0.0, tenant=f"t{number}")
+        course.to(Event.ADMIT, 0.0).to(Event.FIRST_TOKEN, 1.0).to(Event.CANCEL, 2.0)
+    assert tenant_tokens(metrics, f"t{TENANTS_MAX - 1}") == (5, 0)
+    assert tenant_tokens(metrics, f"t{TENANTS_MAX}") == (None, None)
+    assert tenant_tokens(metrics, "other") == (25, 0)
+
+
+def test_what_only_the_scheduler_knows(metrics: Metrics) -> None:
+    loaded: list[Scheduler] = []
+    metrics.watch_scheduler("m", lambda: loaded[0] if loaded else None)
+    names = ("preemptions_total", "moves_total", "prefix_hits_total", "cached_tokens")
+
+    def read() -> list[float | None]:
+        return [value(metrics, f"llm_serving_engine_{name}") for name in names]
+
+    assert read() == [None, None, None, None]
+    scheduler = Scheduler(Capabilities(2, 16))
+    loaded.append(scheduler)
+    assert read() == [0, 0, 0, 0]
+    scheduler.tally.preemptions, scheduler.tally.moves, scheduler.tally.prefix_hits = 1, 2, 3
+    scheduler.slots[1].left_over = (4, 5, 6, 7)
+    assert read() == [1, 2, 3, 4]
+
+
+def test_the_memory_of_saved_caches(metrics: Metrics) -> None:
+    scheduler = Scheduler(Capabilities(1, 64, save_restore=True, cache_bytes_per_token=10))
+    metrics.watch_scheduler("m", lambda: scheduler)
+    name = "llm_serving_engine_saved_cache_bytes"
+    assert value(metrics, name) == 0
+    scheduler.preemption._saved[1] = 7
+    assert value(metrics, name) == 70
 
 
 def test_model_gauges(metrics: Metrics, observer: ModelObserver) -> None:
@@ -254,6 +343,8 @@ def everything() -> Metrics:
     observer.refused(Request("r", (1,), 1), LimitReached("queue.requests", "full", 1.0))
     metrics.set_model_ready("m", True)
     metrics.watch_runner_memory("m", lambda: 0.0)
+    Course(observer, 0.0)
+    metrics.watch_scheduler("m", lambda: Scheduler(Capabilities(1, 16)))
     return metrics
 
 

@@ -78,6 +78,8 @@ async def test_the_state() -> None:
             tokens=5 + 4,
             completion_tokens=4,
             tenant="somebody",
+            prompt_tokens=5,
+            max_tokens=20,
         )
         assert busy.slots[1] == operations_pb2.Slot(
             index=1,
@@ -85,6 +87,8 @@ async def test_the_state() -> None:
             request_id="b",
             priority=generation_pb2.PRIORITY_NORMAL,
             tokens=7,
+            prompt_tokens=7,
+            max_tokens=8,
         )
         assert [queue.requests for queue in busy.queues] == [0, 0, 0, 1]
         assert [queue.tokens for queue in busy.queues] == [0, 0, 0, 11]

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from llm_serving_engine.v1 import generation_pb2 as llm__serving__engine_dot_v1_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&llm_serving_engine/v1/operations.proto\x12\x15llm_serving_engine.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a&llm_serving_engine/v1/generation.proto\"a\n\nQueueState\x12\x31\n\x08priority\x18\x01 \x01(\x0e\x32\x1f.llm_serving_engine.v1.Priority\x12\x10\n\x08requests\x18\x02 \x01(\r\x12\x0e\n\x06tokens\x18\x03 \x01(\x04\"\xc8\x01\n\x04Slot\x12\r\n\x05index\x18\x01 \x01(\r\x12/\n\x05state\x18\x02 \x01(\x0e\x32 .llm_serving_engine.v1.SlotState\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x31\n\x08priority\x18\x04 \x01(\x0e\x32\x1f.llm_serving_engine.v1.Priority\x12\x0e\n\x06tokens\x18\x05 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x06 \x01(\r\x12\x0e\n\x06tenant\x18\x07 \x01(\t\"u\n\tStepState\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x13\n\x0b\x64\x65\x63ode_rows\x18\x02 \x01(\r\x12\x16\n\x0eprefill_tokens\x18\x03 \x01(\r\x12+\n\x08\x64uration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xf0\x02\n\x0eSchedulerState\x12\r\n\x05model\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x06queues\x18\x03 \x03(\x0b\x32!.llm_serving_engine.v1.QueueState\x12*\n\x05slots\x18\x04 \x03(\x0b\x32\x1b.llm_serving_engine.v1.Slot\x12\x33\n\tlast_step\x18\x05 \x01(\x0b\x32 .llm_serving_engine.v1.StepState\x12\x19\n\x11tokens_per_second\x18\x06 \x01(\x01\x12\x45\n\x08outcomes\x18\x07 \x03(\x0b\x32\x33.llm_serving_engine.v1.SchedulerState.OutcomesEntry\x1a/\n\rOutcomesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\")\n\x18GetSchedulerStateRequest\x12\r\n\x05model\x18\x01 \x01(\t\"Q\n\x19GetSchedulerStateResponse\x12\x34\n\x05state\x18\x01 \x01(\x0b\x32%.llm_serving_engine.v1.SchedulerState\"X\n\x1aWatchSchedulerStateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12+\n\x08interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"S\n\x1bWatchSchedulerStateResponse\x12\x34\n\x05state\x18\x01 \x01(\x0b\x32%.llm_serving_engine.v1.SchedulerState*k\n\tSlotState\x12\x1a\n\x16SLOT_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSLOT_STATE_FREE\x10\x01\x12\x16\n\x12SLOT_STATE_PREFILL\x10\x02\x12\x15\n\x11SLOT_STATE_DECODE\x10\x03\x32\x8b\x02\n\x11OperationsService\x12v\n\x11GetSchedulerState\x12/.llm_serving_engine.v1.GetSchedulerStateRequest\x1a\x30.llm_serving_engine.v1.GetSchedulerStateResponse\x12~\n\x13WatchSchedulerState\x12\x31.llm_serving_engine.v1.WatchSchedulerStateRequest\x1a\x32.llm_serving_engine.v1.WatchSchedulerStateResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&llm_serving_engine/v1/operations.proto\x12\x15llm_serving_engine.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a&llm_serving_engine/v1/generation.proto\"a\n\nQueueState\x12\x31\n\x08priority\x18\x01 \x01(\x0e\x32\x1f.llm_serving_engine.v1.Priority\x12\x10\n\x08requests\x18\x02 \x01(\r\x12\x0e\n\x06tokens\x18\x03 \x01(\x04\"\xb5\x01\n\x0bTenantState\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x31\n\x06queues\x18\x02 \x03(\x0b\x32!.llm_serving_engine.v1.QueueState\x12\x0f\n\x07running\x18\x03 \x01(\r\x12\x14\n\x07service\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\rprompt_tokens\x18\x05 \x01(\x04\x12\x19\n\x11\x63ompletion_tokens\x18\x06 \x01(\x04\x42\n\n\x08_service\"\xa9\x02\n\x04Slot\x12\r\n\x05index\x18\x01 \x01(\r\x12/\n\x05state\x18\x02 \x01(\x0e\x32 .llm_serving_engine.v1.SlotState\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x31\n\x08priority\x18\x04 \x01(\x0e\x32\x1f.llm_serving_engine.v1.Priority\x12\x0e\n\x06tokens\x18\x05 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x06 \x01(\r\x12\x0e\n\x06tenant\x18\x07 \x01(\t\x12\x15\n\rprompt_tokens\x18\x08 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\t \x01(\r\x12\x12\n\nmax_tokens\x18\n \x01(\r\x12\x16\n\x0esharing_tokens\x18\x0b \x01(\r\"\xac\x02\n\tStepState\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x13\n\x0b\x64\x65\x63ode_rows\x18\x02 \x01(\r\x12\x16\n\x0eprefill_tokens\x18\x03 \x01(\r\x12+\n\x08\x64uration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x64\x65\x63ode_runs\x18\x05 \x01(\r\x12\x16\n\x0eprefill_chunks\x18\x06 \x01(\r\x12\x0e\n\x06\x63opies\x18\x07 \x01(\r\x12\r\n\x05saves\x18\x08 \x01(\r\x12\x10\n\x08restores\x18\t \x01(\r\x12,\n\tpredicted\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06target\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\"p\n\x0fSchedulerTotals\x12\x13\n\x0bpreemptions\x18\x01 \x01(\x04\x12\r\n\x05saves\x18\x02 \x01(\x04\x12\r\n\x05moves\x18\x03 \x01(\x04\x12\x13\n\x0bprefix_hits\x18\x04 \x01(\x04\x12\x15\n\rprefix_tokens\x18\x05 \x01(\x04\"\x85\x01\n\x0bPercentiles\x12&\n\x03p50\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p95\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p99\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xd7\x01\n\x0cLatencyState\x12\x31\n\x08priority\x18\x01 \x01(\x0e\x32\x1f.llm_serving_engine.v1.Priority\x12\x10\n\x08requests\x18\x02 \x01(\r\x12?\n\x13time_to_first_token\x18\x03 \x01(\x0b\x32\".llm_serving_engine.v1.Percentiles\x12\x41\n\x15time_per_output_token\x18\x04 \x01(\x0b\x32\".llm_serving_engine.v1.Percentiles\"\xa8\x06\n\x0eSchedulerState\x12\r\n\x05model\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x06queues\x18\x03 \x03(\x0b\x32!.llm_serving_engine.v1.QueueState\x12*\n\x05slots\x18\x04 \x03(\x0b\x32\x1b.llm_serving_engine.v1.Slot\x12\x33\n\tlast_step\x18\x05 \x01(\x0b\x32 .llm_serving_engine.v1.StepState\x12\x19\n\x11tokens_per_second\x18\x06 \x01(\x01\x12\x45\n\x08outcomes\x18\x07 \x03(\x0b\x32\x33.llm_serving_engine.v1.SchedulerState.OutcomesEntry\x12\x0e\n\x06policy\x18\x08 \x01(\t\x12\x13\n\x0b\x64\x65terminism\x18\t \x01(\t\x12\x33\n\x07tenants\x18\n \x03(\x0b\x32\".llm_serving_engine.v1.TenantState\x12\x17\n\x0ftenants_omitted\x18\x0b \x01(\r\x12\x36\n\x06totals\x18\x0c \x01(\x0b\x32&.llm_serving_engine.v1.SchedulerTotals\x12\x19\n\x11saved_cache_bytes\x18\r \x01(\x04\x12\x1d\n\x15saved_cache_bytes_max\x18\x0e \x01(\x04\x12!\n\x19prefill_tokens_per_second\x18\x0f \x01(\x01\x12\x36\n\tlatencies\x18\x10 \x03(\x0b\x32#.llm_serving_engine.v1.LatencyState\x12\x45\n\x08refusals\x18\x11 \x03(\x0b\x32\x33.llm_serving_engine.v1.SchedulerState.RefusalsEntry\x1a/\n\rOutcomesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a/\n\rRefusalsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\")\n\x18GetSchedulerStateRequest\x12\r\n\x05model\x18\x01 \x01(\t\"Q\n\x19GetSchedulerStateResponse\x12\x34\n\x05state\x18\x01 \x01(\x0b\x32%.llm_serving_engine.v1.SchedulerState\"X\n\x1aWatchSchedulerStateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12+\n\x08interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"S\n\x1bWatchSchedulerStateResponse\x12\x34\n\x05state\x18\x01 \x01(\x0b\x32%.llm_serving_engine.v1.SchedulerState*\x9a\x01\n\tSlotState\x12\x1a\n\x16SLOT_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSLOT_STATE_FREE\x10\x01\x12\x16\n\x12SLOT_STATE_PREFILL\x10\x02\x12\x15\n\x11SLOT_STATE_DECODE\x10\x03\x12\x15\n\x11SLOT_STATE_CACHED\x10\x04\x12\x16\n\x12SLOT_STATE_SHARING\x10\x05\x32\x8b\x02\n\x11OperationsService\x12v\n\x11GetSchedulerState\x12/.llm_serving_engine.v1.GetSchedulerStateRequest\x1a\x30.llm_serving_engine.v1.GetSchedulerStateResponse\x12~\n\x13WatchSchedulerState\x12\x31.llm_serving_engine.v1.WatchSchedulerStateRequest\x1a\x32.llm_serving_engine.v1.WatchSchedulerStateResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,26 +36,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SCHEDULERSTATE_OUTCOMESENTRY']._loaded_options = None
   _globals['_SCHEDULERSTATE_OUTCOMESENTRY']._serialized_options = b'8\001'
-  _globals['_SLOTSTATE']._serialized_start=1263
-  _globals['_SLOTSTATE']._serialized_end=1370
+  _globals['_SCHEDULERSTATE_REFUSALSENTRY']._loaded_options = None
+  _globals['_SCHEDULERSTATE_REFUSALSENTRY']._serialized_options = b'8\001'
+  _globals['_SLOTSTATE']._serialized_start=2637
+  _globals['_SLOTSTATE']._serialized_end=2791
   _globals['_QUEUESTATE']._serialized_start=170
   _globals['_QUEUESTATE']._serialized_end=267
-  _globals['_SLOT']._serialized_start=270
-  _globals['_SLOT']._serialized_end=470
-  _globals['_STEPSTATE']._serialized_start=472
-  _globals['_STEPSTATE']._serialized_end=589
-  _globals['_SCHEDULERSTATE']._serialized_start=592
-  _globals['_SCHEDULERSTATE']._serialized_end=960
-  _globals['_SCHEDULERSTATE_OUTCOMESENTRY']._serialized_start=913
-  _globals['_SCHEDULERSTATE_OUTCOMESENTRY']._serialized_end=960
-  _globals['_GETSCHEDULERSTATEREQUEST']._serialized_start=962
-  _globals['_GETSCHEDULERSTATEREQUEST']._serialized_end=1003
-  _globals['_GETSCHEDULERSTATERESPONSE']._serialized_start=1005
-  _globals['_GETSCHEDULERSTATERESPONSE']._serialized_end=1086
-  _globals['_WATCHSCHEDULERSTATEREQUEST']._serialized_start=1088
-  _globals['_WATCHSCHEDULERSTATEREQUEST']._serialized_end=1176
-  _globals['_WATCHSCHEDULERSTATERESPONSE']._serialized_start=1178
-  _globals['_WATCHSCHEDULERSTATERESPONSE']._serialized_end=1261
-  _globals['_OPERATIONSSERVICE']._serialized_start=1373
-  _globals['_OPERATIONSSERVICE']._serialized_end=1640
+  _globals['_TENANTSTATE']._serialized_start=270
+  _globals['_TENANTSTATE']._serialized_end=451
+  _globals['_SLOT']._serialized_start=454
+  _globals['_SLOT']._serialized_end=751
+  _globals['_STEPSTATE']._serialized_start=754
+  _globals['_STEPSTATE']._serialized_end=1054
+  _globals['_SCHEDULERTOTALS']._serialized_start=1056
+  _globals['_SCHEDULERTOTALS']._serialized_end=1168
+  _globals['_PERCENTILES']._serialized_start=1171
+  _globals['_PERCENTILES']._serialized_end=1304
+  _globals['_LATENCYSTATE']._serialized_start=1307
+  _globals['_LATENCYSTATE']._serialized_end=1522
+  _globals['_SCHEDULERSTATE']._serialized_start=1525
+  _globals['_SCHEDULERSTATE']._serialized_end=2333
+  _globals['_SCHEDULERSTATE_OUTCOMESENTRY']._serialized_start=2237
+  _globals['_SCHEDULERSTATE_OUTCOMESENTRY']._serialized_end=2284
+  _globals['_SCHEDULERSTATE_REFUSALSENTRY']._serialized_start=2286
+  _globals['_SCHEDULERSTATE_REFUSALSENTRY']._serialized_end=2333
+  _globals['_GETSCHEDULERSTATEREQUEST']._serialized_start=2335
+  _globals['_GETSCHEDULERSTATEREQUEST']._serialized_end=2376
+  _globals['_GETSCHEDULERSTATERESPONSE']._serialized_start=2378
+  _globals['_GETSCHEDULERSTATERESPONSE']._serialized_end=2459
+  _globals['_WATCHSCHEDULERSTATEREQUEST']._serialized_start=2461
+  _globals['_WATCHSCHEDULERSTATEREQUEST']._serialized_end=2549
+  _globals['_WATCHSCHEDULERSTATERESPONSE']._serialized_start=2551
+  _globals['_WATCHSCHEDULERSTATERESPONSE']._serialized_end=2634
+  _globals['_OPERATIONSSERVICE']._serialized_start=2794
+  _globals['_OPERATIONSSERVICE']._serialized_end=3061
 # @@protoc_insertion_point(module_scope)

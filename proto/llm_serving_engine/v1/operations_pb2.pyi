@@ -36,6 +36,14 @@ class _SlotStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SlotState.V
     """Its sequence's prompt is being computed."""
     SLOT_STATE_DECODE: _SlotState.ValueType  # 3
     """Its sequence gets a token each step."""
+    SLOT_STATE_CACHED: _SlotState.ValueType  # 4
+    """Holds no sequence, but still what the last one left in its cache: a prompt
+    of the same tenant that begins alike begins with that.
+    """
+    SLOT_STATE_SHARING: _SlotState.ValueType  # 5
+    """Its sequence's prompt is not computed yet: it waits to copy what it begins
+    with from another slot.
+    """
 
 class SlotState(_SlotState, metaclass=_SlotStateEnumTypeWrapper):
     """What a slot does."""
@@ -48,6 +56,14 @@ SLOT_STATE_PREFILL: SlotState.ValueType  # 2
 """Its sequence's prompt is being computed."""
 SLOT_STATE_DECODE: SlotState.ValueType  # 3
 """Its sequence gets a token each step."""
+SLOT_STATE_CACHED: SlotState.ValueType  # 4
+"""Holds no sequence, but still what the last one left in its cache: a prompt
+of the same tenant that begins alike begins with that.
+"""
+SLOT_STATE_SHARING: SlotState.ValueType  # 5
+"""Its sequence's prompt is not computed yet: it waits to copy what it begins
+with from another slot.
+"""
 Global___SlotState: _TypeAlias = SlotState  # noqa: Y015
 
 @_typing.final
@@ -81,6 +97,58 @@ class QueueState(_message.Message):
 Global___QueueState: _TypeAlias = QueueState  # noqa: Y015
 
 @_typing.final
+class TenantState(_message.Message):
+    """One tenant: what it waits for, and what it has had."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    QUEUES_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    SERVICE_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The tenant; empty for callers that name none."""
+    running: _builtins.int
+    """Its requests that hold a slot."""
+    service: _builtins.float
+    """How far it is ahead of the active tenant that was served least, in weighted
+    tokens, from 0: tenants that all wait are served alike where these stay
+    alike. Not set for a tenant without live requests, and under a policy that
+    keeps no such count.
+    """
+    prompt_tokens: _builtins.int
+    """Prompt tokens of its requests since it was first seen, those found in the
+    cache included. Begins again at 0 for a tenant that was forgotten.
+    """
+    completion_tokens: _builtins.int
+    """Tokens produced for it, likewise."""
+    @_builtins.property
+    def queues(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueueState]:
+        """The classes in which any of its requests waits, highest first."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        queues: _abc.Iterable[Global___QueueState] | None = ...,
+        running: _builtins.int = ...,
+        service: _builtins.float | None = ...,
+        prompt_tokens: _builtins.int = ...,
+        completion_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_service", b"_service", "service", b"service"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_service", b"_service", "completion_tokens", b"completion_tokens", "prompt_tokens", b"prompt_tokens", "queues", b"queues", "running", b"running", "service", b"service", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__service: _TypeAlias = _typing.Literal["service"]  # noqa: Y015
+    _WhichOneofArgType__service: _TypeAlias = _typing.Literal["_service", b"_service"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__service) -> _WhichOneofReturnType__service | None: ...
+
+Global___TenantState: _TypeAlias = TenantState  # noqa: Y015
+
+@_typing.final
 class Slot(_message.Message):
     """One sequence slot of the runner."""
 
@@ -93,20 +161,34 @@ class Slot(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    SHARING_TOKENS_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Its number, from 0."""
     state: Global___SlotState.ValueType
     """What it does."""
     request_id: _builtins.str
-    """The request it serves; empty where it is free."""
+    """The request it serves; empty where it holds none."""
     priority: _generation_pb2.Priority.ValueType
     """That request's class."""
     tokens: _builtins.int
-    """Tokens in its cache."""
+    """Tokens in its cache, those of a step under way included."""
     completion_tokens: _builtins.int
     """Tokens produced so far."""
     tenant: _builtins.str
-    """The tenant that it serves; empty where it is free or the caller named none."""
+    """The tenant that it serves, or whose tokens are left over in it; empty where
+    it is free or the caller named none.
+    """
+    prompt_tokens: _builtins.int
+    """Tokens of its request's prompt; 0 where it holds none."""
+    cached_prompt_tokens: _builtins.int
+    """Tokens of the prompt that were found in the cache."""
+    max_tokens: _builtins.int
+    """Tokens that its request may produce at most; 0 where it holds none."""
+    sharing_tokens: _builtins.int
+    """While it waits for a shared prefix: the tokens that it will copy."""
     def __init__(
         self,
         *,
@@ -117,10 +199,14 @@ class Slot(_message.Message):
         tokens: _builtins.int = ...,
         completion_tokens: _builtins.int = ...,
         tenant: _builtins.str = ...,
+        prompt_tokens: _builtins.int = ...,
+        cached_prompt_tokens: _builtins.int = ...,
+        max_tokens: _builtins.int = ...,
+        sharing_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_tokens", b"completion_tokens", "index", b"index", "priority", b"priority", "request_id", b"request_id", "state", b"state", "tenant", b"tenant", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_prompt_tokens", b"cached_prompt_tokens", "completion_tokens", b"completion_tokens", "index", b"index", "max_tokens", b"max_tokens", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "sharing_tokens", b"sharing_tokens", "state", b"state", "tenant", b"tenant", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -136,15 +222,44 @@ class StepState(_message.Message):
     DECODE_ROWS_FIELD_NUMBER: _builtins.int
     PREFILL_TOKENS_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
+    DECODE_RUNS_FIELD_NUMBER: _builtins.int
+    PREFILL_CHUNKS_FIELD_NUMBER: _builtins.int
+    COPIES_FIELD_NUMBER: _builtins.int
+    SAVES_FIELD_NUMBER: _builtins.int
+    RESTORES_FIELD_NUMBER: _builtins.int
+    PREDICTED_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Counts the steps since the model was loaded, from 1."""
     decode_rows: _builtins.int
     """Sequences that got a token."""
     prefill_tokens: _builtins.int
     """Tokens of prompts."""
+    decode_runs: _builtins.int
+    """Runs of consecutive slots among the decode rows: the fewer for as many rows,
+    the denser. 0 where there are no rows.
+    """
+    prefill_chunks: _builtins.int
+    """Pieces of prompts that the prefill tokens came in."""
+    copies: _builtins.int
+    """Prefixes and whole sequences that were copied from slot to slot."""
+    saves: _builtins.int
+    """Caches that were saved to memory."""
+    restores: _builtins.int
+    """Caches that were restored from memory."""
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
         """How long the runner took."""
+
+    @_builtins.property
+    def predicted(self) -> _duration_pb2.Duration:
+        """How long the cost model, as it is by now, expects such a step to take; saves
+        are left out.
+        """
+
+    @_builtins.property
+    def target(self) -> _duration_pb2.Duration:
+        """How long a step may take while prompts are computed, as configured."""
 
     def __init__(
         self,
@@ -153,14 +268,135 @@ class StepState(_message.Message):
         decode_rows: _builtins.int = ...,
         prefill_tokens: _builtins.int = ...,
         duration: _duration_pb2.Duration | None = ...,
+        decode_runs: _builtins.int = ...,
+        prefill_chunks: _builtins.int = ...,
+        copies: _builtins.int = ...,
+        saves: _builtins.int = ...,
+        restores: _builtins.int = ...,
+        predicted: _duration_pb2.Duration | None = ...,
+        target: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "predicted", b"predicted", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_rows", b"decode_rows", "duration", b"duration", "number", b"number", "prefill_tokens", b"prefill_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies", "decode_rows", b"decode_rows", "decode_runs", b"decode_runs", "duration", b"duration", "number", b"number", "predicted", b"predicted", "prefill_chunks", b"prefill_chunks", "prefill_tokens", b"prefill_tokens", "restores", b"restores", "saves", b"saves", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StepState: _TypeAlias = StepState  # noqa: Y015
+
+@_typing.final
+class SchedulerTotals(_message.Message):
+    """What the scheduler has done since the model was loaded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREEMPTIONS_FIELD_NUMBER: _builtins.int
+    SAVES_FIELD_NUMBER: _builtins.int
+    MOVES_FIELD_NUMBER: _builtins.int
+    PREFIX_HITS_FIELD_NUMBER: _builtins.int
+    PREFIX_TOKENS_FIELD_NUMBER: _builtins.int
+    preemptions: _builtins.int
+    """Slots that were taken from a running request for one of a higher class."""
+    saves: _builtins.int
+    """Caches of those that were saved to memory, not thrown away."""
+    moves: _builtins.int
+    """Running sequences that were moved to make decode rows dense."""
+    prefix_hits: _builtins.int
+    """Requests that found a part of their prompt in the cache."""
+    prefix_tokens: _builtins.int
+    """Those parts, in tokens."""
+    def __init__(
+        self,
+        *,
+        preemptions: _builtins.int = ...,
+        saves: _builtins.int = ...,
+        moves: _builtins.int = ...,
+        prefix_hits: _builtins.int = ...,
+        prefix_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["moves", b"moves", "preemptions", b"preemptions", "prefix_hits", b"prefix_hits", "prefix_tokens", b"prefix_tokens", "saves", b"saves"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SchedulerTotals: _TypeAlias = SchedulerTotals  # noqa: Y015
+
+@_typing.final
+class Percentiles(_message.Message):
+    """Percentiles of a time, by nearest rank. Not set where nothing was measured."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    P50_FIELD_NUMBER: _builtins.int
+    P95_FIELD_NUMBER: _builtins.int
+    P99_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def p50(self) -> _duration_pb2.Duration:
+        """Half took no longer."""
+
+    @_builtins.property
+    def p95(self) -> _duration_pb2.Duration:
+        """95 in 100 took no longer."""
+
+    @_builtins.property
+    def p99(self) -> _duration_pb2.Duration:
+        """99 in 100 took no longer."""
+
+    def __init__(
+        self,
+        *,
+        p50: _duration_pb2.Duration | None = ...,
+        p95: _duration_pb2.Duration | None = ...,
+        p99: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["p50", b"p50", "p95", b"p95", "p99", b"p99"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["p50", b"p50", "p95", b"p95", "p99", b"p99"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Percentiles: _TypeAlias = Percentiles  # noqa: Y015
+
+@_typing.final
+class LatencyState(_message.Message):
+    """What callers felt, over the last 1,000 requests that finished."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    TIME_TO_FIRST_TOKEN_FIELD_NUMBER: _builtins.int
+    TIME_PER_OUTPUT_TOKEN_FIELD_NUMBER: _builtins.int
+    priority: _generation_pb2.Priority.ValueType
+    """The class; PRIORITY_UNSPECIFIED stands for all of them together."""
+    requests: _builtins.int
+    """How many of those requests were of this class. Range [1, 1000]."""
+    @_builtins.property
+    def time_to_first_token(self) -> Global___Percentiles:
+        """From a request's arrival to its first token."""
+
+    @_builtins.property
+    def time_per_output_token(self) -> Global___Percentiles:
+        """The mean time between the tokens of a request. Of those that took at least
+        two.
+        """
+
+    def __init__(
+        self,
+        *,
+        priority: _generation_pb2.Priority.ValueType = ...,
+        requests: _builtins.int = ...,
+        time_to_first_token: Global___Percentiles | None = ...,
+        time_per_output_token: Global___Percentiles | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time_per_output_token", b"time_per_output_token", "time_to_first_token", b"time_to_first_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["priority", b"priority", "requests", b"requests", "time_per_output_token", b"time_per_output_token", "time_to_first_token", b"time_to_first_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LatencyState: _TypeAlias = LatencyState  # noqa: Y015
 
 @_typing.final
 class SchedulerState(_message.Message):
@@ -188,6 +424,26 @@ class SchedulerState(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class RefusalsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     MODEL_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
     QUEUES_FIELD_NUMBER: _builtins.int
@@ -195,10 +451,36 @@ class SchedulerState(_message.Message):
     LAST_STEP_FIELD_NUMBER: _builtins.int
     TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
     OUTCOMES_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    DETERMINISM_FIELD_NUMBER: _builtins.int
+    TENANTS_FIELD_NUMBER: _builtins.int
+    TENANTS_OMITTED_FIELD_NUMBER: _builtins.int
+    TOTALS_FIELD_NUMBER: _builtins.int
+    SAVED_CACHE_BYTES_FIELD_NUMBER: _builtins.int
+    SAVED_CACHE_BYTES_MAX_FIELD_NUMBER: _builtins.int
+    PREFILL_TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    LATENCIES_FIELD_NUMBER: _builtins.int
+    REFUSALS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model."""
     tokens_per_second: _builtins.float
     """Tokens produced a second, averaged over the last 10 seconds."""
+    policy: _builtins.str
+    """The policy that says who goes first: "fair", "first_come", "shortest_job",
+    or an import path.
+    """
+    determinism: _builtins.str
+    """"batch_invariant" where the same request gets the same tokens whatever else
+    runs, else "fast".
+    """
+    tenants_omitted: _builtins.int
+    """Tenants with live requests that found no room in `tenants`."""
+    saved_cache_bytes: _builtins.int
+    """Memory of the caches of requests that lost their slots, in bytes."""
+    saved_cache_bytes_max: _builtins.int
+    """The limit of that, in bytes, as configured."""
+    prefill_tokens_per_second: _builtins.float
+    """Prompt tokens computed a second, averaged over the last 10 seconds."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When this was read."""
@@ -221,6 +503,30 @@ class SchedulerState(_message.Message):
         "cancelled", "expired", "failed", "refused".
         """
 
+    @_builtins.property
+    def tenants(self) -> _containers.RepeatedCompositeFieldContainer[Global___TenantState]:
+        """Tenants with live requests, those that wait for most tokens first, then
+        those that were here last; at most 100.
+        """
+
+    @_builtins.property
+    def totals(self) -> Global___SchedulerTotals:
+        """What was done so far."""
+
+    @_builtins.property
+    def latencies(self) -> _containers.RepeatedCompositeFieldContainer[Global___LatencyState]:
+        """The first entry is over all classes, then one for each class in which any
+        request finished, highest first; empty before that.
+        """
+
+    @_builtins.property
+    def refusals(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Requests that were not taken into the queue since the model was loaded, by
+        reason: the limit that was reached, such as "queue.requests" or
+        "tenant.tokens"; "deadline_unreachable"; or the error's label, such as
+        "unavailable".
+        """
+
     def __init__(
         self,
         *,
@@ -231,10 +537,20 @@ class SchedulerState(_message.Message):
         last_step: Global___StepState | None = ...,
         tokens_per_second: _builtins.float = ...,
         outcomes: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        policy: _builtins.str = ...,
+        determinism: _builtins.str = ...,
+        tenants: _abc.Iterable[Global___TenantState] | None = ...,
+        tenants_omitted: _builtins.int = ...,
+        totals: Global___SchedulerTotals | None = ...,
+        saved_cache_bytes: _builtins.int = ...,
+        saved_cache_bytes_max: _builtins.int = ...,
+        prefill_tokens_per_second: _builtins.float = ...,
+        latencies: _abc.Iterable[Global___LatencyState] | None = ...,
+        refusals: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["last_step", b"last_step", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_step", b"last_step", "time", b"time", "totals", b"totals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_step", b"last_step", "model", b"model", "outcomes", b"outcomes", "queues", b"queues", "slots", b"slots", "time", b"time", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["determinism", b"determinism", "last_step", b"last_step", "latencies", b"latencies", "model", b"model", "outcomes", b"outcomes", "policy", b"policy", "prefill_tokens_per_second", b"prefill_tokens_per_second", "queues", b"queues", "refusals", b"refusals", "saved_cache_bytes", b"saved_cache_bytes", "saved_cache_bytes_max", b"saved_cache_bytes_max", "slots", b"slots", "tenants", b"tenants", "tenants_omitted", b"tenants_omitted", "time", b"time", "tokens_per_second", b"tokens_per_second", "totals", b"totals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
