@@ -68,7 +68,7 @@ def count_runs(slots: Iterable[int]) -> int:
 PRIOR = Shape(0.002, 0.0025, 0.006, 0.0015, 0.0023, 0.0008, 0.015, 0.1)
 # How far off the first guess may be, and how fast costs may drift, as factors.
 PRIOR_SPREAD = 3.0
-DRIFT_PER_STEP = 0.003
+DRIFT_PER_STEP = 0.01
 # How much a measured step differs from the next one like it.
 NOISE = 0.15
 # One step that was held up by something else says little.
@@ -134,18 +134,19 @@ class CostModel:
         expected = self.predict(shape)
         seconds = min(seconds, OUTLIER * expected) if self._settled(shape) else seconds
         self._drift()
-        weights = [
-            sum(v * part for v, part in zip(row, shape, strict=True)) for row in self._variance
-        ]
+        # Most steps lack most parts: what is 0 needs no arithmetic.
+        parts = [(i, part) for i, part in enumerate(shape) if part]
+        weights = [sum(row[i] * part for i, part in parts) for row in self._variance]
         noise = (NOISE * max(seconds, expected)) ** 2 + 1e-12
-        total = sum(w * part for w, part in zip(weights, shape, strict=True)) + noise
-        gains = [weight / total for weight in weights]
+        total = sum(weights[i] * part for i, part in parts) + noise
         error = seconds - expected
-        for i, gain in enumerate(gains):
-            self.costs[i] = max(self.costs[i] + gain * error, 0.0)
-            row = self._variance[i]
-            for j, weight in enumerate(weights):
-                row[j] -= gain * weight
+        for i, weight in enumerate(weights):
+            gain = weight / total
+            if gain:
+                self.costs[i] = max(self.costs[i] + gain * error, 0.0)
+                self._variance[i] = [
+                    v - gain * w for v, w in zip(self._variance[i], weights, strict=True)
+                ]
 
     def _settled(self, shape: Shape) -> bool:
         """Whether enough is known of such steps to call one an outlier."""

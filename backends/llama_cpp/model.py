@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ _GGML_TYPES = {"f16": 1, "q8_0": 8}
 _FLASH_ATTENTION_AUTO = -1
 _FLASH_ATTENTION_OFF = 0
 _NO_ROOM = 1
+SPINS = "1000"
 _EVERYTHING = -1
 
 
@@ -37,6 +39,10 @@ class LlamaModel:
     """Weights plus a context of partitioned sequences."""
 
     def __init__(self, path: str, settings: Settings, progress: Callable[[float], None]) -> None:
+        # How long OpenMP's threads spin before they sleep, read when the library
+        # is loaded. They wait for each other after every operation; where
+        # something else wants a core, spinning on takes it from the one waited for.
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
         self._library = library()
         self.settings = settings
         with captured_errors() as log:

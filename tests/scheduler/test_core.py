@@ -309,4 +309,4 @@ def test_logprobs_pass_through() -> None:
 )
 def test_limits_that_make_no_sense_are_refused(field: str) -> None:
     with pytest.raises(ValueError, match=field):
-        SchedulerConfig(**{field: -1})
+        SchedulerConfig(**{field: -1})  # type: ignore[arg-type]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 
@@ -86,7 +87,7 @@ class Stage:
 
 
 @asynccontextmanager
-async def running(**config: int) -> AsyncIterator[Stage]:
+async def running(**config: Any) -> AsyncIterator[Stage]:
     stage = Stage(SchedulerConfig(**config))
     task = asyncio.create_task(stage.engine.run())
     try:

@@ -1,0 +1,162 @@
+"""Tenants that both wait get the same: virtual token counters, and the bound of their paper."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import hypothesis.strategies as st
+from hypothesis import given, settings
+
+from llm_serving_engine.backends.backend import BackendConfig
+from llm_serving_engine.backends.scripted import ScriptedBackend
+from llm_serving_engine.scheduler.config import SchedulerConfig
+from llm_serving_engine.scheduler.core import Scheduler
+from llm_serving_engine.scheduler.events import Begun, Moved, Produced
+from llm_serving_engine.scheduler.fairness import ServiceCounters
+from llm_serving_engine.scheduler.lifecycle import State
+from llm_serving_engine.scheduler.request import Request
+from llm_serving_engine.scheduler.simulation import Simulation
+from llm_serving_engine.scheduler.step import Step, StepResult
+
+CONTEXT = 160
+
+
+@dataclass(frozen=True)
+class Arrival:
+    at: float
+    tenant: str
+    prompt: int
+    max_tokens: int
+
+
+arrivals = st.builds(
+    Arrival,
+    at=st.floats(0, 3),
+    tenant=st.sampled_from("ABC"),
+    prompt=st.integers(1, 100),
+    max_tokens=st.integers(1, 40),
+)
+
+
+class FairnessRun:
+    """Watches the service of tenants while both of a pair wait without a pause."""
+
+    def __init__(self, arrivals: list[Arrival], slots: int) -> None:
+        config = SchedulerConfig(
+            prefix_cache=False, queue_requests_max=10_000, queue_requests_per_tenant_max=10_000
+        )
+        self.slots, self.config = slots, config
+        backend = ScriptedBackend(
+            config=BackendConfig(sequences=slots, context_per_sequence=CONTEXT)
+        )
+        self.scheduler = Scheduler(backend.report.capabilities, config)
+        self.simulation = Simulation(self.scheduler, self._executing(backend))
+        self.service: dict[str, float] = defaultdict(float)
+        self.since: dict[tuple[str, str], tuple[float, float]] = {}
+        self.worst = 0.0
+        self._seen = 0
+        for number, arrival in enumerate(arrivals):
+            request = Request(
+                str(number),
+                tuple(random.Random(number).randrange(256) for _ in range(arrival.prompt)),
+                arrival.max_tokens,
+                tenant=arrival.tenant,
+            )
+            self.simulation.submit_at(arrival.at, request)
+        self.simulation.run()
+
+    def _executing(self, backend: ScriptedBackend) -> Callable[[Step], StepResult]:
+        def execute(step: Step) -> StepResult:
+            self._watch()
+            return backend.execute(step)
+
+        return execute
+
+    def _watch(self) -> None:
+        """Before each step: who has been served, who waits, and how far apart they are."""
+        config = self.config
+        events, self._seen = self.simulation.events[self._seen :], len(self.simulation.events)
+        for _, event in events:
+            tenant = event.sequence.request.tenant
+            if isinstance(event, Produced):
+                self.service[tenant] += config.output_token_weight
+            elif isinstance(event, Begun):
+                pass
+            elif event.transition.state is State.PREFILL:
+                self.service[tenant] += config.prompt_token_weight * len(
+                    event.sequence.request.prompt
+                )
+        waiting = set(self.scheduler.queue.tenants())
+        for a in "ABC":
+            for b in "ABC":
+                if a < b and {a, b} <= waiting:
+                    start = self.since.setdefault((a, b), (self.service[a], self.service[b]))
+                    apart = (self.service[a] - start[0]) - (self.service[b] - start[1])
+                    self.worst = max(self.worst, abs(apart))
+                else:
+                    self.since.pop((a, b), None)
+
+    @property
+    def bound(self) -> float:
+        """2 max(w_p L, w_q M): L the longest prompt, M the tokens that a full batch puts out."""
+        return 2 * max(
+            self.config.prompt_token_weight * 100, self.config.output_token_weight * self.slots * 40
+        )
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(arrivals, max_size=60), st.integers(1, 4))
+def test_two_tenants_that_both_wait_get_the_same_up_to_the_papers_bound(
+    arrivals: list[Arrival], slots: int
+) -> None:
+    run = FairnessRun(arrivals, slots)
+    assert run.worst <= run.bound
+
+
+def test_ten_times_the_requests_do_not_get_ten_times_the_service() -> None:
+    arrivals = [Arrival(0.0, "A", 50, 20)] * 200 + [Arrival(0.0, "B", 50, 20)] * 20
+    run = FairnessRun(arrivals, slots=4)
+    assert run.worst <= run.bound
+    last_of_b = max(at for at, e in run.simulation.events if e.sequence.request.tenant == "B")
+    served_a = sum(
+        1
+        for at, e in run.simulation.events
+        if isinstance(e, Moved)
+        and e.transition.state is State.FINISHED
+        and e.sequence.request.tenant == "A"
+        and at <= last_of_b
+    )
+    assert 16 <= served_a <= 28  # about as many as the 20 of B
+
+
+def test_a_tenant_that_comes_back_is_lifted_to_the_least_active_one() -> None:
+    counters = ServiceCounters(tenants_max=10)
+    for tenant in ("busy", "less"):
+        counters.arrive(tenant)
+    counters.charge("busy", 50.0)
+    counters.charge("less", 30.0)
+    counters.arrive("new")
+    assert counters.of("new") == 30.0
+
+
+def test_going_idle_does_not_wipe_out_what_was_had() -> None:
+    counters = ServiceCounters(tenants_max=10)
+    for tenant in ("greedy", "other"):
+        counters.arrive(tenant)
+    counters.charge("greedy", 100.0)
+    counters.leave("greedy")
+    counters.arrive("greedy")
+    assert counters.of("greedy") == 100.0
+
+
+def test_idle_tenants_are_forgotten() -> None:
+    counters = ServiceCounters(tenants_max=10)
+    counters.arrive("stays")
+    for number in range(1000):
+        counters.arrive(str(number))
+        counters.charge(str(number), 1000.0 - number)
+        counters.leave(str(number))
+    assert len(counters) <= 11
