@@ -34,7 +34,16 @@ if TYPE_CHECKING:
         Unauthenticated,
         Unavailable,
     )
-    from llm_serving_engine.clients.operations import QueueState, SchedulerState, Slot, StepState
+    from llm_serving_engine.clients.operations import (
+        LatencyState,
+        Percentiles,
+        QueueState,
+        SchedulerState,
+        SchedulerTotals,
+        Slot,
+        StepState,
+        TenantState,
+    )
     from llm_serving_engine.clients.requests import GenerateOptions, Message
     from llm_serving_engine.clients.results import (
         Delta,
@@ -61,9 +70,11 @@ __all__ = [
     "GenerateOptions",
     "Generation",
     "InvalidArgument",
+    "LatencyState",
     "Message",
     "Model",
     "ModelNotFound",
+    "Percentiles",
     "PermissionDenied",
     "PositionLogprobs",
     "QueueState",
@@ -72,12 +83,14 @@ __all__ = [
     "RetryableError",
     "RunnerFailed",
     "SchedulerState",
+    "SchedulerTotals",
     "ServerError",
     "ServingError",
     "Slot",
     "Started",
     "StepState",
     "Stream",
+    "TenantState",
     "Timings",
     "TokenLogprob",
     "Tokenization",

@@ -13,6 +13,7 @@ from llm_serving_engine.clients import conversion
 from llm_serving_engine.clients.catalog import Model
 from llm_serving_engine.clients.channels import ADDRESS, Metadata, call_metadata, channel_options
 from llm_serving_engine.clients.operations import SchedulerState
+from llm_serving_engine.clients.operations_conversion import scheduler_state
 from llm_serving_engine.clients.requests import (
     GenerateOptions,
     Prompt,
@@ -163,7 +164,7 @@ class AsyncClient:
         """What a model's scheduler is doing now."""
         request = operations_pb2.GetSchedulerStateRequest(model=model)
         response = await self._call(self._operations.GetSchedulerState, request, timeout)
-        return conversion.scheduler_state(response.state)
+        return scheduler_state(response.state)
 
     async def watch_scheduler_state(
         self, model: str = "", *, interval: float | None = None
@@ -174,7 +175,7 @@ class AsyncClient:
         )
         try:
             async for response in call:
-                yield conversion.scheduler_state(response.state)
+                yield scheduler_state(response.state)
         except grpc.RpcError as error:
             raise error_from(error) from error
         finally:

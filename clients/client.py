@@ -12,6 +12,7 @@ from llm_serving_engine.clients import conversion
 from llm_serving_engine.clients.catalog import Model
 from llm_serving_engine.clients.channels import ADDRESS, Metadata, call_metadata, channel_options
 from llm_serving_engine.clients.operations import SchedulerState
+from llm_serving_engine.clients.operations_conversion import scheduler_state
 from llm_serving_engine.clients.requests import (
     GenerateOptions,
     Prompt,
@@ -131,7 +132,7 @@ class Client:
         """What a model's scheduler is doing now."""
         request = operations_pb2.GetSchedulerStateRequest(model=model)
         response = self._call(self._operations.GetSchedulerState, request, timeout)
-        return conversion.scheduler_state(response.state)
+        return scheduler_state(response.state)
 
     def watch_scheduler_state(
         self, model: str = "", *, interval: float | None = None
@@ -147,7 +148,7 @@ class Client:
             watch_request(model, interval), metadata=self._metadata
         )
         for response in responses(call):
-            yield conversion.scheduler_state(response.state)
+            yield scheduler_state(response.state)
 
     def close(self) -> None:
         """Close the channel; calls under way end as cancelled."""

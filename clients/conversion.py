@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import timezone
 from typing import cast
 
 from google.protobuf.descriptor import EnumDescriptor
 
-from llm_serving_engine.clients import catalog, operations, results
-from llm_serving_engine.clients.requests import Priority
-from llm_serving_engine.v1 import generation_pb2, inference_pb2, models_pb2, operations_pb2
+from llm_serving_engine.clients import catalog, results
+from llm_serving_engine.v1 import generation_pb2, inference_pb2, models_pb2
 
 
 def generation(response: inference_pb2.GenerateResponse) -> results.Generation:
@@ -71,31 +69,10 @@ def model(message: models_pb2.Model) -> catalog.Model:
         vocabulary_size=message.vocabulary_size,
         training_context=message.training_context,
         memory_bytes=message.memory_bytes,
-        state=cast(catalog.ModelState, _word(models_pb2.ModelState.DESCRIPTOR, message.state)),
+        state=cast(catalog.ModelState, word(models_pb2.ModelState.DESCRIPTOR, message.state)),
         state_reason=message.state_reason,
         capabilities=_capabilities(message) if message.HasField("capabilities") else None,
         is_default=message.is_default,
-    )
-
-
-def scheduler_state(message: operations_pb2.SchedulerState) -> operations.SchedulerState:
-    """One reading of a scheduler."""
-    last_step = None
-    if message.HasField("last_step"):
-        last_step = operations.StepState(
-            number=message.last_step.number,
-            decode_rows=message.last_step.decode_rows,
-            prefill_tokens=message.last_step.prefill_tokens,
-            duration=message.last_step.duration.ToTimedelta().total_seconds(),
-        )
-    return operations.SchedulerState(
-        model=message.model,
-        time=message.time.ToDatetime(tzinfo=timezone.utc),
-        queues=tuple(map(_queue, message.queues)),
-        slots=tuple(map(_slot, message.slots)),
-        last_step=last_step,
-        tokens_per_second=message.tokens_per_second,
-        outcomes=dict(message.outcomes),
     )
 
 
@@ -111,25 +88,6 @@ def _capabilities(message: models_pb2.Model) -> catalog.Capabilities:
         save_restore=capabilities.save_restore,
         grammar=capabilities.grammar,
         batch_invariant=capabilities.batch_invariant,
-    )
-
-
-def _queue(message: operations_pb2.QueueState) -> operations.QueueState:
-    return operations.QueueState(
-        priority=_priority(message.priority), requests=message.requests, tokens=message.tokens
-    )
-
-
-def _slot(message: operations_pb2.Slot) -> operations.Slot:
-    state = _word(operations_pb2.SlotState.DESCRIPTOR, message.state)
-    return operations.Slot(
-        index=message.index,
-        state=cast(operations.SlotActivity, state),
-        request_id=message.request_id,
-        priority=_priority(message.priority),
-        tenant=message.tenant,
-        tokens=message.tokens,
-        completion_tokens=message.completion_tokens,
     )
 
 
@@ -167,15 +125,10 @@ def _timings(message: generation_pb2.Timings) -> results.Timings:
 
 
 def _finish_reason(number: int) -> results.FinishReason:
-    return cast(results.FinishReason, _word(generation_pb2.FinishReason.DESCRIPTOR, number))
+    return cast(results.FinishReason, word(generation_pb2.FinishReason.DESCRIPTOR, number))
 
 
-def _priority(number: int) -> Priority:
-    word = _word(generation_pb2.Priority.DESCRIPTOR, number)
-    return cast(Priority, "normal" if word == "unspecified" else word)
-
-
-def _word(enum: EnumDescriptor, number: int) -> str:
+def word(enum: EnumDescriptor, number: int) -> str:
     """`FINISH_REASON_MAX_TOKENS` is "max_tokens"; a value newer than this client "unspecified"."""
     prefix = enum.values_by_number[0].name.removesuffix("UNSPECIFIED")
     value = enum.values_by_number.get(number)

@@ -11,6 +11,7 @@ import typer
 from llm_serving_engine.clients.commands.bench import bench
 from llm_serving_engine.clients.commands.chat import chat
 from llm_serving_engine.clients.commands.generate import generate
+from llm_serving_engine.clients.commands.top import top
 
 
 def register(app: typer.Typer) -> None:
@@ -22,3 +23,4 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: llm-serving-engine bench --clients 1,4,16 --json bench.json")(
         bench
     )
+    app.command(epilog="Example: llm-serving-engine top --interval 0.5")(top)
