@@ -1,0 +1,111 @@
+"""What `simulate` shows in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+
+from llm_serving_engine.scheduler.replay import Replay
+from llm_serving_engine.scheduler.replay_report import Summary, by_class, summary
+
+NOTE = (
+    "in time, good: finished, and by the deadline where there is one. gap: how far the "
+    "service of two tenants came apart while both waited in a class, in weighted tokens."
+)
+# Lines of a head are broken where a terminal of 80 columns needs it.
+_CLASS_COLUMNS = (
+    "finished",
+    "refused",
+    "TTFT s\np50",
+    "\np95",
+    "\np99",
+    "ms/tok\np50",
+    "\np95",
+    "in\ntime",
+    "good\n/s",
+    "tokens\n/s",
+    "gap",
+)
+_POLICY_COLUMNS = (
+    "makespan s",
+    "steps",
+    "preemptions\n(saved)",
+    "moves",
+    "prefix\nhits",
+    "tokens\nreused",
+)
+
+
+def class_table(replay: Replay) -> Table:
+    """A policy's classes, and all of them together."""
+    table = _table(replay.policy, "class", _CLASS_COLUMNS)
+    for priority, found in by_class(replay).items():
+        gap = replay.fairness_gaps[priority]
+        table.add_row(priority.name.lower(), *_cells(found, gap))
+    gap = max(replay.fairness_gaps.values())
+    table.add_row("all", *_cells(summary(replay.outcomes, replay.makespan), gap), style="bold")
+    return table
+
+
+def policy_table(replays: Sequence[Replay]) -> Table:
+    """What the scheduler did under each policy."""
+    table = _table("What the scheduler did", "policy", _POLICY_COLUMNS)
+    for replay in replays:
+        tally = replay.tally
+        table.add_row(
+            replay.policy,
+            f"{replay.makespan:.1f}",
+            str(replay.steps),
+            f"{tally.preemptions} ({tally.saves})",
+            str(tally.moves),
+            str(tally.prefix_hits),
+            str(tally.prefix_tokens),
+        )
+    return table
+
+
+def _table(title: str, name: str, numbers: tuple[str, ...]) -> Table:
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 0),
+        pad_edge=False,
+    )
+    table.add_column(name, vertical="bottom", no_wrap=True)
+    for number in numbers:
+        table.add_column(number, justify="right", vertical="bottom", no_wrap=True)
+    return table
+
+
+def _cells(found: Summary, gap: float) -> tuple[str, ...]:
+    return (
+        f"{found.finished}/{found.requests}",
+        str(sum(found.refused.values())),
+        _seconds(found.ttft_p50),
+        _seconds(found.ttft_p95),
+        _seconds(found.ttft_p99),
+        _milliseconds(found.tpot_p50),
+        _milliseconds(found.tpot_p95),
+        f"{found.good_part:.0%}",
+        f"{found.goodput:.2f}",
+        f"{found.output_tokens_per_second:.1f}",
+        f"{gap:.0f}",
+    )
+
+
+def _seconds(seconds: float | None) -> str:
+    return _three_digits(seconds)
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return _three_digits(None if seconds is None else seconds * 1000)
+
+
+def _three_digits(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
