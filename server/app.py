@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 
 from grpc_health.v1 import health_pb2_grpc
 
@@ -18,7 +19,7 @@ from llm_serving_engine.server import (
     operations_service,
 )
 from llm_serving_engine.server.catalog import Catalog
-from llm_serving_engine.server.config import ServerConfig
+from llm_serving_engine.server.config import ConfigError, ServerConfig
 from llm_serving_engine.server.grpc_listener import listen, make_server
 from llm_serving_engine.server.health import HealthService
 from llm_serving_engine.server.http import HttpListener, make_app
@@ -29,6 +30,7 @@ from llm_serving_engine.server.operations_service import OperationsService
 from llm_serving_engine.server.reflection import add_reflection
 from llm_serving_engine.server.scheduler_view import SchedulerView
 from llm_serving_engine.server.telemetry.metrics import Metrics
+from llm_serving_engine.server.telemetry.trace_recorder import TraceRecorder
 from llm_serving_engine.server.telemetry.tracing import RequestTracer
 from llm_serving_engine.v1 import inference_pb2_grpc, models_pb2_grpc, operations_pb2_grpc
 
@@ -52,7 +54,7 @@ class App:
         Must be called on the event loop that it is to run on.
 
         Raises:
-            ConfigError: A port cannot be had.
+            ConfigError: A port cannot be had, or the trace's file.
             ValueError: An OTEL_* variable makes no sense.
         """
         self.config = config
@@ -75,6 +77,7 @@ class App:
         self.metrics.set_model_ready(model.name, False)
         self.metrics.watch_runner_memory(model.name, lambda: model.runner_memory_bytes)
         self.metrics.watch_scheduler(model.name, self._scheduler)
+        self._trace = _open_trace(config)
 
     @property
     def http_port(self) -> int | None:
@@ -104,6 +107,9 @@ class App:
         self._operations.close()
         await self._grpc.stop(FLUSH_SECONDS)
         await self.model.close()
+        if self._trace is not None:
+            scheduler = self._scheduler()
+            self._trace.close(None if scheduler is None else scheduler.cost.costs)
         if self._http is not None:
             await self._http.stop()
         await asyncio.to_thread(self.tracer.shutdown)
@@ -121,7 +127,9 @@ class App:
 
     def _observers(self, capabilities: Capabilities) -> tuple[Observer, ...]:
         name = self.model.name
-        return (self.metrics.observer(name, capabilities.sequences_max), self._views[name])
+        metrics = self.metrics.observer(name, capabilities.sequences_max)
+        traces = () if self._trace is None else (self._trace,)
+        return (metrics, self._views[name], *traces)
 
     def _scheduler(self) -> Scheduler | None:
         engine = self.model.loaded_engine
@@ -132,3 +140,12 @@ class App:
         self.metrics.set_model_ready(model.name, ready)
         for name in ("", *SERVICES, model.name):
             self.health.set(name, ready)
+
+
+def _open_trace(config: ServerConfig) -> TraceRecorder | None:
+    if not config.trace_file:
+        return None
+    try:
+        return TraceRecorder(Path(config.trace_file), config.trace_bytes_max)
+    except OSError as error:
+        raise ConfigError(f"trace_file: {config.trace_file}: {error.strerror}") from error

@@ -144,6 +144,10 @@ class ServerConfig(BaseSettings):
     """How long running requests may take to finish after SIGTERM. Longer loses fewer answers."""
     watch_interval_min_seconds: Annotated[float, Field(ge=0.01)] = 0.1
     """The highest rate at which WatchSchedulerState sends readings."""
+    trace_file: str = ""
+    """Where to record which requests come, for `simulate`; never what they say. Empty: nowhere."""
+    trace_bytes_max: Positive = 100_000_000
+    """The size at which recording ends. A request takes about 200 bytes."""
 
     @classmethod
     def settings_customise_sources(
