@@ -16,6 +16,8 @@ from llm_serving_engine.clients.top.words import plain
 # headings of tenants and slots, and an empty line before each of the parts.
 _FIXED_LINES = 1 + 8 + 6 + 1 + 1 + 4
 _TENANTS_MIN = 3
+_WIDE = 100
+_HEADING_WIDTH_MAX = 110
 
 
 def page(
@@ -37,8 +39,9 @@ def page(
         height: Lines; None for as many as it takes.
         problem: Why the state is an old one, if it is.
     """
+    wide = width >= _WIDE
     of_tenants, of_slots = _rows(state, height, 1 if problem else 0)
-    parts: list[RenderableType] = [_heading(state, address)]
+    parts: list[RenderableType] = [_heading(state, address, min(width, _HEADING_WIDTH_MAX))]
     if problem is not None:
         parts.append(
             Text(
@@ -48,20 +51,20 @@ def page(
                 no_wrap=True,
             )
         )
-    for part in (
-        overview(state, history, width),
-        classes(state),
-        tenants(state, history, of_tenants),
-        slots(state, of_slots),
-    ):
-        parts += [Text(""), part]
+    parts += [Text(""), overview(state, history, width), Text(""), classes(state, wide)]
+    # The headings alone would say nothing.
+    if state.tenants and of_tenants != 0:
+        parts += [Text(""), tenants(state, history, of_tenants, wide)]
+    if of_slots != 0:
+        parts += [Text(""), slots(state, of_slots, wide)]
     return Group(*parts)
 
 
-def _heading(state: SchedulerState, address: str) -> Table:
+def _heading(state: SchedulerState, address: str, width: int) -> Table:
     left = Text(plain(state.model), style="bold")
     left.append(f" at {address} · {state.policy} · {state.determinism}", style="not bold")
     table = Table.grid(expand=True)
+    table.width = width
     table.add_column(no_wrap=True, overflow="ellipsis")
     table.add_column(justify="right", no_wrap=True)
     table.add_row(left, Text(f"{state.time:%H:%M:%S} UTC", style="dim"))

@@ -28,11 +28,16 @@ _BAR_WIDTH = 8
 _PROGRESS_WIDTH = 10
 _NAME_WIDTH = 16
 _NOBODY = "-"
+# Headings of columns with words, and how wide those are at least.
+_LEFT = {"": 0, "class": 8, "tenant": 8, "state": 7}
+_NUMBER_WIDTH = 5
 
 
-def classes(state: SchedulerState) -> Table:
+def classes(state: SchedulerState, wide: bool) -> Table:
     """Who waits, and what callers of each class felt."""
-    table = _table("class", "waiting", "", "tokens", "done")
+    table = _table(wide, "class", "waiting", "", "tokens", "done")
+    bar_width = _BAR_WIDTH if wide else 0
+    table.columns[2].width = bar_width
     for times in ("first token", "per token"):
         for percentile in ("p50", "p95", "p99"):
             short = times.split(" ")[0] if percentile == "p50" else ""
@@ -43,7 +48,7 @@ def classes(state: SchedulerState) -> Table:
         table.add_row(
             Text(queue.priority, style=CLASS_STYLES[queue.priority]),
             f"{queue.requests:,}",
-            Text(bar(queue.tokens, most, _BAR_WIDTH), style=CLASS_STYLES[queue.priority]),
+            Text(bar(queue.tokens, most, bar_width), style=CLASS_STYLES[queue.priority]),
             f"{queue.tokens:,}",
             *_latency(latencies.get(queue.priority)),
         )
@@ -53,9 +58,11 @@ def classes(state: SchedulerState) -> Table:
     return table
 
 
-def tenants(state: SchedulerState, history: History, rows: int | None) -> Table:
+def tenants(state: SchedulerState, history: History, rows: int | None, wide: bool) -> Table:
     """Who waits for how much, and who got how much."""
-    table = _table("tenant", "waiting", "", "tokens", "running", "tokens/s", "in all", "ahead by")
+    table = _table(
+        wide, "tenant", "waiting", "", "tokens", "running", "tokens/s", "in all", "ahead by"
+    )
     everybody = len(state.tenants) + state.tenants_omitted
     shown = state.tenants
     if rows is not None and everybody > rows:
@@ -78,9 +85,9 @@ def tenants(state: SchedulerState, history: History, rows: int | None) -> Table:
     return table
 
 
-def slots(state: SchedulerState, rows: int | None) -> Table:
+def slots(state: SchedulerState, rows: int | None, wide: bool) -> Table:
     """What each slot holds; where there is no room for all, those in use."""
-    table = _table("slot", "state", "tenant", "class", "tokens")
+    table = _table(wide, "slot", "state", "tenant", "class", "tokens")
     table.add_column("done", no_wrap=True)
     table.add_column("request", no_wrap=True, overflow="ellipsis")
     shown = list(state.slots)
@@ -103,12 +110,19 @@ def slots(state: SchedulerState, rows: int | None) -> Table:
     return table
 
 
-def _table(*headings: str) -> Table:
-    """Names to the left, numbers to the right."""
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+def _table(wide: bool, *headings: str) -> Table:
+    """Names to the left, numbers to the right; as wide from one reading to the next."""
+    table = Table(
+        box=None, pad_edge=False, padding=(0, 2 if wide else 1, 0, 0), header_style="bold"
+    )
     for heading in headings:
-        left = heading in {"", "class", "tenant", "state"}
-        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+        width = _LEFT.get(heading)
+        table.add_column(
+            heading,
+            justify="right" if width is None else "left",
+            min_width=_NUMBER_WIDTH if width is None else width,
+            no_wrap=True,
+        )
     if headings[2] == "":
         table.columns[2].width = _BAR_WIDTH
     return table
