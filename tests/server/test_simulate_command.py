@@ -1,0 +1,173 @@
+"""`simulate`, as it is typed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
+
+from llm_serving_engine.scheduler.cost import PRIOR
+from llm_serving_engine.scheduler.trace import read_trace, write_trace
+from llm_serving_engine.scheduler.trace_example import example_trace
+from llm_serving_engine.server.commands.simulate import register
+
+Run = Callable[..., Result]
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+    app = typer.Typer()
+    register(app)
+    write_trace(tmp_path / "trace.jsonl", example_trace()[::6])
+    return lambda *arguments: CliRunner().invoke(app, list(arguments))
+
+
+def test_help_has_an_example(run: Run) -> None:
+    shown = run("--help")
+    assert shown.exit_code == 0
+    assert "Example: llm-serving-engine simulate --example" in " ".join(shown.stdout.split())
+
+
+def test_the_example_can_be_replayed(run: Run) -> None:
+    written = run("--example", "example.jsonl")
+    assert written.exit_code == 0
+    assert "simulate --trace example.jsonl" in written.stdout
+    assert read_trace(Path("example.jsonl")) == example_trace()
+
+
+def test_the_tables_show_each_policy_and_class(run: Run) -> None:
+    shown = run("--trace", "trace.jsonl", "--policy", "fair, first_come,fair")
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    lines = [line.split() for line in shown.stdout.splitlines() if line.split()]
+    firsts = [line[0] for line in lines]
+    for name in ("critical", "high", "normal", "low", "all"):
+        assert firsts.count(name) == 2
+    assert firsts.count("first_come") == 2  # its table, and a row of the last one
+    assert "…" not in shown.stdout
+
+
+def test_json_has_all_numbers_and_how_they_came_about(run: Run) -> None:
+    done = run(
+        *("--trace", "trace.jsonl", "--policy", "fair,shortest_job", "--json", "result.json"),
+        *("--slots", "3", "--context", "500", "--step-target-ms", "50"),
+    )
+    assert done.exit_code == 0, done.stderr
+    result = json.loads(Path("result.json").read_text())
+    assert (result["slots"], result["context"]) == (3, 500)
+    assert result["scheduler"]["step_target_seconds"] == 0.05
+    assert result["costs"] == PRIOR._asdict()
+    assert [policy["policy"] for policy in result["policies"]] == ["fair", "shortest_job"]
+    for policy in result["policies"]:
+        assert policy["all"]["requests"] == 44
+        assert policy["steps"] > 0
+
+
+def test_a_given_cost_model_is_used(run: Run) -> None:
+    makespans = []
+    for factor in (1, 10):
+        costs = {name: seconds * factor for name, seconds in PRIOR._asdict().items()}
+        Path("cost.json").write_text(json.dumps(costs))
+        done = run("--trace", "trace.jsonl", "--cost", "cost.json", "--json", "result.json")
+        assert done.exit_code == 0, done.stderr
+        makespans.append(json.loads(Path("result.json").read_text())["policies"][0]["makespan"])
+    assert makespans[1] > 3 * makespans[0]
+
+
+def test_a_servers_configuration_is_used(run: Run) -> None:
+    Path("server.toml").write_text(
+        "[scheduler]\nprefix_cache = false\n[model.runner]\nsequences = 5\n"
+    )
+    run("--trace", "trace.jsonl", "--config", "server.toml", "--json", "result.json")
+    result = json.loads(Path("result.json").read_text())
+    assert result["slots"] == 5
+    assert result["policies"][0]["prefix_hits"] == 0
+
+
+def test_the_picture_shows_classes_and_tenants(run: Run) -> None:
+    done = run("--trace", "trace.jsonl", "--policy", "fair,first_come", "--picture", "p.svg")
+    assert done.exit_code == 0, done.stderr
+    root = ElementTree.parse("p.svg").getroot()
+    texts = [element.text for element in root.iter(f"{SVG}text")]
+    for text in ("fair", "first_come"):
+        assert texts.count(text) == 1
+    for text in ("critical", "high", "normal", "low", "greedy", "modest"):
+        assert texts.count(text) == 2
+    lines = list(root.iter(f"{SVG}polyline"))
+    assert len(lines) == 2 * (4 + 2)
+    width = float(root.attrib["width"])
+    for line in lines:
+        points = [tuple(map(float, point.split(","))) for point in line.attrib["points"].split()]
+        assert len(points) >= 2
+        assert points == sorted(points, key=lambda point: point[0])
+        assert all(0 <= x <= width and y >= 0 for x, y in points)
+
+
+def test_a_picture_of_a_tenant_that_is_markup(run: Run) -> None:
+    line = {"at": 0, "tenant": "<&\x01", "prompt_tokens": 5, "output_tokens": 1, "max_tokens": 1}
+    Path("odd.jsonl").write_text(json.dumps(line))
+    assert run("--trace", "odd.jsonl", "--picture", "p.svg").exit_code == 0
+    texts = [element.text for element in ElementTree.parse("p.svg").iter(f"{SVG}text")]
+    assert "<&?" in texts
+
+
+def test_a_trace_of_which_all_is_refused(run: Run) -> None:
+    line = {"at": 0, "prompt_tokens": 100, "output_tokens": 1, "max_tokens": 1}
+    Path("large.jsonl").write_text(json.dumps(line))
+    done = run("--trace", "large.jsonl", "--context", "50", "--picture", "p.svg")
+    assert done.exit_code == 0, done.stderr
+    assert "0/1" in done.stdout
+
+
+def test_a_policy_of_ones_own(run: Run) -> None:
+    Path("tried_policy.py").write_text(
+        "from llm_serving_engine.scheduler.policy import Policy\n"
+        "class LastCome(Policy):\n"
+        "    def key(self, sequence, now):\n"
+        "        return (-sequence.arrived_at,)\n"
+    )
+    done = run("--trace", "trace.jsonl", "--policy", "tried_policy:LastCome")
+    assert done.exit_code == 0, done.stderr
+    assert "tried_policy:LastCome" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--trace missing.jsonl", "missing.jsonl: No such file"),
+        ("--trace bad.jsonl", "bad.jsonl, line 1: not JSON"),
+        ("--trace trace.jsonl --policy best", "no policy 'best'"),
+        ("--trace trace.jsonl --policy ,", "no policy is given"),
+        ("--trace trace.jsonl --policy bad_policy:Any", "invalid syntax"),
+        ("--trace trace.jsonl --cost bad.jsonl", "bad.jsonl is not JSON"),
+        ("--trace trace.jsonl --cost few.json", "few.json is not an object of step, rows"),
+        ("--trace trace.jsonl --cost none.json", "steps that take no time never end"),
+        ("--trace trace.jsonl --cost below.json", "step is not a number of seconds"),
+        ("--trace trace.jsonl --config bad.jsonl", "bad.jsonl"),
+        ("--trace trace.jsonl --json no/such.json", "no/such.json: No such file"),
+        ("--example no/such.jsonl", "no/such.jsonl: No such file"),
+    ],
+)
+def test_failures_are_one_line(run: Run, arguments: str, message: str) -> None:
+    Path("bad.jsonl").write_text("nonsense\n")
+    Path("bad_policy.py").write_text("class\n")
+    Path("few.json").write_text('{"step": 1}')
+    Path("none.json").write_text(json.dumps(dict.fromkeys(PRIOR._fields, 0)))
+    Path("below.json").write_text(json.dumps(PRIOR._asdict() | {"step": -1}))
+    failed = run(*arguments.split())
+    assert failed.exit_code == 1
+    assert failed.stderr.startswith("error: ")
+    assert message in failed.stderr
+    assert failed.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", ["", "--trace a --example b", "--trace a --slots 0"])
+def test_misuse_is_told_from_failure(run: Run, arguments: str) -> None:
+    assert run(*arguments.split()).exit_code == 2

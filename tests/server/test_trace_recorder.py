@@ -1,0 +1,172 @@
+"""A server records which requests come, and the simulator can read it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from running_server import asked, error_of, gated
+
+from llm_serving_engine.scheduler.cost import Shape
+from llm_serving_engine.scheduler.lifecycle import Event, State
+from llm_serving_engine.scheduler.replay import replay
+from llm_serving_engine.scheduler.request import Priority, Request
+from llm_serving_engine.scheduler.sequence import Sequence, Transition
+from llm_serving_engine.scheduler.trace import TraceRecord, read_trace
+from llm_serving_engine.server.config import ConfigError
+from llm_serving_engine.server.telemetry import trace_recorder
+from llm_serving_engine.server.telemetry.trace_recorder import PrefixGroups, TraceRecorder
+from llm_serving_engine.v1 import generation_pb2
+
+SECRET = "a text that nobody else shall read, of more than sixty-four bytes, so that it is hashed"
+
+
+def request(prompt: list[int], name: str = "r", tenant: str = "", salt: str = "") -> Request:
+    return Request(name, tuple(prompt), 8, tenant=tenant, cache_salt=salt)
+
+
+def ended(asked: Request, at: float = 10.0) -> Sequence:
+    sequence = Sequence(asked, [Transition(State.WAITING, at)])
+    sequence.advance(Event.CANCEL, at + 1)
+    return sequence
+
+
+def contents(folder: Path) -> str:
+    return "".join(file.read_text() for file in folder.iterdir())
+
+
+async def test_a_server_records_its_requests(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    async with gated(sequences=1, trace_file=str(path)) as server:
+        server.runner.open()
+        high = generation_pb2.PRIORITY_HIGH
+        await server.inference.Generate(asked(SECRET, priority=high, max_tokens=3))
+        await server.inference.Generate(asked(SECRET + " again", max_tokens=5), timeout=1000)
+        await error_of(server.inference.Generate(asked("", max_tokens=5)))
+        # Lines are there as soon as requests have ended.
+        first, second = read_trace(path)
+    assert (first.priority, second.priority) == (Priority.HIGH, Priority.NORMAL)
+    assert (first.prompt_tokens, second.prompt_tokens) == (len(SECRET), len(SECRET) + 6)
+    assert (first.output_tokens, first.max_tokens) == (3, 3)
+    assert (second.output_tokens, second.max_tokens) == (5, 5)
+    assert first.deadline is None
+    assert second.deadline is not None
+    assert 0 < second.deadline <= 1000
+    assert 0 <= first.at <= second.at
+    assert first.prefix_group == second.prefix_group is not None
+    assert (first.prefix_tokens, second.prefix_tokens) == (64, 64)
+
+
+async def test_what_was_recorded_can_be_replayed(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    async with gated(sequences=1, trace_file=str(path)) as server:
+        server.runner.open()
+        for _ in range(2):
+            await server.inference.Generate(asked(SECRET, max_tokens=3))
+    found = replay(read_trace(path), "fair")
+    assert [outcome.output_tokens for outcome in found.outcomes] == [3, 3]
+    assert found.tally.prefix_tokens == 64
+    costs = json.loads((tmp_path / "trace.cost.json").read_text())
+    assert set(costs) == set(Shape._fields)
+
+
+async def test_no_text_is_recorded(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    async with gated(sequences=1, trace_file=str(path)) as server:
+        server.runner.open()
+        await server.inference.Generate(asked(SECRET, request_id="a-name", cache_salt="a-salt"))
+    written = contents(tmp_path)
+    assert "prompt_tokens" in written
+    for secret in (*SECRET.split(), "a-name", "a-salt"):
+        assert len(secret) < 5 or secret not in written
+
+
+async def test_a_file_that_cannot_be_written_is_an_error_at_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="trace_file"):
+        async with gated(trace_file=str(tmp_path / "no" / "trace.jsonl")):
+            pass
+
+
+def test_a_request_that_was_cancelled_stands_with_what_it_had(tmp_path: Path) -> None:
+    recorder = TraceRecorder(tmp_path / "t", 10_000, started_at=4.0)
+    recorder.transitioned(ended(request([1, 2, 3])))
+    assert read_trace(tmp_path / "t") == [TraceRecord(6.0, 3, 0, 8)]
+    recorder.close()
+
+
+def test_a_request_that_goes_on_is_not_written(tmp_path: Path) -> None:
+    recorder = TraceRecorder(tmp_path / "t", 10_000)
+    recorder.transitioned(Sequence(request([1]), [Transition(State.WAITING, 0.0)]))
+    recorder.close()
+    assert (tmp_path / "t").read_text() == ""
+
+
+def test_the_file_stays_below_its_size(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recorder = TraceRecorder(tmp_path / "t", 1000)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(100):
+            recorder.transitioned(ended(request([1])))
+    recorder.close()
+    assert 500 < (tmp_path / "t").stat().st_size <= 1000
+    assert [record.getMessage() for record in caplog.records] == [
+        "the trace of requests ends here: it has reached trace_bytes_max"
+    ]
+
+
+def test_a_full_disk_ends_the_recording_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class FullDisk:
+        def write(self, line: str) -> None:
+            raise OSError(28, "No space left on device")
+
+        def close(self) -> None:
+            raise OSError(28, "No space left on device")
+
+    recorder = TraceRecorder(tmp_path / "t", 1000)
+    recorder._file.close()
+    recorder._file = FullDisk()  # type: ignore[assignment]
+    with caplog.at_level(logging.WARNING):
+        recorder.transitioned(ended(request([1])))
+        recorder.transitioned(ended(request([1])))
+        recorder.close([0.0] * 8)
+    assert len(caplog.records) == 2
+
+
+def test_groups_tell_how_much_prompts_have_in_common() -> None:
+    groups = PrefixGroups()
+    run = list(range(300))
+    name, tokens = groups.find(request(run[:200]))
+    assert (name is not None, tokens) == (True, 192)
+    # It goes on where the first one ended: the run is longer now.
+    assert groups.find(request(run)) == (name, 256)
+    assert groups.find(request(run[:150] + [7] * 100)) == (name, 128)
+    assert groups.find(request(run)) == (name, 256)
+
+
+def test_other_prompts_are_of_other_groups() -> None:
+    groups = PrefixGroups()
+    prompt = list(range(64))
+    found = [
+        groups.find(request(prompt)),
+        groups.find(request([9, *prompt[1:]])),
+        groups.find(request(prompt, tenant="b")),
+        groups.find(request(prompt, salt="s")),
+    ]
+    assert len({name for name, _ in found}) == 4
+    assert {tokens for _, tokens in found} == {64}
+
+
+def test_a_short_prompt_is_of_no_group() -> None:
+    assert PrefixGroups().find(request(list(range(63)))) == (None, 0)
+
+
+def test_groups_do_not_grow_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace_recorder, "GROUPS_MAX", 2)
+    groups = PrefixGroups()
+    names = [groups.find(request([first] * 64))[0] for first in (1, 2, 3)]
+    # The first is forgotten: what begins like it is a group of its own now.
+    assert groups.find(request([3] * 64))[0] == names[2]
+    assert groups.find(request([1] * 64))[0] not in names
