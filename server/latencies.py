@@ -55,7 +55,7 @@ class Latencies:
     def stepped(self) -> None:
         """Count what running requests have produced."""
         for sequence in self._produced:
-            self._produced[sequence] = max(self._produced[sequence], len(sequence.output))
+            self._produced[sequence] = len(sequence.output)
 
     def transitioned(self, sequence: Sequence) -> None:
         """Follow a request that produces tokens, and take its times when it finishes."""

@@ -31,7 +31,7 @@ from llm_serving_engine.scheduler.step import Step, StepResult
 from llm_serving_engine.server.refusals import refusal_reason
 from llm_serving_engine.server.telemetry.identity import service_version
 from llm_serving_engine.server.telemetry.scheduler_collector import SchedulerCollector
-from llm_serving_engine.server.telemetry.tenants import TenantCounters, TenantTokens
+from llm_serving_engine.server.telemetry.tenants import TenantCollector, TenantTokens
 
 _REFUSED = "refused"
 _OUTCOMES = (*(state.value for state in State if state.ended), _REFUSED)
@@ -76,6 +76,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self._schedulers = SchedulerCollector(self.registry)
+        self.tenants = TenantCollector(self.registry)
 
     def observer(self, model: str, sequences_max: int) -> ModelObserver:
         """The observer for one model's engine, which has `sequences_max` slots."""
@@ -153,11 +154,6 @@ class Metrics:
             "llm_serving_engine_refusals_total",
             "Requests that were not taken, by the limit or error that was the reason.",
             "reason",
-        )
-        self.tenant_tokens = self._counter(
-            "llm_serving_engine_tenant_tokens_total",
-            "Prompt tokens computed or found, and tokens produced, by tenant.",
-            *("tenant", "kind"),
         )
         self.prompt_tokens = self._counter(
             "llm_serving_engine_prompt_tokens_total", "Prompt tokens, once a prompt is computed."
@@ -250,7 +246,7 @@ class ModelObserver:
         self._step_decode_rows = metrics.step_decode_rows.labels(model)
         self._step_decode_runs = metrics.step_decode_runs.labels(model)
         self._step_prefill_tokens = metrics.step_prefill_tokens.labels(model)
-        self._tenants = TenantCounters(metrics.tenant_tokens, model)
+        self._tenants = metrics.tenants.of(model)
         metrics.sequences_max.labels(model).set(sequences_max)
 
     def transitioned(self, sequence: Sequence) -> None:
@@ -279,8 +275,8 @@ class ModelObserver:
         self._step_decode_rows.observe(len(step.decodes))
         self._step_decode_runs.observe(count_runs(row.slot for row in step.decodes))
         self._step_prefill_tokens.observe(step.prefill_tokens)
-        for sequence, told in self._running.items():
-            self._count_completion(sequence, told)
+        produced = sum(_new_tokens(sequence, told) for sequence, told in self._running.items())
+        self._completion_tokens.inc(produced)
 
     def _entered(self, sequence: Sequence, told: _Told, index: int) -> None:
         history, priority = sequence.history, sequence.request.priority
@@ -292,23 +288,14 @@ class ModelObserver:
         if state.running:
             self._running[sequence] = told
         elif self._running.pop(sequence, None):
-            self._count_completion(sequence, told)
+            self._completion_tokens.inc(_new_tokens(sequence, told))
         if state is State.DECODE and not _was(sequence, State.DECODE, index):
             self._prompt_tokens.inc(len(sequence.request.prompt))
-            told.tenant.prompt.inc(len(sequence.request.prompt))
+            told.tenant.prompt += len(sequence.request.prompt)
             self._cached_prompt_tokens.inc(sequence.cached_prompt_tokens)
         if state.ended:
             del self._live[sequence]
             self._ended(sequence, told)
-
-    def _count_completion(self, sequence: Sequence, told: _Told) -> None:
-        # By what it has, not by what was sampled: the end-of-sequence token is
-        # no output. What a stop sequence cut off stays counted: it was produced.
-        produced = len(sequence.output)
-        if produced > told.tokens:
-            self._completion_tokens.inc(produced - told.tokens)
-            told.tenant.completion.inc(produced - told.tokens)
-            told.tokens = produced
 
     def _ended(self, sequence: Sequence, told: _Told) -> None:
         state = sequence.state
@@ -331,6 +318,16 @@ class ModelObserver:
         sampled = told.tokens + (sequence.finish_reason is FinishReason.END_OF_SEQUENCE)
         if sampled > 1:
             self._output_token_seconds.observe((last - first) / (sampled - 1))
+
+
+def _new_tokens(sequence: Sequence, told: _Told) -> int:
+    """Tokens that are not counted yet; the tenant's are now."""
+    # By what it has, not by what was sampled: the end-of-sequence token is
+    # no output. What a stop sequence cut off stays counted: it was produced.
+    new = max(len(sequence.output) - told.tokens, 0)
+    told.tokens += new
+    told.tenant.completion += new
+    return new
 
 
 def _was(sequence: Sequence, state: State, before: int) -> bool:

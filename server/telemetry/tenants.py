@@ -1,47 +1,64 @@
-"""Tokens by tenant: who gets a label of its own, as labels must not grow without a limit."""
+"""Tokens by tenant: counted as plain numbers, many times a step, and read when metrics are read."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-from prometheus_client import Counter
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 TENANTS_MAX = 100
 OTHER = "other"
 
 
-class TenantTokens(NamedTuple):
-    """The counters of one label."""
+@dataclass(slots=True)
+class TenantTokens:
+    """What is counted under one label."""
 
-    prompt: Counter
-    completion: Counter
+    prompt: int = 0
+    completion: int = 0
 
 
-class TenantCounters:
-    """The counters of one model's tenants; those that come late share one label."""
+class ModelTenants:
+    """The tenants of one model; those that come late share one label, as labels must not grow."""
 
-    def __init__(self, counter: Counter, model: str, tenants_max: int = TENANTS_MAX) -> None:
-        """Count in `counter`, whose labels are model, tenant, kind."""
-        self._counter = counter
-        self._model = model
+    def __init__(self, tenants_max: int = TENANTS_MAX) -> None:
         self._tenants_max = tenants_max
-        self._tenants: dict[str, TenantTokens] = {}
-        self._other: TenantTokens | None = None
+        self._tokens: dict[str, TenantTokens] = {}
 
     def of(self, tenant: str) -> TenantTokens:
-        """The counters for a tenant."""
-        known = self._tenants.get(tenant)
-        if known is not None:
-            return known
-        if len(self._tenants) < self._tenants_max:
-            self._tenants[tenant] = self._labelled(tenant)
-            return self._tenants[tenant]
-        if self._other is None:
-            self._other = self._labelled(OTHER)
-        return self._other
+        """Where a tenant's tokens are counted."""
+        if tenant not in self._tokens and len(self._tokens) >= self._tenants_max:
+            tenant = OTHER
+        return self._tokens.setdefault(tenant, TenantTokens())
 
-    def _labelled(self, tenant: str) -> TenantTokens:
-        return TenantTokens(
-            self._counter.labels(self._model, tenant, "prompt"),
-            self._counter.labels(self._model, tenant, "completion"),
+    def read(self) -> list[tuple[str, TenantTokens]]:
+        """Each label's. For any thread."""
+        return list(self._tokens.items())
+
+
+class TenantCollector(Collector):
+    """Shows all models' tenants in a registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._models: dict[str, ModelTenants] = {}
+        registry.register(self)
+
+    def of(self, model: str) -> ModelTenants:
+        """The tenants of a model."""
+        return self._models.setdefault(model, ModelTenants())
+
+    def collect(self) -> Iterable[Metric]:
+        """One metric, with two samples for each tenant of each model."""
+        family = CounterMetricFamily(
+            "llm_serving_engine_tenant_tokens_total",
+            "Prompt tokens, once a prompt is computed, and tokens produced, by tenant.",
+            labels=("model", "tenant", "kind"),
         )
+        for model, tenants in list(self._models.items()):
+            for tenant, tokens in tenants.read():
+                family.add_metric((model, tenant, "prompt"), tokens.prompt)
+                family.add_metric((model, tenant, "completion"), tokens.completion)
+        yield family
