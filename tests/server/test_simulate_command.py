@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 import typer
-from click.testing import Result
 from typer.testing import CliRunner
 
 from llm_serving_engine.scheduler.cost import PRIOR
@@ -17,7 +17,7 @@ from llm_serving_engine.scheduler.trace import read_trace, write_trace
 from llm_serving_engine.scheduler.trace_example import example_trace
 from llm_serving_engine.server.commands.simulate import register
 
-Run = Callable[..., Result]
+Run = Callable[..., Any]
 SVG = "{http://www.w3.org/2000/svg}"
 
 
