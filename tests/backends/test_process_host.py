@@ -195,7 +195,7 @@ async def test_recovery_backs_off(monkeypatch: pytest.MonkeyPatch) -> None:
         slept.append(seconds)
 
     monkeypatch.setattr(host, "BACKOFF_MAX_SECONDS", 1.0)
-    monkeypatch.setattr(host.asyncio, "sleep", sleep)
+    monkeypatch.setattr(host.asyncio, "sleep", sleep)  # type: ignore[attr-defined]
     states: list[LoadReport | None] = []
     runner = Stubborn("scripted", "", CONFIG, on_state=states.append)
     await runner.start()

@@ -174,7 +174,7 @@ def test_random_numbers_are_in_range(seed: int, index: int) -> None:
 
 def test_the_distribution() -> None:
     values, draws = [2.0, 1.0, 0.5, 0.0, -0.5, -1.0, -1.5, -2.0], 20_000
-    sampling = Sampling(temperature=0.8, seed=42, **NO_TRUNCATION)
+    sampling = Sampling(temperature=0.8, seed=42, **NO_TRUNCATION)  # type: ignore[arg-type]
     sampler = TokenSampler(OpenSequence(0, sampling))
     drawn = Counter(sampler.sample(row(values)) for _ in range(draws))
     expected = reference(values, sampling)
@@ -194,7 +194,7 @@ def test_a_sequence_goes_on_where_it_was(seed: int, moved_at: int) -> None:
         repetition_penalty=1.3,
         presence_penalty=0.5,
         frequency_penalty=0.25,
-        **NO_TRUNCATION,
+        **NO_TRUNCATION,  # type: ignore[arg-type]
     )
     prompt = (3, 4)
     stayed = TokenSampler(OpenSequence(0, sampling, None, prompt))

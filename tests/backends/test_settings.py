@@ -127,7 +127,7 @@ def test_what_cannot_be(info: ModelInfo, config: BackendConfig, words: str) -> N
 )
 def test_what_no_backend_can(fields: dict[str, int], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        BackendConfig(**fields)
+        BackendConfig(**fields)  # type: ignore[arg-type]
 
 
 def test_described(info: ModelInfo) -> None:

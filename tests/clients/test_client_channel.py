@@ -53,7 +53,7 @@ def test_deltas_come_one_by_one(channel, client):
     call.send_response(FINISHED)
     call.terminate((), grpc.StatusCode.OK, "")
     assert list(deltas) == []
-    assert stream.finished.finish_reason == "stop_sequence"
+    assert stream.finished.finish_reason == "stop_sequence"  # type: ignore[attr-defined]
 
 
 def test_an_event_of_a_newer_server_is_passed_over(channel, client):
@@ -72,7 +72,7 @@ def test_a_finish_reason_of_a_newer_server_is_unspecified(channel, client):
         _, request, call = channel.take_unary_unary(GENERATE)
         assert list(request.prompt_tokens.ids) == [7]
         call.send_initial_metadata(())
-        response = inference_pb2.GenerateResponse(text="a", finish_reason=99)
+        response = inference_pb2.GenerateResponse(text="a", finish_reason=99)  # type: ignore[arg-type]
         call.terminate(response, (), grpc.StatusCode.OK, "")
         assert answer.result(30).finish_reason == "unspecified"
 

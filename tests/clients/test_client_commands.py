@@ -131,7 +131,7 @@ def test_an_interrupt_cancels_and_exits_with_130(server):
     with subprocess.Popen(
         [sys.executable, "-c", APP, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
-        assert process.stdout.read(3) == b"w0 "
+        assert process.stdout.read(3) == b"w0 "  # type: ignore[union-attr]
         process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stdout, stderr) == (130, b"\n", b"")

@@ -125,7 +125,7 @@ def test_a_status_without_trailers_or_message():
     call = SimpleNamespace(
         code=lambda: Code.UNKNOWN, details=lambda: None, trailing_metadata=lambda: None
     )
-    assert str(error_from(call)) == "no message"
+    assert str(error_from(call)) == "no message"  # type: ignore[arg-type]
 
 
 def test_errors_survive_a_process_boundary():

@@ -45,8 +45,8 @@ async def plain(tiny_model_without_template_path: Path) -> AsyncIterator[Running
 def raw(server: RunningServer, data: bytes, method: str = "Generate") -> Any:
     """Send bytes as they are."""
     if method == "Stream":
-        return server.channel.unary_stream(f"/{SERVICE}/{method}")(data).read()
-    return server.channel.unary_unary(f"/{SERVICE}/{method}")(data)
+        return server.channel.unary_stream(f"/{SERVICE}/{method}")(data).read()  # type: ignore[arg-type]
+    return server.channel.unary_unary(f"/{SERVICE}/{method}")(data)  # type: ignore[arg-type]
 
 
 def message(error: grpc.aio.AioRpcError) -> str:

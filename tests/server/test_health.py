@@ -72,7 +72,7 @@ async def test_every_watch_gets_the_last_word_and_ends() -> None:
         assert {(await one.read()).status for one in watches} == {SERVING}
         stopping = asyncio.ensure_future(server.app.stop())
         rest = [await read_all(one) for one in watches]
-        assert [[event.status for event in events] for events in rest] == [[NOT_SERVING]] * 50
+        assert [[event.status for event in events] for events in rest] == [[NOT_SERVING]] * 50  # type: ignore[attr-defined]
         await stopping
 
 

@@ -236,7 +236,7 @@ async def test_a_bias_forces_and_forbids(tiny: RunningServer) -> None:
 @pytest.mark.parametrize("penalty", ["repetition", "presence", "frequency"])
 async def test_penalties_keep_tokens_from_coming_again(tiny: RunningServer, penalty: str) -> None:
     async def times(bias: float, **sampling: float) -> int:
-        sampling = {"logit_bias": {77: bias}, **sampling}
+        sampling = {"logit_bias": {77: bias}, **sampling}  # type: ignore[dict-item]
         answer = await tiny.generate(max_tokens=24, sampling=sampling)
         return list(answer.token_ids).count(77)
 
@@ -301,7 +301,7 @@ async def test_higher_classes_go_first() -> None:
             request_id = f"{index} {name}"
             call = server.generate(request_id=request_id, priority=number, max_tokens=2)
             calls.append(asyncio.ensure_future(call))
-            await server.recorder.until(lambda wanted=request_id: wanted in server.recorder.states)
+            await server.recorder.until(lambda wanted=request_id: wanted in server.recorder.states)  # type: ignore[misc]
         server.runner.open()
         await asyncio.gather(blocker, *calls)
         sequences = server.recorder.sequences.values()
@@ -352,7 +352,7 @@ async def test_tokenize(tiny: RunningServer) -> None:
 
 async def test_tokenize_agrees_with_the_usage(tiny: RunningServer) -> None:
     chat = {"messages": [{"role": "user", "content": "hi"}]}
-    tokenized = await tiny.inference.Tokenize(inference_pb2.TokenizeRequest(chat=chat))
+    tokenized = await tiny.inference.Tokenize(inference_pb2.TokenizeRequest(chat=chat))  # type: ignore[arg-type]
     answer = await tiny.generate(chat=chat)
     assert answer.usage.prompt_tokens == len(tokenized.token_ids)
     assert b"<|user|>" in tokenized.tokens

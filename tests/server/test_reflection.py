@@ -39,8 +39,8 @@ async def describe(server: RunningServer, version: str, symbol: str) -> set[str]
         # A file can be added once all that it imports is there.
         ready = [f for f in waiting.values() if not set(f.dependency) & waiting.keys()]
         for file in ready:
-            pool.Add(waiting.pop(file.name))  # type: ignore[no-untyped-call]
-    assert pool.FindFileContainingSymbol(symbol)
+            pool.Add(waiting.pop(file.name))
+    assert pool.FindFileContainingSymbol(symbol)  # type: ignore[truthy-bool]
     return {file.name for file in files}
 
 

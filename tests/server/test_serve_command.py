@@ -97,7 +97,7 @@ def test_a_second_signal_ends_at_once(first: signal.Signals) -> None:
         server.signal(signal.SIGTERM)
         with pytest.raises(grpc.RpcError) as caught:
             list(stream)
-        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         runner.resume()
         code, stderr = server.end()
         assert code == 0
@@ -113,7 +113,7 @@ def test_streams_that_outlast_the_grace() -> None:
         server.signal(signal.SIGTERM)
         with pytest.raises(grpc.RpcError) as caught:
             list(stream)
-        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         runner.resume()
         assert server.end()[0] == 0
 
