@@ -1,0 +1,139 @@
+"""The same bits in any company: the probe that asks, and the company for rows that need it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given
+
+from llm_serving_engine.backends.backend import BackendConfig
+from llm_serving_engine.backends.llama_cpp.backend import LlamaCppBackend
+from llm_serving_engine.backends.llama_cpp.company import ALONE_UP_TO, add_company
+from llm_serving_engine.scheduler.request import Sampling
+from llm_serving_engine.scheduler.step import (
+    ClearSlot,
+    CopyPrefix,
+    DecodeRow,
+    DropSaved,
+    OpenSequence,
+    PrefillChunk,
+    RestoreSlot,
+    SaveSlot,
+    Step,
+)
+
+CONFIG = BackendConfig(sequences=4, context_per_sequence=1024, threads=2, batch_invariant=True)
+GREEDY = Sampling(temperature=0.0)
+
+
+@pytest.fixture(scope="module")
+def backend(tiny_quantized_model_path: Path) -> Iterator[LlamaCppBackend]:
+    backend = LlamaCppBackend(str(tiny_quantized_model_path), CONFIG, lambda fraction: None)
+    yield backend
+    backend.close()
+
+
+def prompt_of(seed: int, length: int) -> tuple[int, ...]:
+    return tuple(int(token) for token in np.random.default_rng(seed).integers(3, 300, length))
+
+
+def prefill(slot: int, prompt: tuple[int, ...], position: int = 0) -> Step:
+    return Step(
+        1,
+        (ClearSlot(slot, position),),
+        (OpenSequence(slot, GREEDY, top_logprobs=5),),
+        (PrefillChunk(slot, position, prompt[position:], sample=True),),
+    )
+
+
+def test_the_probe_tells_kernels_apart(tiny_model_path: Path, backend: LlamaCppBackend) -> None:
+    # F32's kernel adds up in another order when there are more rows; Q8_0's does not.
+    assert backend.report.capabilities.batch_invariant
+    other = LlamaCppBackend(str(tiny_model_path), CONFIG, lambda fraction: None)
+    assert not other.report.capabilities.batch_invariant
+    other.close()
+
+
+def test_a_saved_cache_is_the_same_cache(backend: LlamaCppBackend) -> None:
+    prompt = prompt_of(1, 300)
+    token = backend.execute(prefill(0, prompt)).tokens[0].token
+    undisturbed = backend.execute(Step(2, decodes=(DecodeRow(0, 300, token),))).tokens
+    backend.execute(prefill(0, prompt))
+    backend.execute(Step(3, (SaveSlot(0, key=7), ClearSlot(0))))
+    restore = (RestoreSlot(2, key=7),)
+    opens = (OpenSequence(2, GREEDY, top_logprobs=5),)
+    restored = backend.execute(Step(4, restore, opens, (), (DecodeRow(2, 300, token),))).tokens
+    assert restored[0]._replace(slot=0) == undisturbed[0]
+
+
+def test_a_saved_cache_can_be_dropped(backend: LlamaCppBackend) -> None:
+    backend.execute(prefill(0, prompt_of(1, 20)))
+    backend.execute(Step(1, (SaveSlot(0, key=8),)))
+    backend.execute(Step(2, (DropSaved(8),)))
+    with pytest.raises(KeyError):
+        backend.execute(Step(3, (RestoreSlot(0, key=8),)))
+
+
+def test_a_lone_row_of_a_long_sequence_has_the_bits_that_it_has_in_company(
+    backend: LlamaCppBackend,
+) -> None:
+    prompt = prompt_of(2, 700)
+    token = backend.execute(prefill(0, prompt)).tokens[0].token
+    row = DecodeRow(0, 700, token)
+    alone = backend.execute(Step(1, decodes=(row,))).tokens[0]
+    backend.execute(prefill(0, prompt))
+    for slot in (1, 2):
+        backend.execute(prefill(slot, prompt_of(slot, 30)))
+    others = (DecodeRow(1, 30, 5), DecodeRow(2, 30, 6))
+    beside = backend.execute(Step(2, decodes=(row, *others))).tokens[0]
+    assert alone == beside
+
+
+def test_company_leaves_nothing_behind(backend: LlamaCppBackend) -> None:
+    token = backend.execute(prefill(0, prompt_of(3, 400))).tokens[0].token
+    kept = prompt_of(4, 50)
+    backend.execute(prefill(1, kept))
+    for position in range(400, 420):
+        token = backend.execute(Step(1, decodes=(DecodeRow(0, position, token),))).tokens[0].token
+    # What slot 1 holds is still what it held: a prompt that goes on from there agrees.
+    longer = (*kept, 9, 10)
+    reused = backend.execute(prefill(1, longer, position=50)).tokens
+    fresh = backend.execute(prefill(2, longer)).tokens
+    assert reused[0].token == fresh[0].token
+
+
+def test_a_copied_prefix_gives_the_same_bits(backend: LlamaCppBackend) -> None:
+    prompt = prompt_of(5, 200)
+    backend.execute(prefill(0, prompt[:150]))
+    alone = backend.execute(prefill(1, prompt)).tokens[0]
+    copied = Step(
+        1,
+        (CopyPrefix(0, 1, 128),),
+        (OpenSequence(1, GREEDY, top_logprobs=5),),
+        (PrefillChunk(1, 128, prompt[128:], sample=True),),
+    )
+    assert backend.execute(copied).tokens[0] == alone
+
+
+slots_and_positions = st.dictionaries(st.integers(0, 7), st.integers(0, 999), min_size=1)
+
+
+@given(slots_and_positions, st.sets(st.integers(0, 7)))
+def test_everybody_who_needs_company_and_can_have_it_gets_it(
+    positions: dict[int, int], full: set[int]
+) -> None:
+    rows = tuple(DecodeRow(slot, position, 1) for slot, position in sorted(positions.items()))
+    together = add_company(rows, 8, lambda slot: None if slot in full else 3)
+    slots = [row.slot for row in together]
+    assert slots == sorted(set(slots))
+    assert set(rows) <= set(together)
+    for row in rows:
+        neighbours = {row.slot - 1, row.slot + 1} & set(range(8))
+        if row.position >= ALONE_UP_TO and not neighbours & set(slots):
+            assert neighbours <= full
+    for row in set(together) - set(rows):
+        assert row.slot not in full
