@@ -46,12 +46,22 @@ class PrefillBudget:
 def plan_prefill(
     sequences: Iterable[Sequence], budget: PrefillBudget
 ) -> Iterator[tuple[Sequence, PrefillChunk]]:
-    """Share a budget among the sequences, in their order, until it is spent."""
+    """Share a budget among the sequences, in their order, until it is spent.
+
+    A step that brings somebody's first token is not made longer for the sake of
+    a lower class.
+    """
+    class_min = 0
     for sequence in sequences:
+        if sequence.request.priority < class_min:
+            return
         length = budget.take(sequence)
         if length == 0:
             return
-        yield sequence, _chunk(sequence, length)
+        chunk = _chunk(sequence, length)
+        if chunk.sample:
+            class_min = max(class_min, sequence.request.priority)
+        yield sequence, chunk
 
 
 def chunk_length(start: int, end: int, budget: int, unit: int, must_progress: bool) -> int:

@@ -6,12 +6,14 @@ from hypothesis import given
 from llm_serving_engine.scheduler.cost import CostModel
 from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.prefill import PrefillBudget, chunk_length, plan_prefill
-from llm_serving_engine.scheduler.request import Request
+from llm_serving_engine.scheduler.request import Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence, Transition
 
 
-def prefilling(slot: int, prompt: int, computed: int = 0) -> Sequence:
-    request = Request(str(slot), tuple(range(prompt)), max_tokens=1)
+def prefilling(
+    slot: int, prompt: int, computed: int = 0, priority: Priority = Priority.NORMAL
+) -> Sequence:
+    request = Request(str(slot), tuple(range(prompt)), max_tokens=1, priority=priority)
     sequence = Sequence(request, [Transition(State.WAITING, 0.0)])
     sequence.slot, sequence.computed = slot, computed
     return sequence
@@ -64,3 +66,15 @@ def test_the_time_is_kept_but_for_the_smallest_unit(prompt: int, seconds: float,
     [(_, chunk)] = plan_prefill([prefilling(0, prompt)], PrefillBudget(cost, seconds, 9999, unit))
     tokens = len(chunk.tokens)
     assert tokens <= unit or cost.prefill_seconds(tokens) <= seconds * 1.001
+
+
+def test_a_first_token_does_not_wait_for_a_lower_class() -> None:
+    low = prefilling(2, 100, priority=Priority.LOW)
+    urgent = [prefilling(0, 20, priority=Priority.HIGH), prefilling(1, 20, priority=Priority.HIGH)]
+    budget = PrefillBudget(CostModel(), 1e9, 500, unit=1)
+    assert [chunk.slot for _, chunk in plan_prefill([*urgent, low], budget)] == [0, 1]
+    # While its prompt goes on, there is nothing to be early for.
+    long = prefilling(0, 300, priority=Priority.HIGH)
+    budget = PrefillBudget(CostModel(), 1e9, 250, unit=100)
+    planned = list(plan_prefill([long, low], budget))
+    assert [(chunk.slot, len(chunk.tokens)) for _, chunk in planned] == [(0, 200)]
