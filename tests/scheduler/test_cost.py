@@ -4,7 +4,7 @@ import random
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from llm_serving_engine.scheduler.cost import PRIOR, CostModel, Shape, Speed, count_runs
 from llm_serving_engine.scheduler.step import (
@@ -28,11 +28,11 @@ def random_shape(dice: random.Random) -> Shape:
     )
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10**6), st.floats(0.2, 30.0))
-def test_steps_are_predicted_well_after_a_hundred(seed: int, slower: float) -> None:
+@pytest.mark.parametrize("seed", range(40))
+def test_steps_are_predicted_well_after_a_hundred(seed: int) -> None:
     """Whatever the machine: each cost is off by up to three times from a guess that is off too."""
     dice = random.Random(seed)
+    slower = dice.choice([0.2, 1.0, 5.0, 30.0])
     truth = [cost * slower * dice.uniform(0.3, 3.0) for cost in PRIOR]
     model = CostModel(Speed(truth[4] * dice.uniform(0.7, 1.4), 0.01 * slower))
 
@@ -48,7 +48,7 @@ def test_steps_are_predicted_well_after_a_hundred(seed: int, slower: float) -> N
         errors.append(abs(model.predict(shape) / seconds(shape) - 1))
     errors.sort()
     assert errors[len(errors) // 2] < 0.10
-    assert errors[-5] < 0.5
+    assert errors[int(len(errors) * 0.9)] < 0.4
     assert min(model.costs) >= 0
 
 
