@@ -23,58 +23,70 @@ EXAMPLE = (
 )
 
 
+Trace = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="The trace, as JSON lines, such as trace.jsonl."),
+]
+Policies = Annotated[
+    str,
+    typer.Option(
+        metavar="POLICIES",
+        help="With commas between: fair, first_come, shortest_job, or import paths such as "
+        "my.module:Class, also from here.",
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="A server's TOML file, such as server.toml."),
+]
+Slots = Annotated[
+    int | None, typer.Option(min=1, help="Sequences at once, such as 16. Default: 8.")
+]
+Context = Annotated[
+    int | None, typer.Option(min=2, help="Tokens of each, such as 2048. Default: 4096.")
+]
+StepTarget = Annotated[
+    float | None,
+    typer.Option(min=0.001, help="Target of a step, such as 100. Default: the configured."),
+]
+Cost = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="What steps cost, such as trace.cost.json, which a recording server writes. "
+        "Default: a small model on two cores.",
+    ),
+]
+JsonFile = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", help="Write all numbers, such as to result.json."),
+]
+Picture = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Draw the result, such as to result.svg."),
+]
+Example = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write a trace to try, such as trace.jsonl."),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to an application."""
     app.command(epilog=EXAMPLE)(simulate)
 
 
 def simulate(
-    trace: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="The trace, as JSON lines, such as trace.jsonl."),
-    ] = None,
-    policy: Annotated[
-        str,
-        typer.Option(
-            metavar="POLICIES",
-            help="With commas between: fair, first_come, shortest_job, or import paths such as "
-            "my.module:Class, also from here.",
-        ),
-    ] = "fair",
-    config: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="A server's TOML file, such as server.toml."),
-    ] = None,
-    slots: Annotated[
-        int | None, typer.Option(min=1, help="Sequences at once, such as 16. Default: 8.")
-    ] = None,
-    context: Annotated[
-        int | None, typer.Option(min=2, help="Tokens of each, such as 2048. Default: 4096.")
-    ] = None,
-    step_target_ms: Annotated[
-        float | None,
-        typer.Option(min=0.001, help="Target of a step, such as 100. Default: the configured."),
-    ] = None,
-    cost: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="What steps cost, such as trace.cost.json, which a recording server writes. "
-            "Default: a small model on two cores.",
-        ),
-    ] = None,
-    json_file: Annotated[
-        Path | None,
-        typer.Option("--json", metavar="FILE", help="Write all numbers, such as to result.json."),
-    ] = None,
-    picture: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Draw the result, such as to result.svg."),
-    ] = None,
-    example: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write a trace to try, such as trace.jsonl."),
-    ] = None,
+    trace: Trace = None,
+    policy: Policies = "fair",
+    config: Config = None,
+    slots: Slots = None,
+    context: Context = None,
+    step_target_ms: StepTarget = None,
+    cost: Cost = None,
+    json_file: JsonFile = None,
+    picture: Picture = None,
+    example: Example = None,
 ) -> None:
     """Replay a trace through the scheduler, to see what each policy would have made of it.
 

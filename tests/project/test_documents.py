@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "deploy/README.md")
+DOCUMENTS = (
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "deploy/README.md",
+    "docs/scheduling.md",
+)
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)\s#]+)")
 # `folder/file.py` in code type, from the root of the checkout.
 NAMED = re.compile(
