@@ -36,8 +36,9 @@ def overview(state: SchedulerState, history: History, width: int) -> Table:
     """Rates, the last step, slots at a glance, ends, refusals, caches."""
     table = Table.grid(padding=(0, 1))
     table.add_column(style="bold", min_width=_LABEL_WIDTH, no_wrap=True)
-    table.add_column(overflow="ellipsis", no_wrap=True)
-    curve_width = min(width - _LABEL_WIDTH - 1 - _RATES_WIDTH, _CURVE_WIDTH_MAX)
+    room = width - _LABEL_WIDTH - 1
+    table.add_column(max_width=room, overflow="ellipsis", no_wrap=True)
+    curve_width = min(room - _RATES_WIDTH, _CURVE_WIDTH_MAX)
     table.add_row("tokens/s", _rates(state, history, curve_width))
     table.add_row("last step", _step(state.last_step))
     table.add_row("slots", _map(state))

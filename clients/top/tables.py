@@ -15,7 +15,7 @@ from llm_serving_engine.clients.operations import (
 from llm_serving_engine.clients.requests import Priority
 from llm_serving_engine.clients.top.history import History
 from llm_serving_engine.clients.top.overview import STYLES
-from llm_serving_engine.clients.top.words import bar, counted, plain, seconds
+from llm_serving_engine.clients.top.words import bar, plain, seconds
 
 CLASS_STYLES: dict[Priority, str] = {
     "critical": "red",
@@ -27,6 +27,7 @@ CLASS_STYLES: dict[Priority, str] = {
 _BAR_WIDTH = 8
 _PROGRESS_WIDTH = 10
 _NAME_WIDTH = 16
+_NAME_WIDTH_NARROW = 12
 _NOBODY = "-"
 # Headings of columns with words, and how wide those are at least.
 _LEFT = {"": 0, "class": 8, "tenant": 8, "state": 7}
@@ -71,7 +72,7 @@ def tenants(state: SchedulerState, history: History, rows: int | None, wide: boo
     for tenant in shown:
         rate = history.rate(tenant.tenant)
         table.add_row(
-            _name(tenant.tenant),
+            _tenant(tenant.tenant, wide),
             f"{sum(queue.requests for queue in tenant.queues):,}",
             _stacked(tenant, most),
             f"{_tokens(tenant):,}",
@@ -89,7 +90,7 @@ def slots(state: SchedulerState, rows: int | None, wide: bool) -> Table:
     """What each slot holds; where there is no room for all, those in use."""
     table = _table(wide, "slot", "state", "tenant", "class", "tokens")
     table.add_column("done", no_wrap=True)
-    table.add_column("request", no_wrap=True, overflow="ellipsis")
+    table.add_column("request", no_wrap=True)
     shown = list(state.slots)
     if rows is not None and len(shown) > rows:
         shown = [slot for slot in shown if slot.state != "free"]
@@ -99,11 +100,11 @@ def slots(state: SchedulerState, rows: int | None, wide: bool) -> Table:
         table.add_row(
             str(slot.index),
             Text(slot.state, style=STYLES[slot.state]),
-            Text("") if slot.state == "free" else _name(slot.tenant),
+            "" if slot.state == "free" else _tenant(slot.tenant, wide),
             Text(slot.priority, style=CLASS_STYLES[slot.priority]) if held else "",
             "" if slot.state == "free" else f"{slot.tokens:,}",
             _progress(slot),
-            Text(plain(slot.request_id)),
+            _request(slot.request_id),
         )
     if len(cut) < len(shown):
         table.add_row("", Text(f"and {len(shown) - len(cut)} more", style="dim"))
@@ -144,8 +145,14 @@ def _percentiles(times: Percentiles | None) -> list[str]:
     return [seconds(times.p50), seconds(times.p95), seconds(times.p99)]
 
 
-def _name(tenant: str) -> Text:
-    text = Text(plain(tenant) or "(none)", style="" if tenant else "dim")
+def _tenant(name: str, wide: bool) -> Text:
+    text = Text(plain(name) or "(none)", style="" if name else "dim")
+    text.truncate(_NAME_WIDTH if wide else _NAME_WIDTH_NARROW, overflow="ellipsis")
+    return text
+
+
+def _request(name: str) -> Text:
+    text = Text(plain(name))
     text.truncate(_NAME_WIDTH, overflow="ellipsis")
     return text
 
@@ -169,7 +176,7 @@ def _stacked(tenant: TenantState, most: int) -> Text:
 def _progress(slot: Slot) -> Text:
     """How much of the prompt is computed, or of the output produced."""
     if slot.state == "sharing":
-        return Text(f"waits for {counted(slot.sharing_tokens, 'shared token')}")
+        return Text(f"waits to copy {slot.sharing_tokens:,}")
     if slot.state == "prefill":
         done, of = slot.tokens, slot.prompt_tokens + slot.completion_tokens
     elif slot.state == "decode":

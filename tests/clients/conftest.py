@@ -44,6 +44,7 @@ class FakeServer(
         hangs: Which streams do.
         ended: Set when a call was ended before its time.
         on_hang: Called when a call has come to hang.
+        watches_end: So many watches end after two readings; the others hang.
     """
 
     def __init__(self) -> None:
@@ -57,6 +58,7 @@ class FakeServer(
         self.truncated = False
         self.ended = threading.Event()
         self.on_hang: Callable[[], None] = lambda: None
+        self.watches_end = 0
 
     async def Generate(self, request, context):  # noqa: N802
         await self._admit(request, context)
@@ -128,6 +130,11 @@ class FakeServer(
         self.watched = request
         for _ in range(2):
             yield operations_pb2.WatchSchedulerStateResponse(state=STATE)
+        if self.watches_end:
+            self.watches_end -= 1
+            return
+        if self.failures:
+            await self.failures.pop(0)(context)
         await self._hang()
 
     async def _admit(self, request, context) -> None:

@@ -33,7 +33,7 @@ def run(server):
     return invoke
 
 
-@pytest.mark.parametrize("command", ["generate", "chat", "bench"])
+@pytest.mark.parametrize("command", ["generate", "chat", "bench", "top"])
 def test_help_has_an_example(run, command):
     result = run(command, "--help")
     assert result.exit_code == 0

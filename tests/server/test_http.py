@@ -69,6 +69,9 @@ async def test_metrics_of_real_requests() -> None:
         assert busy["llm_serving_engine_requests_total refused"] == 2
         assert busy["llm_serving_engine_errors_total limit_reached"] == 1
         assert busy["llm_serving_engine_errors_total invalid_field"] == 1
+        assert busy["llm_serving_engine_refusals_total queue.requests"] == 1
+        assert busy["llm_serving_engine_refusals_total invalid_field"] == 1
+        assert busy["llm_serving_engine_cached_tokens"] == 0
         server.runner.open()
         await asyncio.gather(running, waiting)
         done = await samples(server)
@@ -77,6 +80,11 @@ async def test_metrics_of_real_requests() -> None:
         assert done["llm_serving_engine_requests_total finished"] == 2
         assert done["llm_serving_engine_prompt_tokens_total"] == 8
         assert done["llm_serving_engine_completion_tokens_total"] == 6
+        assert done["llm_serving_engine_tenant_tokens_total prompt "] == 8
+        assert done["llm_serving_engine_tenant_tokens_total completion "] == 6
+        # What the second left; its last token was never computed.
+        assert done["llm_serving_engine_cached_tokens"] == 3 + 1
+        assert done["llm_serving_engine_preemptions_total"] == 0
         assert done["gen_ai_server_time_to_first_token_seconds_count"] == 2
         assert done["llm_serving_engine_step_seconds_count"] == len(server.runner.begun)
 

@@ -19,6 +19,7 @@ from llm_serving_engine.v1 import generation_pb2, models_pb2, operations_pb2
 FREE = operations_pb2.SLOT_STATE_FREE
 PREFILL = operations_pb2.SLOT_STATE_PREFILL
 DECODE = operations_pb2.SLOT_STATE_DECODE
+CACHED = operations_pb2.SLOT_STATE_CACHED
 HIGHEST_FIRST = [
     generation_pb2.PRIORITY_CRITICAL,
     generation_pb2.PRIORITY_HIGH,
@@ -51,6 +52,8 @@ async def test_the_state() -> None:
         assert [queue.priority for queue in idle.queues] == HIGHEST_FIRST
         assert [slot.state for slot in idle.slots] == [FREE, FREE]
         assert not idle.HasField("last_step")
+        assert (idle.policy, idle.determinism) == ("fair", "fast")
+        assert idle.saved_cache_bytes_max == 512 * 1024 * 1024
         assert abs(idle.time.ToSeconds() - time.time()) < 60
 
         stream = server.inference.Stream(
@@ -94,6 +97,9 @@ async def test_the_state() -> None:
         assert [queue.tokens for queue in busy.queues] == [0, 0, 0, 11]
         assert (busy.last_step.number, busy.last_step.decode_rows) == (4, 1)
         assert busy.last_step.prefill_tokens == 0
+        assert (busy.last_step.decode_runs, busy.last_step.target.ToMilliseconds()) == (1, 200)
+        assert {tenant.tenant: tenant.running for tenant in busy.tenants} == {"somebody": 1, "": 1}
+        assert [queue.requests for queue in busy.tenants[0].queues] == [1]
         assert busy.last_step.duration.ToNanoseconds() > 0
 
         stream.cancel()
@@ -102,6 +108,12 @@ async def test_the_state() -> None:
         await asyncio.gather(second, third)
         done = await state_of(server)
         assert dict(done.outcomes) == {"cancelled": 1, "finished": 2}
+        assert [slot.state for slot in done.slots] == [CACHED, CACHED]
+        assert [latency.requests for latency in done.latencies] == [2, 1, 1]
+        assert {tenant.tenant: tenant.completion_tokens for tenant in done.tenants} == {
+            "somebody": 4,
+            "": 8 + 9,
+        }
 
 
 async def test_refusals_are_counted() -> None:
@@ -109,7 +121,9 @@ async def test_refusals_are_counted() -> None:
         calls = [asyncio.ensure_future(server.generate(request_id=str(i))) for i in range(2)]
         await server.recorder.until(lambda: len(server.recorder.states) == 2)
         await error_of(server.generate())
-        assert (await state_of(server)).outcomes["refused"] == 1
+        state = await state_of(server)
+        assert state.outcomes["refused"] == 1
+        assert dict(state.refusals) == {"queue.requests": 1}
         server.runner.open()
         await asyncio.gather(*calls)
 
