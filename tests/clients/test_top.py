@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from typing import Any
 
 import pytest
 from google.protobuf import json_format
@@ -15,7 +16,7 @@ from llm_serving_engine.clients.top.history import History
 from llm_serving_engine.clients.top.page import page
 from llm_serving_engine.v1 import operations_pb2
 
-BUSY = {
+BUSY: dict[str, Any] = {
     "model": "tiny",
     "time": "2030-01-02T03:04:05Z",
     "policy": "fair",

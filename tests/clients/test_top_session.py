@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 import termios
+from typing import Any
 
 import grpc
 import pytest
@@ -30,7 +31,7 @@ class Pauses:
 
     def __init__(self):
         self.problems = []
-        self.feed = None
+        self.feed: Any = None
 
     async def __call__(self):
         self.problems.append(self.feed.problem)
