@@ -261,8 +261,9 @@ def test_latencies_by_class() -> None:
     driven = Driven()
     assert not driven.state.latencies
     driven.submit("r1", priority=Priority.LOW, max_tokens=3)
-    driven.submit("r2", priority=Priority.HIGH, max_tokens=1)
     driven.step(3)
+    driven.submit("r2", priority=Priority.HIGH, max_tokens=1)
+    driven.step()
     everybody, high, low = driven.state.latencies
     assert everybody.priority == generation_pb2.PRIORITY_UNSPECIFIED
     assert (everybody.requests, high.requests, low.requests) == (2, 1, 1)
