@@ -4,27 +4,56 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from llm_serving_engine.clients.bench.plan import Gate, Phase, PlannedRequest
-from llm_serving_engine.clients.bench.record import SHORT_ANSWER, Arrival, PhaseRecord, Record
+from llm_serving_engine.clients.bench.record import (
+    SHORT_ANSWER,
+    Arrival,
+    PhaseRecord,
+    PromptTokens,
+    Record,
+)
 from llm_serving_engine.clients.bench.target import Target, TargetError
+
+ERROR_PAUSE_SECONDS = 0.1  # before a lane goes on, so that refusals do not come in a storm
 
 
 async def drive(
     phase: Phase, target: Target, on_end: Callable[[], None] = lambda: None
 ) -> PhaseRecord:
-    """Run the phase's lanes side by side; `on_end` is called as each request ends."""
+    """Run the phase's lanes side by side; `on_end` is called as each request ends.
+
+    Those that were not sent before the phase's time was over end with it, and
+    leave no record.
+    """
     cpu = time.process_time()
     driver = _Driver(phase, target, on_end)
-    await asyncio.gather(*(driver.lane(runs) for runs in driver.lanes))
+    await _run_for(phase.seconds, [driver.lane(runs) for runs in driver.lanes])
+    runs = [run for runs in driver.lanes for run in runs]
+    for run in runs:
+        if run.sent is None:
+            on_end()
     return PhaseRecord(
         name=phase.name,
-        requests=tuple(run.record() for runs in driver.lanes for run in runs),
+        requests=tuple(run.record(run.sent) for run in runs if run.sent is not None),
         cpu_seconds=time.process_time() - cpu,
     )
+
+
+async def _run_for(seconds: float | None, lanes: Sequence[Coroutine[None, None, None]]) -> None:
+    """Run side by side, and cancel what is not done in time."""
+    tasks = [asyncio.ensure_future(lane) for lane in lanes]
+    try:
+        done, _ = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
 
 
 @dataclass(slots=True, eq=False)
@@ -32,15 +61,24 @@ class _Run:
     """A planned request and what has come of it so far."""
 
     planned: PlannedRequest
-    sent: float = 0.0
+    sent: float | None = None
     ended: float | None = None
     arrivals: list[Arrival] = field(default_factory=list)
-    tokens: int = 0
+    token_ids: list[int] = field(default_factory=list)
+    prompt_tokens: PromptTokens | None = None
     error: str = ""
 
-    def record(self) -> Record:
-        ended = self.sent if self.ended is None else self.ended
-        return Record(self.planned.label, self.sent, ended, tuple(self.arrivals), self.error)
+    def record(self, sent: float) -> Record:
+        return Record(
+            label=self.planned.label,
+            sent=sent,
+            ended=sent if self.ended is None else self.ended,
+            arrivals=tuple(self.arrivals),
+            error=self.error,
+            finished=not self.error and len(self.token_ids) == self.planned.max_tokens,
+            token_ids=tuple(self.token_ids),
+            prompt_tokens=self.prompt_tokens,
+        )
 
 
 class _Driver:
@@ -56,19 +94,23 @@ class _Driver:
         self._start = time.perf_counter()
 
     async def lane(self, runs: list[_Run]) -> None:
+        pause = 0.0
         for run in runs:
-            await self._wait(run.planned)
+            await self._wait(run.planned, pause)
             run.sent = time.perf_counter()
             try:
                 await self._stream(run)
             except TargetError as error:
                 run.error = error.code
-            run.ended = time.perf_counter()
-            self._open_gates()
-            self._on_end()
+            finally:
+                run.ended = time.perf_counter()
+                self._open_gates()
+                self._on_end()
+            pause = ERROR_PAUSE_SECONDS if run.error else 0.0
 
-    async def _wait(self, planned: PlannedRequest) -> None:
-        delay = self._start + planned.at - time.perf_counter()
+    async def _wait(self, planned: PlannedRequest, pause: float) -> None:
+        until = max(self._start + planned.at, time.perf_counter() + max(pause, planned.pause))
+        delay = until - time.perf_counter()
         if delay > 0:
             await asyncio.sleep(delay)
         if planned.after and not self._is_open(planned.after):
@@ -78,19 +120,22 @@ class _Driver:
 
     async def _stream(self, run: _Run) -> None:
         planned = run.planned
-        async with aclosing(self._target.stream(planned.prompt, planned.max_tokens)) as stream:
-            async for tokens in stream:
-                run.arrivals.append(Arrival(time.perf_counter(), tokens))
-                run.tokens += tokens
+        async with aclosing(self._target.stream(planned)) as stream:
+            async for output in stream:
+                if isinstance(output, PromptTokens):
+                    run.prompt_tokens = output
+                    continue
+                run.arrivals.append(Arrival(time.perf_counter(), len(output)))
+                run.token_ids += output
                 self._open_gates()
                 if planned.until and self._is_open(planned.until):
                     return
-        if run.tokens != planned.max_tokens:
+        if len(run.token_ids) != planned.max_tokens:
             run.error = SHORT_ANSWER
 
     def _is_open(self, gate: Gate) -> bool:
         runs = self._labelled.get(gate.label, ())
-        return all(run.ended is not None or run.tokens >= gate.tokens for run in runs)
+        return all(run.ended is not None or len(run.token_ids) >= gate.tokens for run in runs)
 
     def _open_gates(self) -> None:
         for entry in [entry for entry in self._waiting if self._is_open(entry[0])]:

@@ -3,46 +3,96 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from types import TracebackType
+from typing import TYPE_CHECKING
 
 from llm_serving_engine.clients.aio import AsyncClient
-from llm_serving_engine.clients.bench.target import TargetError
+from llm_serving_engine.clients.bench.plan import PlannedRequest
+from llm_serving_engine.clients.bench.record import PromptTokens
+from llm_serving_engine.clients.bench.target import TargetError, TokenIds
 from llm_serving_engine.clients.errors import ServingError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class GrpcTarget:
-    """Streams through a client.
+    """Streams through a client for each tenant. To be used in an `async with` block.
 
     Args:
-        client: Stays the caller's.
+        address: Where the server listens.
         cache_salt: Keeps what an earlier run left in the server's prefix
             cache from making this one look fast: give each run its own.
+        tenant: Of requests that name none.
         model: The model's name; empty for the default one.
         timeout: Seconds that a request may take.
     """
 
     def __init__(
-        self, client: AsyncClient, *, cache_salt: str, model: str = "", timeout: float | None = None
+        self,
+        address: str,
+        *,
+        cache_salt: str,
+        tenant: str | None = None,
+        model: str = "",
+        timeout: float | None = None,
     ) -> None:
-        self._client = client
+        self._address = address
         self._cache_salt = cache_salt
+        self._tenant = tenant
         self._model = model
         self._timeout = timeout
+        self._clients: dict[str | None, AsyncClient] = {}
 
-    async def stream(self, prompt: str, max_tokens: int) -> AsyncGenerator[int, None]:
+    async def slots(self) -> int:
+        """Requests that the server runs at the same time. Raises TargetError."""
+        try:
+            model = await self._client(self._tenant).model(self._model, timeout=self._timeout)
+        except ServingError as error:
+            raise TargetError(error.code, str(error)) from error
+        if model.capabilities is None:
+            raise TargetError("UNAVAILABLE", f"the model {model.name!r} is {model.state}")
+        return model.capabilities.sequences_max
+
+    async def stream(
+        self, request: PlannedRequest
+    ) -> AsyncGenerator[TokenIds | PromptTokens, None]:
         """See Target."""
-        stream = self._client.stream(
-            prompt,
+        stream = self._client(request.tenant or self._tenant).stream(
+            request.prompt,
             model=self._model,
-            max_tokens=max_tokens,
-            temperature=0.0,
+            max_tokens=request.max_tokens,
+            temperature=request.temperature,
+            seed=request.seed,
             ignore_eos=True,
-            cache_salt=self._cache_salt,
+            priority=request.priority,
+            cache_salt=self._cache_salt + request.cache_salt,
             timeout=self._timeout,
         )
         try:
             async with stream:
                 async for delta in stream:
                     if delta.token_ids:
-                        yield len(delta.token_ids)
+                        yield delta.token_ids
         except ServingError as error:
             raise TargetError(error.code, str(error)) from error
+        if stream.finished is not None:
+            usage = stream.finished.usage
+            yield PromptTokens(usage.prompt_tokens, usage.cached_prompt_tokens)
+
+    def _client(self, tenant: str | None) -> AsyncClient:
+        if tenant not in self._clients:
+            self._clients[tenant] = AsyncClient(self._address, tenant=tenant)
+        return self._clients[tenant]
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for client in self._clients.values():
+            await client.close()

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from llm_serving_engine.clients.bench.record import PhaseRecord, Record
+from llm_serving_engine.clients.bench.record import PhaseRecord, PromptTokens, Record
 
 
 class Gap(NamedTuple):
@@ -94,6 +94,19 @@ def output_tokens(records: Iterable[Record]) -> int:
     return sum(arrival.tokens for record in records for arrival in record.arrivals)
 
 
+def times_to_first_token(records: Iterable[Record]) -> list[float]:
+    """Of those that got a token."""
+    return [first for first in map(time_to_first_token, records) if first is not None]
+
+
+def prompt_tokens(records: Iterable[Record]) -> PromptTokens:
+    """Added up, of the requests that tell."""
+    told = [record.prompt_tokens for record in records if record.prompt_tokens is not None]
+    return PromptTokens(
+        total=sum(tokens.total for tokens in told), cached=sum(tokens.cached for tokens in told)
+    )
+
+
 def errors(records: Iterable[Record]) -> dict[str, int]:
     """Requests that failed, by code, in the order of the codes."""
     return dict(sorted(Counter(record.error for record in records if record.error).items()))
@@ -104,13 +117,12 @@ def load(repetitions: Sequence[PhaseRecord]) -> Load:
     records = [record for phase in repetitions for record in phase.requests]
     seconds = sum(map(_duration, repetitions))
     tokens = output_tokens(records)
-    firsts = [first for first in map(time_to_first_token, records) if first is not None]
     return Load(
         requests=len(records),
         output_tokens=tokens,
         seconds=seconds,
         tokens_per_second=tokens / seconds if seconds else 0.0,
-        time_to_first_token=spread(firsts),
+        time_to_first_token=spread(times_to_first_token(records)),
         gap=spread(gap.seconds for record in records for gap in gaps(record)),
         errors=errors(records),
         cpu_seconds=sum(phase.cpu_seconds for phase in repetitions),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from llm_serving_engine.clients.requests import Priority
+
 
 @dataclass(frozen=True, slots=True)
 class Gate:
@@ -22,16 +24,28 @@ class PlannedRequest:
         max_tokens: The tokens to produce, exactly.
         label: What gates and reports call it.
         at: Not before this many seconds from the phase's start.
+        pause: Not before this many seconds from the end of the lane's request before.
         after: Not before this gate is open.
         until: Left, as by a user who has read enough, when this gate is open.
+        priority: Its class; None for the server's default.
+        tenant: On whose behalf; empty for the run's own tenant.
+        cache_salt: It shares cached prefixes only with the run's requests of the same salt.
+        temperature: 0 is greedy.
+        seed: Of the sampling; None for the server's choice.
     """
 
     prompt: str
     max_tokens: int
     label: str = ""
     at: float = 0.0
+    pause: float = 0.0
     after: Gate | None = None
     until: Gate | None = None
+    priority: Priority | None = None
+    tenant: str = ""
+    cache_salt: str = ""
+    temperature: float = 0.0
+    seed: int | None = None
 
 
 Lane = tuple[PlannedRequest, ...]
@@ -40,10 +54,18 @@ Lane = tuple[PlannedRequest, ...]
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Lanes that run side by side. Phases of one name are repetitions of a measurement."""
+    """Lanes that run side by side. Phases of one name are repetitions of a measurement.
+
+    Attributes:
+        name: Of the measurement.
+        lanes: At least one.
+        seconds: When this time is over, requests that run are left and the
+            others are not sent; None for no limit.
+    """
 
     name: str
     lanes: tuple[Lane, ...]
+    seconds: float | None = None
 
     @property
     def requests(self) -> int:

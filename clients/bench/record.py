@@ -17,6 +17,14 @@ class Arrival(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class PromptTokens:
+    """Tokens of prompts, and how many of them were found in the server's cache."""
+
+    total: int
+    cached: int
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """One request.
 
@@ -26,6 +34,9 @@ class Record:
         ended: When it ended, however.
         arrivals: Its output, oldest first.
         error: A gRPC code's name or SHORT_ANSWER; empty where there was none.
+        finished: Whether the whole answer came.
+        token_ids: The output's.
+        prompt_tokens: None where the request did not come to its end.
     """
 
     label: str
@@ -33,6 +44,9 @@ class Record:
     ended: float
     arrivals: tuple[Arrival, ...]
     error: str = ""
+    finished: bool = False
+    token_ids: tuple[int, ...] = ()
+    prompt_tokens: PromptTokens | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ class Report:
         results: What goes into JSON, times in seconds.
         errors: Requests that failed, by code.
         notes: Lines below the table.
+        failure: What else makes the run a failed one; empty where nothing does.
     """
 
     title: str
@@ -28,6 +29,7 @@ class Report:
     results: list[dict[str, Any]]
     errors: Mapping[str, int]
     notes: tuple[str, ...] = ()
+    failure: str = ""
 
 
 def table(report: Report) -> Table:
@@ -43,6 +45,11 @@ def table(report: Report) -> Table:
 def milliseconds(seconds: float | None) -> str:
     """Such as "12.3"; "-" where there is none."""
     return "-" if seconds is None else f"{seconds * 1000:.1f}"
+
+
+def percent(part: float, whole: float) -> str:
+    """Such as "87 %"; "-" of nothing."""
+    return f"{part / whole:.0%}".replace("%", " %") if whole else "-"
 
 
 def counts(errors: Mapping[str, int]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 
 from llm_serving_engine.clients.bench.drive import drive
+from llm_serving_engine.clients.bench.plan import PlannedRequest
 from llm_serving_engine.clients.bench.report import Report
 from llm_serving_engine.clients.bench.settings import Settings
 from llm_serving_engine.clients.bench.target import Target
@@ -15,6 +16,7 @@ from llm_serving_engine.clients.bench.workloads import Workload
 
 WARM_UP_WORDS = 16
 WARM_UP_TOKENS = 8
+WARM_UP_STREAMS_MAX = 64
 
 OnProgress = Callable[[int, int], None]
 """Told how many requests have ended, of how many."""
@@ -25,7 +27,8 @@ async def run(
 ) -> Report:
     """Warm up, carry out the workload's plan, and report. Raises TargetError in the warm-up."""
     plan = workload.plan(settings)
-    await warm_up(target, max(len(phase.lanes) for phase in plan))
+    widest = max(len(phase.lanes) for phase in plan)
+    await warm_up(target, min(widest, WARM_UP_STREAMS_MAX))
     total, ended = sum(phase.requests for phase in plan), 0
 
     def count() -> None:
@@ -37,12 +40,12 @@ async def run(
 
 
 async def warm_up(target: Target, streams: int) -> None:
-    """As many short streams at once as the plan has at its widest. Raises TargetError."""
+    """That many short streams at once. Raises TargetError."""
 
     async def stream(number: int) -> None:
-        text = prompt(number, WARM_UP_WORDS, seed=0)
-        async with aclosing(target.stream(text, WARM_UP_TOKENS)) as arrivals:
-            async for _ in arrivals:
+        request = PlannedRequest(prompt(number, WARM_UP_WORDS, seed=0), WARM_UP_TOKENS)
+        async with aclosing(target.stream(request)) as outputs:
+            async for _ in outputs:
                 pass
 
     await asyncio.gather(*map(stream, range(streams)))

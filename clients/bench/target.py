@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
+from llm_serving_engine.clients.bench.plan import PlannedRequest
+from llm_serving_engine.clients.bench.record import PromptTokens
+
+TokenIds = tuple[int, ...]
+"""What one arrival brings."""
+
 
 class TargetError(Exception):
     """A request failed; `code` is what failures are counted by."""
@@ -17,9 +23,9 @@ class TargetError(Exception):
 class Target(Protocol):
     """A server that streams."""
 
-    def stream(self, prompt: str, max_tokens: int) -> AsyncGenerator[int, None]:
-        """Generate exactly `max_tokens` tokens, greedily.
+    def stream(self, request: PlannedRequest) -> AsyncGenerator[TokenIds | PromptTokens, None]:
+        """Generate exactly `request.max_tokens` tokens.
 
-        Yields the number of tokens that each arrival brings. Closing the
-        generator early ends the request. Raises TargetError.
+        Yields the tokens of each arrival and, at the end, what is known of the
+        prompt's. Closing the generator early ends the request. Raises TargetError.
         """

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
-import typer
-
-from llm_serving_engine.clients.commands import options
+from llm_serving_engine.clients.commands import bench_options, options
 from llm_serving_engine.clients.commands.failures import fail, one_line_failures
 
 if TYPE_CHECKING:
@@ -20,46 +17,52 @@ PIPE_WIDTH = 160  # columns of the table where no terminal limits it
 
 
 def bench(
-    workload: Annotated[
-        Literal["throughput", "interference"],
-        typer.Option(help="Many clients at once, or a long prompt among running streams."),
-    ] = "throughput",
-    clients: Annotated[
-        str, typer.Option(metavar="N,N,...", help="throughput: numbers of clients to compare.")
-    ] = "1,4,16",
-    prompt_words: Annotated[int, typer.Option(min=1, help="Words of a prompt.")] = 64,
-    max_tokens: Annotated[
-        int, typer.Option(min=1, help="throughput: tokens of each answer, exactly.")
-    ] = 64,
-    rounds: Annotated[
-        int, typer.Option(min=1, help="How often each measurement is made, in turn.")
-    ] = 3,
-    streams: Annotated[int, typer.Option(min=1, help="interference: running streams.")] = 4,
-    long_words: Annotated[
-        int, typer.Option(min=1, help="interference: words of the long prompt.")
-    ] = 900,
-    seed: Annotated[int, typer.Option(help="Of the prompts.")] = 1,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the results to this file too.")
-    ] = None,
+    workload: bench_options.Workload = "throughput",
+    clients: bench_options.Clients = None,
+    prompt_words: bench_options.PromptWords = 64,
+    max_tokens: bench_options.MaxTokens = 64,
+    rounds: bench_options.Rounds = 3,
+    streams: bench_options.Streams = 4,
+    long_words: bench_options.LongWords = 900,
+    prefix_words: bench_options.PrefixWords = 600,
+    idle_requests: bench_options.IdleRequests = 40,
+    seconds: bench_options.Seconds = None,
+    requests: bench_options.Requests = 200,
+    ratio: bench_options.Ratio = 10,
+    seed: bench_options.Seed = 1,
+    json_file: bench_options.JsonFile = None,
     model: options.Model = None,
     address: options.Address = "127.0.0.1:50051",
     tenant: options.Tenant = None,
     timeout: options.Timeout = None,
 ) -> None:
-    """Measure a running server under load, at temperature 0.
+    """Measure a running server under load.
 
-    Every answer has exactly the tokens asked for, and no prompt shares a
-    prefix with another or with those of an earlier run.
+    Every answer has exactly the tokens asked for, at temperature 0 except in
+    determinism, and no prompt shares a prefix with another where the workload
+    does not say so, nor with those of an earlier run.
     """
-    counts = _parse_clients(clients)
+    counts = bench_options.parse_clients(clients)
     with one_line_failures(address):
         from dataclasses import asdict
 
         from llm_serving_engine.clients.bench.settings import Settings
 
-        settings = Settings(counts, prompt_words, max_tokens, rounds, streams, long_words, seed)
-        report = _run(workload, settings, address, tenant, timeout, model or "")
+        settings = Settings(
+            clients=counts,
+            prompt_words=prompt_words,
+            max_tokens=max_tokens,
+            rounds=rounds,
+            streams=streams,
+            long_words=long_words,
+            prefix_words=prefix_words,
+            idle_requests=idle_requests,
+            seconds=seconds,
+            requests=requests,
+            ratio=ratio,
+            seed=seed,
+        )
+        settings, report = _run(workload, settings, address, tenant, timeout, model or "")
         if json_file is not None:
             found = {
                 "workload": workload,
@@ -70,16 +73,6 @@ def bench(
         _show(report)
 
 
-def _parse_clients(text: str) -> tuple[int, ...]:
-    try:
-        counts = tuple(int(word) for word in text.split(","))
-    except ValueError:
-        counts = ()
-    if not counts or min(counts) < 1:
-        raise typer.BadParameter(f"--clients: {text!r} is not numbers such as 1,4,16")
-    return counts
-
-
 def _run(
     workload: str,
     settings: Settings,
@@ -87,23 +80,26 @@ def _run(
     tenant: str | None,
     timeout: float | None,
     model: str,
-) -> Report:
+) -> tuple[Settings, Report]:
     import asyncio
     import uuid
+    from dataclasses import replace
 
     from rich.console import Console
     from rich.progress import Progress
 
-    from llm_serving_engine.clients.aio import AsyncClient
     from llm_serving_engine.clients.bench.grpc_target import GrpcTarget
     from llm_serving_engine.clients.bench.run import run
     from llm_serving_engine.clients.bench.target import TargetError
     from llm_serving_engine.clients.bench.workloads import WORKLOADS
 
-    async def measure(on_progress: OnProgress) -> Report:
-        async with AsyncClient(address, tenant=tenant) as client:
-            target = GrpcTarget(client, cache_salt=uuid.uuid4().hex, model=model, timeout=timeout)
-            return await run(WORKLOADS[workload], settings, target, on_progress)
+    async def measure(on_progress: OnProgress) -> tuple[Settings, Report]:
+        salt = uuid.uuid4().hex
+        async with GrpcTarget(
+            address, cache_salt=salt, tenant=tenant, model=model, timeout=timeout
+        ) as target:
+            sized = replace(settings, slots=await target.slots())
+            return sized, await run(WORKLOADS[workload], sized, target, on_progress)
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -127,5 +123,8 @@ def _show(report: Report) -> None:
     console.print(table(report))
     for note in report.notes:
         console.print(note, highlight=False)
-    if report.errors:
-        raise fail(f"requests failed: {counts(report.errors)}")
+    failures = [f"requests failed: {counts(report.errors)}"] if report.errors else []
+    if report.failure:
+        failures.append(report.failure)
+    if failures:
+        raise fail("; ".join(failures))

@@ -1,4 +1,4 @@
-"""Plans, and what the driver makes of them, against a target in memory."""
+"""What the driver makes of plans, against a target in memory."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import time
 
 import pytest
 
-from llm_serving_engine.clients.bench.drive import drive
+from llm_serving_engine.clients.bench.drive import ERROR_PAUSE_SECONDS, drive
 from llm_serving_engine.clients.bench.plan import Gate, Phase, PlannedRequest
-from llm_serving_engine.clients.bench.record import SHORT_ANSWER
+from llm_serving_engine.clients.bench.record import SHORT_ANSWER, PromptTokens
 from llm_serving_engine.clients.bench.run import run, warm_up
 from llm_serving_engine.clients.bench.settings import Settings
 from llm_serving_engine.clients.bench.target import TargetError
-from llm_serving_engine.clients.bench.words import prompt
-from llm_serving_engine.clients.bench.workloads import WORKLOADS, interference, throughput
+from llm_serving_engine.clients.bench.workloads import WORKLOADS
 
 
 class FakeTarget:
@@ -25,7 +24,8 @@ class FakeTarget:
         self.running = 0
         self.running_max = 0
 
-    async def stream(self, prompt, max_tokens):
+    async def stream(self, request):
+        prompt, max_tokens = request.prompt, request.max_tokens
         self.log.append(f"{prompt} begins")
         self.running += 1
         self.running_max = max(self.running, self.running_max)
@@ -35,7 +35,8 @@ class FakeTarget:
             for number in range(max_tokens - (prompt == "short")):
                 await asyncio.sleep(0)
                 self.log.append(f"{prompt} {number}")
-                yield 1
+                yield (number,)
+            yield PromptTokens(3, 1)
         finally:
             self.running -= 1
             self.log.append(f"{prompt} ends")
@@ -86,6 +87,50 @@ async def test_too_few_tokens_are_an_error(target):
     assert record.requests[0].error == SHORT_ANSWER
 
 
+async def test_a_record_says_what_came(target):
+    left = PlannedRequest("left", 9, "left", until=Gate("left", 2))
+    lanes = [PlannedRequest("whole", 3)], [left], [PlannedRequest("fail", 1)]
+    whole, left, failed = (await drive(phase(*lanes), target)).requests
+    assert (whole.finished, whole.token_ids, whole.prompt_tokens) == (
+        True,
+        (0, 1, 2),
+        PromptTokens(3, 1),
+    )
+    assert (left.finished, left.token_ids, left.prompt_tokens) == (False, (0, 1), None)
+    assert (failed.finished, failed.token_ids, failed.error) == (False, (), "UNAVAILABLE")
+
+
+async def test_a_phase_ends_when_its_time_is_over(target):
+    ended = []
+    lanes = (PlannedRequest("a", 1), PlannedRequest("endless", 10**9), PlannedRequest("b", 1))
+    record = await drive(Phase("p", (lanes,), seconds=0.01), target, lambda: ended.append(1))
+    assert [request.finished for request in record.requests] == [True, False]
+    assert record.requests[1].error == ""
+    assert record.requests[1].ended >= record.requests[1].arrivals[-1].time
+    assert (target.log[-1], target.running, len(ended)) == ("endless ends", 0, 3)
+
+
+async def test_a_bug_ends_all_lanes(target):
+    class Buggy(FakeTarget):
+        async def stream(self, request):
+            if request.prompt == "bug":
+                raise ZeroDivisionError
+            async for output in super().stream(request):
+                yield output
+
+    target = Buggy()
+    with pytest.raises(ZeroDivisionError):
+        await drive(phase([PlannedRequest("a", 10**9)], [PlannedRequest("bug", 1)]), target)
+    assert target.running == 0
+
+
+async def test_a_pause_and_an_error_hold_the_next_request_back(target):
+    lane = [PlannedRequest("a", 1), PlannedRequest("fail", 1, pause=0.02), PlannedRequest("b", 1)]
+    first, failed, last = (await drive(phase(lane), target)).requests
+    assert failed.sent - first.ended > 0.019
+    assert last.sent - failed.ended > ERROR_PAUSE_SECONDS - 0.001
+
+
 async def test_a_time_holds_a_request_back(target):
     start = time.perf_counter()
     record = await drive(phase([PlannedRequest("a", 1, at=0.02)]), target)
@@ -94,7 +139,7 @@ async def test_a_time_holds_a_request_back(target):
 
 async def test_the_warm_up_raises_what_goes_wrong():
     class Broken:
-        async def stream(self, prompt, max_tokens):
+        async def stream(self, request):
             raise TargetError("UNAVAILABLE", "no")
             yield
 
@@ -104,41 +149,23 @@ async def test_the_warm_up_raises_what_goes_wrong():
 
 @pytest.mark.parametrize("name", WORKLOADS)
 async def test_every_workload_runs(target, name):
-    settings = Settings(clients=(1, 2), rounds=2, prompt_words=3, long_words=5, max_tokens=4)
+    settings = Settings(
+        rounds=2,
+        prompt_words=3,
+        long_words=5,
+        max_tokens=4,
+        prefix_words=3,
+        idle_requests=2,
+        seconds=0.1,
+        requests=5,
+        ratio=2,
+        slots=2,
+    )
     progress = []
     report = await run(
         WORKLOADS[name], settings, target, lambda ended, total: progress.append((ended, total))
     )
-    assert len(report.rows) == len(report.results) == 2
-    assert report.errors == {}
+    assert report.results
+    assert {len(row) for row in report.rows} == {len(report.columns)}
+    assert (report.errors, report.failure) == ({}, "")
     assert progress[-1] == (len(progress), len(progress))
-
-
-def test_throughput_takes_turns():
-    plan = throughput.plan(Settings(clients=(1, 3), rounds=2, max_tokens=5))
-    assert [(phase.name, phase.requests) for phase in plan] == [
-        ("1", 1),
-        ("3", 3),
-        ("1", 1),
-        ("3", 3),
-    ]
-    requests = [request for phase in plan for lane in phase.lanes for request in lane]
-    assert {request.max_tokens for request in requests} == {5}
-    assert len({request.prompt.split()[0] for request in requests}) == len(requests)
-
-
-def test_interference_sends_one_long_prompt_among_streams():
-    (only,) = interference.plan(Settings(rounds=1, streams=2, long_words=50, prompt_words=8))
-    *running, long = (lane[0] for lane in only.lanes)
-    assert [len(request.prompt.split()) for request in running] == [8, 8]
-    assert len(long.prompt.split()) == 50
-    assert long.after == Gate("running", 16)
-    assert {request.until for request in running} == {Gate("long", 4)}
-
-
-def test_prompts_are_the_same_in_every_run_and_differ_early():
-    assert prompt(3, 10) == prompt(3, 10)
-    assert prompt(3, 10) != prompt(3, 10, seed=2)
-    heads = {tuple(prompt(number, 5).split()[:2]) for number in range(2000)}
-    assert len(heads) == 2000
-    assert [len(prompt(0, words).split()) for words in (1, 2, 64)] == [1, 2, 64]

@@ -9,7 +9,15 @@ from llm_serving_engine.clients.bench.plan import Plan
 from llm_serving_engine.clients.bench.record import PhaseRecord
 from llm_serving_engine.clients.bench.report import Report
 from llm_serving_engine.clients.bench.settings import Settings
-from llm_serving_engine.clients.bench.workloads import interference, throughput
+from llm_serving_engine.clients.bench.workloads import (
+    churn,
+    determinism,
+    fairness,
+    interference,
+    priority,
+    shared_prefix,
+    throughput,
+)
 
 
 class Workload(Protocol):
@@ -22,4 +30,12 @@ class Workload(Protocol):
         """What came of it."""
 
 
-WORKLOADS: dict[str, Workload] = {"throughput": throughput, "interference": interference}
+WORKLOADS: dict[str, Workload] = {
+    "throughput": throughput,
+    "interference": interference,
+    "shared-prefix": shared_prefix,
+    "priority": priority,
+    "determinism": determinism,
+    "fairness": fairness,
+    "churn": churn,
+}
