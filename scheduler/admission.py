@@ -5,9 +5,9 @@ from __future__ import annotations
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.cost import CostModel
 from llm_serving_engine.scheduler.errors import DeadlinePassed, InvalidField, LimitReached
-from llm_serving_engine.scheduler.queue import WaitingQueue
+from llm_serving_engine.scheduler.queue import Load, WaitingQueue
 from llm_serving_engine.scheduler.quota import TokenQuota
-from llm_serving_engine.scheduler.request import Request
+from llm_serving_engine.scheduler.request import Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.slots import SlotTable
 
@@ -64,7 +64,8 @@ class Admission:
 
     def drain_seconds(self) -> float:
         """Seconds that everything which waits and runs is expected to take."""
-        return sum(map(self._work, (*self._queue, *self._slots.holders())))
+        waiting = map(self._queue.of_class, Priority)
+        return sum(map(self._work_of, waiting)) + self._work_of_running()
 
     def wait_seconds(self, priority: int) -> float:
         """Seconds until a new request of a class is expected to get a slot, rather too few.
@@ -75,20 +76,36 @@ class Admission:
         if self._slots.idle():
             return 0.0
         slots = len(self._slots)
-        ahead = [self._work(s) for s in self._queue if s.request.priority >= priority]
-        done_before = max(len(ahead) - slots + 1, 0)
-        waiting = sum(ahead) * done_before / len(ahead) if ahead else 0.0
-        return waiting + sum(map(self._work, self._slots.holders())) / slots
+        ahead = [self._queue.of_class(above) for above in Priority if above >= priority]
+        requests = sum(load.requests for load in ahead)
+        done_before = max(requests - slots + 1, 0) / max(requests, 1)
+        waiting = sum(map(self._work_of, ahead)) * done_before
+        return waiting + self._work_of_running() / slots
 
-    def _work(self, sequence: Sequence) -> float:
-        """Seconds of the runner's time that a sequence is expected to take yet."""
-        slots = len(self._slots)
-        rest = self._used * (sequence.request.max_tokens - len(sequence.output))
-        prefill = sequence.known_tokens - sequence.computed
-        return (
-            self._cost.prefill_seconds(prefill, sequence.computed)
-            + rest * self._cost.decode_seconds(slots) / slots
+    def _work_of(self, load: Load) -> float:
+        """Seconds of the runner's time that those who wait are expected to take.
+
+        By their sums, not one by one: this is asked for every refusal, when the
+        queue is at its longest.
+        """
+        if not load.requests:
+            return 0.0
+        prompt = load.prompt_tokens // load.requests
+        prefill = load.requests * self._cost.prefill_seconds(prompt)
+        return prefill + self._used * (load.tokens - load.prompt_tokens) * self._row_seconds()
+
+    def _work_of_running(self) -> float:
+        row_seconds = self._row_seconds()
+        return sum(
+            self._cost.prefill_seconds(s.known_tokens - s.computed, s.computed)
+            + self._used * (s.request.max_tokens - len(s.output)) * row_seconds
+            for s in self._slots.holders()
         )
+
+    def _row_seconds(self) -> float:
+        """Seconds of the runner's time for one token of output, with all slots at work."""
+        slots = len(self._slots)
+        return self._cost.decode_seconds(slots) / slots
 
     def _check_queue(self, request: Request) -> None:
         config, queue = self._config, self._queue

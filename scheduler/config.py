@@ -30,6 +30,7 @@ class SchedulerConfig:
         queue_tokens_max: Tokens that waiting requests may ask for, prompts and
             max_tokens added up. Bounds the wait where lengths differ much.
         queue_requests_per_tenant_max: As queue_requests_max, for each tenant.
+            Below that, so that none can fill the queue for all.
         queue_tokens_per_tenant_max: As queue_tokens_max, for each tenant.
         tenant_tokens_per_second: Prompt and max_tokens that a tenant may ask
             for in the long run; 0 for no quota.
@@ -62,10 +63,10 @@ class SchedulerConfig:
     aging_seconds: float = 120.0
     prompt_token_weight: float = 1.0
     output_token_weight: float = 2.0
-    queue_requests_max: int = 256
-    queue_tokens_max: int = 1_000_000
-    queue_requests_per_tenant_max: int = 256
-    queue_tokens_per_tenant_max: int = 1_000_000
+    queue_requests_max: int = 2048
+    queue_tokens_max: int = 4_000_000
+    queue_requests_per_tenant_max: int = 1024
+    queue_tokens_per_tenant_max: int = 2_000_000
     tenant_tokens_per_second: float = 0.0
     tenant_tokens_burst: int = 100_000
     tenants_max: int = 10_000

@@ -4,7 +4,8 @@ Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024): serve
 the tenant whose counter is the least, charge it for what it gets, and lift the
 counter of one that comes back from idle to the least of those that are active.
 Then two tenants that both wait all the time get the same, up to a constant:
-twice the most that a prompt, or all outputs that run at once, are charged for.
+2 max(w_p L, w_q M), where L is the longest prompt and M the tokens that a full
+batch holds, weighted as they are charged.
 """
 
 from __future__ import annotations

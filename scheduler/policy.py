@@ -59,7 +59,8 @@ def load_policy(name: str, config: SchedulerConfig) -> Policy:
     module, _, attribute = POLICIES.get(name, name).partition(":")
     try:
         policy = getattr(importlib.import_module(module), attribute)(config)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
+    except Exception as error:
+        # A module of somebody's own can fail in any way.
         known = ", ".join(POLICIES)
         raise ValueError(f"no policy {name!r} ({error}); there are {known}") from error
     if not isinstance(policy, Policy):

@@ -10,17 +10,19 @@ from llm_serving_engine.scheduler.sequence import Sequence
 
 
 class Load:
-    """Requests and the tokens they ask for."""
+    """Requests, and the tokens they ask for: prompts, and all in all."""
 
-    __slots__ = ("requests", "tokens")
+    __slots__ = ("prompt_tokens", "requests", "tokens")
 
     def __init__(self) -> None:
         self.requests = 0
+        self.prompt_tokens = 0
         self.tokens = 0
 
     def add(self, sequence: Sequence, sign: int = 1) -> None:
         """Count a sequence in, or out."""
         self.requests += sign
+        self.prompt_tokens += sign * len(sequence.request.prompt)
         self.tokens += sign * sequence.request.tokens
 
 

@@ -12,3 +12,7 @@ class ShortestJobPolicy(Policy):
     def key(self, sequence: Sequence, now: float) -> Key:
         """Its size, then its arrival."""
         return (sequence.request.tokens, sequence.arrived_at)
+
+    def preempts(self, waiting: Sequence, running: Sequence, now: float) -> bool:
+        """Never: what has begun goes on to its end."""
+        return False

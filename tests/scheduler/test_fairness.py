@@ -101,9 +101,10 @@ class FairnessRun:
 
     @property
     def bound(self) -> float:
-        """2 max(w_p L, w_q M): L the longest prompt, M the tokens that a full batch puts out."""
+        """2 max(w_p L, w_q M): L the longest prompt, M the tokens that a full batch holds."""
+        config = self.config
         return 2 * max(
-            self.config.prompt_token_weight * 100, self.config.output_token_weight * self.slots * 40
+            config.prompt_token_weight * 100, config.output_token_weight * self.slots * (100 + 40)
         )
 
 
