@@ -310,12 +310,12 @@ def _max_tokens(
     )
     if not message.HasField("max_tokens"):
         return min(config.max_tokens_default, config.max_tokens_ceiling)
-    together = prompt_tokens + message.max_tokens
+    room = context - prompt_tokens
     _check(
-        together <= context,
+        message.max_tokens <= room,
         "max_tokens",
-        f"is {message.max_tokens}, and with the prompt's {prompt_tokens} tokens {together}; "
-        f"the context holds {context}",
+        f"is {message.max_tokens}; the context holds {context} tokens, and after a prompt of "
+        f"{prompt_tokens} has room for {room}",
     )
     return message.max_tokens
 
