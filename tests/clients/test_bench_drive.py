@@ -88,8 +88,8 @@ async def test_too_few_tokens_are_an_error(target):
 
 
 async def test_a_record_says_what_came(target):
-    left = PlannedRequest("left", 9, "left", until=Gate("left", 2))
-    lanes = [PlannedRequest("whole", 3)], [left], [PlannedRequest("fail", 1)]
+    leaving = PlannedRequest("left", 9, "left", until=Gate("left", 2))
+    lanes = [PlannedRequest("whole", 3)], [leaving], [PlannedRequest("fail", 1)]
     whole, left, failed = (await drive(phase(*lanes), target)).requests
     assert (whole.finished, whole.token_ids, whole.prompt_tokens) == (
         True,
@@ -103,7 +103,7 @@ async def test_a_record_says_what_came(target):
 async def test_a_phase_ends_when_its_time_is_over(target):
     ended = []
     lanes = (PlannedRequest("a", 1), PlannedRequest("endless", 10**9), PlannedRequest("b", 1))
-    record = await drive(Phase("p", (lanes,), seconds=0.01), target, lambda: ended.append(1))
+    record = await drive(Phase("p", (lanes,), seconds=0.2), target, lambda: ended.append(1))
     assert [request.finished for request in record.requests] == [True, False]
     assert record.requests[1].error == ""
     assert record.requests[1].ended >= record.requests[1].arrivals[-1].time

@@ -111,10 +111,10 @@ def test_determinism_has_requests_of_all_kinds():
     assert {one.priority for one in at_once} == {"low", "normal", "high", "critical"}
     assert {one.temperature for one in at_once} == {0.0, 0.7, 1.0}
     assert len({one.seed for one in at_once}) == 200
-    left = [one for one in at_once if one.until]
+    left = [(one, one.until) for one in at_once if one.until is not None]
     assert 20 < len(left) < 60
-    assert all(one.until.label == one.label for one in left)
-    assert all(1 <= one.until.tokens <= one.max_tokens for one in left)
+    assert all(gate.label == one.label for one, gate in left)
+    assert all(1 <= gate.tokens <= one.max_tokens for one, gate in left)
     heads = [" ".join(one.prompt.split()[:2]) for one in at_once]
     assert 100 < sum(heads.count(head) > 1 for head in heads) < 140
 
