@@ -173,7 +173,7 @@ async def test_prompt_and_max_tokens_just_fit(strict: RunningServer) -> None:
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     (violation,) = detail(error, error_details_pb2.BadRequest).field_violations
     assert violation.field == "max_tokens"
-    assert "257" in violation.description
+    assert "room for 99" in violation.description
     assert "256" in violation.description
 
 
