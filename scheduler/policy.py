@@ -49,6 +49,10 @@ class Policy(ABC):
     def left(self, sequence: Sequence) -> None:  # noqa: B027
         """A sequence has ended."""
 
+    def service(self) -> dict[str, float]:
+        """What each active tenant was served so far, where the policy counts that."""
+        return {}
+
 
 def load_policy(name: str, config: SchedulerConfig) -> Policy:
     """The policy of that name or import path.

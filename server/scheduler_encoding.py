@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.cost import Shape, count_runs
 from llm_serving_engine.scheduler.lifecycle import State
-from llm_serving_engine.scheduler.policies.fair import FairPolicy
 from llm_serving_engine.scheduler.policy import Policy
 from llm_serving_engine.scheduler.request import Priority
 from llm_serving_engine.scheduler.sequence import Sequence
@@ -165,9 +164,7 @@ def _queues_of(live: Iterable[Sequence]) -> Iterator[operations_pb2.QueueState]:
 
 def _service(policy: Policy) -> dict[str, float]:
     """How far each active tenant is ahead, where the policy counts that."""
-    if not isinstance(policy, FairPolicy):
-        return {}
-    active = policy.counters.active()
+    active = policy.service()
     least = min(active.values(), default=0.0)
     return {tenant: service - least for tenant, service in active.items()}
 

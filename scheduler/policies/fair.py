@@ -59,3 +59,7 @@ class FairPolicy(Policy):
     def left(self, sequence: Sequence) -> None:
         """The tenant may be idle now."""
         self.counters.leave(sequence.request.tenant)
+
+    def service(self) -> dict[str, float]:
+        """The counters of the tenants that have live requests."""
+        return self.counters.active()
