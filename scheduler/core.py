@@ -79,6 +79,8 @@ class Scheduler:
         self._numbers = itertools.count(1)
         self._under_way: _UnderWay | None = None
         self._events: list[SchedulerEvent] = []
+        # Whose turn it is, where rows and prompts are too long for one step.
+        self._prompts_turn = False
         # For the next step, whatever else it does.
         self._operations: list[CacheOperation] = []
 
@@ -156,13 +158,13 @@ class Scheduler:
         self._admit(planner, now)
         planner.share_prefixes(now)
         self.tally.moves += planner.compact(now)
-        rows = planner.decode_rows()
-        planned = planner.prefill_chunks(rows, now)
-        for sequence, chunk in planned:
+        planner.compute(now, prompts_turn=self._prompts_turn)
+        self._prompts_turn = planner.takes_turns and not self._prompts_turn
+        for sequence, chunk in planner.planned:
             self._begin(sequence, chunk.position)
         operations, self._operations = (*self._operations, *planner.operations), []
-        chunks = tuple(chunk for _, chunk in planned)
-        step = Step(next(self._numbers), operations, tuple(planner.opens), chunks, rows)
+        chunks = tuple(chunk for _, chunk in planner.planned)
+        step = Step(next(self._numbers), operations, tuple(planner.opens), chunks, planner.rows)
         if not step.empty:
             self._under_way = _UnderWay(self._shape(step), self._holders(step))
         return step

@@ -24,7 +24,15 @@ SHARING_PART = 0.5
 
 
 class StepPlanner:
-    """Collects the parts of the next step."""
+    """Collects the parts of the next step.
+
+    Attributes:
+        operations: On the slots' caches.
+        opens: Sequences that are new in their slots.
+        rows: One for each sequence that decodes.
+        planned: Chunks of prompts, with whose they are.
+        takes_turns: Whether rows and chunks are too long for one step.
+    """
 
     def __init__(
         self,
@@ -43,6 +51,9 @@ class StepPlanner:
         self._config = config
         self.operations: list[CacheOperation] = []
         self.opens: list[OpenSequence] = []
+        self.rows: tuple[DecodeRow, ...] = ()
+        self.planned: list[tuple[Sequence, PrefillChunk]] = []
+        self.takes_turns = False
 
     def open(self, sequence: Sequence) -> None:
         """Let the runner sample for a sequence, in the slot that it has now."""
@@ -97,30 +108,48 @@ class StepPlanner:
         self.open(sequence)
         return True
 
-    def decode_rows(self) -> tuple[DecodeRow, ...]:
-        """A row for every sequence that decodes, in the order of their slots."""
-        return tuple(self._row(sequence) for sequence in self._decoding())
+    def compute(self, now: float, *, prompts_turn: bool) -> None:
+        """Plan the rows and the chunks: together where the target has room for both.
 
-    def prefill_chunks(
-        self, rows: tuple[DecodeRow, ...], now: float
-    ) -> list[tuple[Sequence, PrefillChunk]]:
-        """Chunks of prompts that keep the step within its target."""
-        base = Shape(
-            rows=len(rows),
-            runs=count_runs(row.slot for row in rows),
-            row_context=sum(row.position for row in rows) / 1000,
+        Where rows and even the smallest chunk are too long together, they take
+        turns in steps of their own. Tokens come as often as they would, and
+        whoever arrives meanwhile waits for one of them, not for both.
+
+        Args:
+            now: The time.
+            prompts_turn: Whose turn it is, where they take turns.
+        """
+        decoding, prompts = self._decoding(), self._prefilling(now)
+        base = self._shape_of(decoding)
+        seconds = self._config.step_target_seconds - self._cost.predict(base)
+        self.takes_turns = bool(decoding and prompts) and seconds < self._smallest(prompts[0])
+        if self.takes_turns and prompts_turn:
+            self._plan_chunks(prompts, seconds=0.0)
+        else:
+            self.rows = tuple(map(self._row, decoding))
+            if not self.takes_turns:
+                self._plan_chunks(prompts, seconds)
+
+    def _plan_chunks(self, prompts: list[Sequence], seconds: float) -> None:
+        unit, tokens = self._capabilities.prefill_unit, self._config.prefill_tokens_max
+        budget = PrefillBudget(self._cost, seconds, tokens, unit)
+        self.planned = list(plan_prefill(prompts, budget))
+        for sequence, chunk in self.planned:
+            sequence.computed += len(chunk.tokens)
+
+    def _shape_of(self, decoding: list[Sequence]) -> Shape:
+        return Shape(
+            rows=len(decoding),
+            runs=count_runs(s.slot for s in decoding if s.slot is not None),
+            row_context=sum(s.computed for s in decoding) / 1000,
             copies=sum(isinstance(operation, CopyPrefix) for operation in self.operations),
         )
-        budget = PrefillBudget(
-            self._cost,
-            self._config.step_target_seconds - self._cost.predict(base),
-            self._config.prefill_tokens_max,
-            self._capabilities.prefill_unit,
-        )
-        planned = list(plan_prefill(self._prefilling(now), budget))
-        for sequence, chunk in planned:
-            sequence.computed += len(chunk.tokens)
-        return planned
+
+    def _smallest(self, sequence: Sequence) -> float:
+        """Seconds of the least that can be computed of a prompt."""
+        unit = self._capabilities.prefill_unit
+        rest = sequence.known_tokens - sequence.computed
+        return self._cost.prefill_seconds(min(unit, rest), sequence.computed)
 
     def _decoding(self) -> list[Sequence]:
         return [s for s in self._slots.holders() if s.state is State.DECODE]

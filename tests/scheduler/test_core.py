@@ -268,6 +268,21 @@ def test_decode_rows_never_wait_for_a_long_prompt() -> None:
         assert len(short.output) == produced
 
 
+def test_rows_and_prompts_take_turns_where_they_are_too_long_together() -> None:
+    capabilities = Capabilities(2, 4000, prefill_unit=64)
+    # 64 tokens take 0.15 s, and a row some 0.02 s.
+    scheduler = Scheduler(capabilities, SchedulerConfig(step_target_seconds=0.15))
+    short = scheduler.submit(ask("short", max_tokens=100), now=0.0)
+    run_step(scheduler)
+    scheduler.submit(ask("long", prompt=3000), now=0.0)
+    kinds = []
+    for _ in range(10):
+        step = run_step(scheduler)
+        kinds.append((len(step.decodes), step.prefill_tokens))
+    assert kinds == [(1, 0), (0, 64)] * 5
+    assert len(short.output) == 6
+
+
 def test_a_higher_class_is_prefilled_first() -> None:
     scheduler = new_scheduler(context=1000, prefill_tokens_max=10)
     scheduler.submit(ask("normal", prompt=30), now=0.0)
