@@ -40,6 +40,8 @@ class Engine:
         self._quiet.set()
         self._draining = False
         self._runner_lost = False
+        # The last step, until the observers are told of it.
+        self._done: tuple[Step, StepResult] | None = None
 
     # For callers
 
@@ -123,17 +125,13 @@ class Engine:
             await self._recover()
         else:
             self.scheduler.apply(result, self.clock())
-            self._observe_step(step, result)
+            self._done = step, result
 
     async def _recover(self) -> None:
         self._runner_lost = False
         self.scheduler.runner_lost(self.clock())
         self._publish()
         await self._runner.recover()
-
-    def _observe_step(self, step: Step, result: StepResult) -> None:
-        for observer in self._observers:
-            observer.stepped(step, result)
 
     def _changed(self) -> None:
         self._publish()
@@ -142,6 +140,10 @@ class Engine:
     # Events
 
     def _publish(self) -> None:
+        if self._done is not None:
+            (step, result), self._done = self._done, None
+            for observer in self._observers:
+                observer.stepped(step, result)
         while events := self.scheduler.take_events():
             for event in events:
                 self._dispatch(event)

@@ -253,6 +253,20 @@ async def test_the_next_step_is_on_its_way_before_tokens_are_handed_out() -> Non
                 assert len(stage.runner.begun) > len(stream.sequence.output)
 
 
+async def test_the_next_step_is_on_its_way_before_observers_hear_of_the_last() -> None:
+    behind: list[int] = []
+    async with running() as stage:
+        watched = stage.recorder.stepped
+
+        def stepped(step: Step, result: StepResult) -> None:
+            watched(step, result)
+            behind.append(len(stage.runner.begun) - stage.recorder.steps)
+
+        stage.recorder.stepped = stepped  # type: ignore[method-assign]
+        await read(stage.engine.submit(ask(max_tokens=5)))
+    assert behind == [1, 1, 1, 1, 0]  # after the last there is no next one
+
+
 async def test_a_bug_in_a_step_fails_all_and_is_not_hidden() -> None:
     runner = GatedRunner()
     runner.backend.execute = None  # type: ignore[method-assign, assignment]
