@@ -100,10 +100,10 @@ class Placement:
             return None
         slots = [sequence.slot for sequence in running if sequence.slot is not None]
         moving, occupied = running[-1], set(slots[:-1])
-        targets = [slot for slot in self._slots.idle() if slot.index < slots[-1]]
-        if not targets:
-            return None
         runs = count_runs(slots)
+        targets = [slot for slot in self._slots.idle() if slot.index < slots[-1]]
+        if runs == 1 or not targets:
+            return None
 
         def saved_runs(slot: Slot) -> int:
             return runs - count_runs(sorted(occupied | {slot.index}))
@@ -126,7 +126,8 @@ class Placement:
             clear = ClearSlot(match.slot.index, match.tokens)
             return Place(match.slot, match.tokens, (clear,))
         slot = self._cheapest(others, sequence)
-        return Place(slot, 0, (ClearSlot(slot.index),), sharing=self._can_copy, shared=match.tokens)
+        shared = match.tokens if self._can_copy else 0
+        return Place(slot, 0, (ClearSlot(slot.index),), sharing=self._can_copy, shared=shared)
 
     def _with_donor(self, sequence: Sequence, place: Place) -> Place:
         """Wait for another's prompt, where copying it is faster than computing it too."""
