@@ -134,7 +134,8 @@ async def parse_tokenize(
     _check(kind is not None, "input", "is missing: set one of text, chat")
     if kind == "chat":
         return await _chat_tokens(message.chat, model, config)
-    return await _text_tokens("text", message.text, model, config, special=False)
+    _check_size("text", message.text, config)
+    return await _encode(message.text, model, special=False)
 
 
 # Prompts
@@ -147,7 +148,8 @@ async def _prompt(
     if kind == "prompt":
         _check(message.prompt != "", "prompt", "is empty")
         _check_text_fits("prompt", message.prompt, model, config)
-        prompt = await _text_tokens("prompt", message.prompt, model, config, special=False)
+        prompt = await _encode(message.prompt, model, special=False)
+        _check(len(prompt) > 0, "prompt", "has no tokens")
     elif kind == "prompt_tokens":
         prompt = _given_tokens(message.prompt_tokens, model)
     elif kind == "chat":
@@ -192,35 +194,31 @@ async def _chat_tokens(
             rendered = await asyncio.to_thread(template.render, turns)
     except TemplateError as error:
         raise InvalidField("chat", str(error)) from error
-    return await _text_tokens("chat", rendered, model, config, special=True)
+    tokens = await _encode(rendered, model, special=True)
+    _check(len(tokens) > 0, "chat", "has no tokens")
+    return tokens
 
 
-async def _text_tokens(
-    field: str, text: str, model: ServedModel, config: GenerationConfig, *, special: bool
-) -> tuple[int, ...]:
-    if field == "text":
-        size = len(text.encode())
-        _check(
-            size <= config.prompt_bytes_max,
-            field,
-            f"has {size} bytes; the limit is {config.prompt_bytes_max}",
-        )
+async def _encode(text: str, model: ServedModel, *, special: bool) -> tuple[int, ...]:
     if len(text) <= INLINE_TEXT_CHARACTERS_MAX:
-        tokens = model.tokenizer.encode(text, special=special)
-    else:
-        tokens = await asyncio.to_thread(model.tokenizer.encode, text, special=special)
-    _check(len(tokens) > 0 or field == "text", field, "has no tokens")
-    return tuple(tokens)
+        return tuple(model.tokenizer.encode(text, special=special))
+    return tuple(await asyncio.to_thread(model.tokenizer.encode, text, special=special))
 
 
-def _check_text_fits(field: str, text: str, model: ServedModel, config: GenerationConfig) -> None:
-    """Refuse what cannot fit before it costs the time to tokenize it."""
+def _check_size(field: str, text: str, config: GenerationConfig) -> int:
+    """Hold a text against the configured limit; its size in bytes."""
     size = len(text.encode())
     _check(
         size <= config.prompt_bytes_max,
         field,
         f"has {size} bytes; the limit is {config.prompt_bytes_max}",
     )
+    return size
+
+
+def _check_text_fits(field: str, text: str, model: ServedModel, config: GenerationConfig) -> None:
+    """Refuse what cannot fit before it costs the time to tokenize it."""
+    size = _check_size(field, text, config)
     tokens_min = size // model.tokenizer.longest_piece
     _check(
         tokens_min < model.context_per_sequence,
