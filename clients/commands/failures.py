@@ -12,16 +12,28 @@ INTERRUPTED = 130  # what a shell expects of a program that Ctrl-C ended
 
 @contextmanager
 def one_line_failures(address: str) -> Iterator[None]:
-    """Say an error in one line on stderr and exit with 1; on Ctrl-C, with 130."""
+    """As `failing_in_one_line`, for what a server at `address` may answer."""
     from llm_serving_engine.clients.errors import ConnectionFailed, ServingError
 
+    with failing_in_one_line(ServingError, ValueError):
+        try:
+            yield
+        except ConnectionFailed as error:
+            raise fail(f"no connection to a server at {address}: {error}") from None
+
+
+@contextmanager
+def failing_in_one_line(*expected: type[Exception]) -> Iterator[None]:
+    """Say an error in one line on stderr and exit with 1; on Ctrl-C, with 130.
+
+    Args:
+        expected: The errors that say themselves what is wrong.
+    """
     try:
         yield
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
-    except ConnectionFailed as error:
-        raise fail(f"no connection to a server at {address}: {error}") from None
-    except (ServingError, ValueError) as error:
+    except expected as error:
         raise fail(str(error)) from None
     except BrokenPipeError:
         raise  # The reader has seen enough; click ends quietly.

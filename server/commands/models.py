@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -150,15 +149,9 @@ def _hub_model(text: str) -> HubModel:
     return reference
 
 
-@contextmanager
-def _one_line_failures() -> Iterator[None]:
-    """Say an error in one line on stderr and exit with 1; on Ctrl-C, with 130."""
+def _one_line_failures() -> AbstractContextManager[None]:
+    """How the commands here fail."""
     from llm_serving_engine.backends.models.errors import ModelError
-    from llm_serving_engine.clients.commands.failures import INTERRUPTED, fail
+    from llm_serving_engine.clients.commands.failures import failing_in_one_line
 
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
-    except ModelError as error:
-        raise fail(str(error)) from None
+    return failing_in_one_line(ModelError)

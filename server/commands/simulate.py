@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -95,7 +93,9 @@ def simulate(
     """
     if (trace is None) is (example is None):
         raise typer.BadParameter("one of --trace and --example must be given")
-    with _one_line_failures():
+    from llm_serving_engine.clients.commands.failures import failing_in_one_line
+
+    with failing_in_one_line(ValueError, SyntaxError):
         if example is not None:
             _write_example(example)
             return
@@ -238,20 +238,3 @@ def _write_json(path: Path, replays: list[Replay], settings: ReplaySettings) -> 
         "policies": [as_json(replay) for replay in replays],
     }
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _one_line_failures() -> Iterator[None]:
-    """Say an error in one line on stderr and exit with 1; on Ctrl-C, with 130."""
-    from llm_serving_engine.clients.commands.failures import INTERRUPTED, fail
-
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
-    except BrokenPipeError:
-        raise  # The reader has seen enough; click ends quietly.
-    except (ValueError, SyntaxError) as error:
-        raise fail(str(error)) from None
-    except OSError as error:
-        raise fail(f"{error.filename or 'input/output'}: {error.strerror}") from None
