@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from llm_serving_engine.backends.backend import BackendConfig
-from llm_serving_engine.backends.inline import InlineRunner
 from llm_serving_engine.backends.scripted import (
     END_OF_SEQUENCE,
     VOCABULARY_SIZE,
@@ -126,10 +125,3 @@ def test_the_tokenizer() -> None:
     assert b"".join(map(tokenizer.piece, tokens)).decode() == "é!"
     assert tokenizer.piece(END_OF_SEQUENCE) == b""
     assert tokenizer.name(END_OF_SEQUENCE) == b"<end>"
-
-
-async def test_an_inline_runner(backend: ScriptedBackend) -> None:
-    runner = InlineRunner(backend)
-    assert runner.capabilities.sequences_max == 3
-    result = await runner.begin(Step(1, (), opened(0), (prefill(),)))
-    assert result.tokens[0].token == next_token(list(PROMPT))
