@@ -67,7 +67,7 @@ class Scheduler:
         self.capabilities = capabilities
         self.config = config or SchedulerConfig()
         self.policy = policy or load_policy(self.config.policy, self.config)
-        self.queue = WaitingQueue()
+        self.queue = WaitingQueue(self.policy)
         self.slots = SlotTable(capabilities.sequences_max)
         self.cost = CostModel(_speed(capabilities))
         self.tally = Tally()
@@ -229,7 +229,7 @@ class Scheduler:
 
     def _admit(self, planner: StepPlanner, now: float) -> None:
         """Fill the slots: none stays idle while anybody waits."""
-        while self._may_admit() and (sequence := self.queue.first(self.policy, now)) is not None:
+        while self._may_admit() and (sequence := self.queue.first(now)) is not None:
             place = self._placement.place(sequence)
             if place is None:
                 victim = self.preemption.victim(sequence, self.slots.holders(), now)

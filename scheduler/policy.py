@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.sequence import Sequence
@@ -31,6 +32,15 @@ class Policy(ABC):
     @abstractmethod
     def key(self, sequence: Sequence, now: float) -> Key:
         """What waiting sequences are ordered by to get a slot."""
+
+    def line(self, sequence: Sequence) -> Hashable:
+        """Which line a sequence waits in: of a line, the one that arrived first is next.
+
+        It must stay the same while the sequence waits, and so must the order of
+        the keys in a line. Here each is a line of its own: right for every
+        `key`, and asked for as many keys as there are waiting.
+        """
+        return sequence.request.id
 
     def prefill_key(self, sequence: Sequence, now: float) -> Key:
         """What sequences with a slot are ordered by to get their prompts computed."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import bisect
+import itertools
+from collections.abc import Hashable, Iterator
+from typing import NamedTuple
 
 from llm_serving_engine.scheduler.policy import Policy
 from llm_serving_engine.scheduler.request import Priority
@@ -26,11 +29,27 @@ class Load:
         self.tokens += sign * sequence.request.tokens
 
 
-class WaitingQueue:
-    """Everybody who waits, with counts by class and tenant; a policy says who is next."""
+class _Ticket(NamedTuple):
+    """A place in a line: by arrival, and among equals by who was added first."""
 
-    def __init__(self) -> None:
-        self._waiting: dict[str, Sequence] = {}
+    arrived_at: float
+    number: int
+    sequence: Sequence
+    line: Hashable
+
+
+class WaitingQueue:
+    """Everybody who waits, in lines, with counts by class and tenant.
+
+    The policy says in which line each waits and which line is next, so that
+    it is asked about the heads of the lines only, not about everybody.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._waiting: dict[str, _Ticket] = {}
+        self._lines: dict[Hashable, list[_Ticket]] = {}
+        self._numbers = itertools.count()
         self._all = Load()
         self._by_class = {priority: Load() for priority in Priority}
         self._by_tenant: dict[str, Load] = {}
@@ -39,25 +58,33 @@ class WaitingQueue:
         return len(self._waiting)
 
     def __iter__(self) -> Iterator[Sequence]:
-        return iter(self._waiting.values())
+        return (ticket.sequence for ticket in self._waiting.values())
 
     def add(self, sequence: Sequence) -> None:
         """Let a sequence wait."""
-        self._waiting[sequence.request.id] = sequence
+        line = self._policy.line(sequence)
+        ticket = _Ticket(sequence.arrived_at, next(self._numbers), sequence, line)
+        self._waiting[sequence.request.id] = ticket
+        bisect.insort(self._lines.setdefault(line, []), ticket)
         for load in self._loads(sequence):
             load.add(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """A sequence waits no longer."""
-        del self._waiting[sequence.request.id]
+        ticket = self._waiting.pop(sequence.request.id)
+        line = self._lines[ticket.line]
+        del line[bisect.bisect_left(line, ticket)]
+        if not line:
+            del self._lines[ticket.line]
         for load in self._loads(sequence):
             load.add(sequence, -1)
         if not self._by_tenant[sequence.request.tenant].requests:
             del self._by_tenant[sequence.request.tenant]
 
-    def first(self, policy: Policy, now: float) -> Sequence | None:
+    def first(self, now: float) -> Sequence | None:
         """Who is to be served next."""
-        return min(self, key=lambda sequence: policy.key(sequence, now), default=None)
+        heads = (line[0].sequence for line in self._lines.values())
+        return min(heads, key=lambda sequence: self._policy.key(sequence, now), default=None)
 
     @property
     def tokens(self) -> int:

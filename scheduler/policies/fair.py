@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.fairness import ServiceCounters
 from llm_serving_engine.scheduler.policy import Key, Policy
@@ -27,6 +29,11 @@ class FairPolicy(Policy):
         service = self.counters.of(sequence.request.tenant)
         ran_before = 0 if sequence.preemptions else 1
         return (-self.level(sequence, now), ran_before, service, sequence.arrived_at)
+
+    def line(self, sequence: Sequence) -> Hashable:
+        """Those of a class and a tenant, and apart from them those who ran before."""
+        request = sequence.request
+        return (request.priority, request.tenant, sequence.preemptions > 0)
 
     def prefill_key(self, sequence: Sequence, now: float) -> Key:
         """Level, the tenant's service so far, then the shortest rest."""

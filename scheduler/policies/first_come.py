@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from llm_serving_engine.scheduler.policy import Key, Policy
 from llm_serving_engine.scheduler.sequence import Sequence
 
@@ -12,6 +14,10 @@ class FirstComePolicy(Policy):
     def key(self, sequence: Sequence, now: float) -> Key:
         """Its arrival."""
         return (sequence.arrived_at,)
+
+    def line(self, sequence: Sequence) -> Hashable:
+        """One for all."""
+        return ()
 
     def preempts(self, waiting: Sequence, running: Sequence, now: float) -> bool:
         """Never: what has begun goes on to its end."""

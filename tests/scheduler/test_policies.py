@@ -83,7 +83,7 @@ def test_the_tenant_that_was_served_least_goes_first() -> None:
     b = scheduler.submit(Request("b", (1,), 1, tenant="B"), 1.0)
     policy.served(a, prompt_tokens=3, output_tokens=1)  # 3 + 2
     policy.served(b, prompt_tokens=0, output_tokens=2)  # 4
-    assert scheduler.queue.first(policy, 2.0) is b
+    assert scheduler.queue.first(2.0) is b
 
 
 def test_in_a_tenant_the_shortest_rest_is_computed_first() -> None:
