@@ -12,11 +12,15 @@ import psutil
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
+def logical_cores() -> int:
+    """Logical cores that this process may use: two for each physical one with SMT."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(allowed or 1, os.cpu_count() or 1)
+
+
 def compute_threads() -> int:
     """Threads that can compute at full speed: physical cores that this process may use."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    physical = psutil.cpu_count(logical=False)
-    return max(1, min(n for n in (allowed, physical, os.cpu_count()) if n))
+    return min(logical_cores(), psutil.cpu_count(logical=False) or logical_cores())
 
 
 def available_memory() -> int:

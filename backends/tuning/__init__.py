@@ -1,0 +1,1 @@
+"""Choosing a runner's settings by measuring them on this machine."""

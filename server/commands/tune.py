@@ -1,0 +1,148 @@
+"""`tune`: measure what a model does on this machine, and write the configuration that suits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from llm_serving_engine.backends.models.info import ModelInfo
+    from llm_serving_engine.backends.models.reference import ModelReference
+    from llm_serving_engine.backends.tuning.search import Tuning
+    from llm_serving_engine.server.commands.tune_report import Report
+
+EXAMPLE = (
+    "Example: llm-serving-engine tune builtin --output tuned.toml && "
+    "llm-serving-engine serve --config tuned.toml"
+)
+STDOUT = Path("-")
+SECONDS_MIN = 10
+# Runners that are in the middle of a step are given this long to end.
+END_SECONDS = 6.0
+# How long to watch what others take of the processors.
+WATCH_SECONDS = 1.0
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help=r"builtin, a path to a GGUF file, or hf:OWNER/REPO\[/FILE]."
+    ),
+]
+Output = Annotated[
+    Path, typer.Option("--output", "-o", metavar="FILE", help="What to write; - for stdout.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Write over a file that is there.")]
+Seconds = Annotated[
+    float,
+    typer.Option(
+        min=SECONDS_MIN,
+        help="How long it may take. With less, less is measured; fetching the model not counted.",
+    ),
+]
+Clients = Annotated[int, typer.Option(min=1, help="How many users to serve at the same time.")]
+Context = Annotated[
+    int | None,
+    typer.Option(min=1, help="Tokens of each, prompt and output. Default: chosen from the memory."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to an application."""
+    app.command(epilog=EXAMPLE)(tune)
+
+
+def tune(
+    model: ModelArgument,
+    output: Output = Path("tuned.toml"),
+    force: Force = False,
+    seconds: Seconds = 110,
+    clients: Clients = 16,
+    context: Context = None,
+) -> None:
+    """Measure what a model does on this machine, and write the configuration that suits.
+
+    Threads, sequences, cache type, and prefill chunk are each measured in
+    alternation with their defaults, which stay unless another value wins. The
+    file says what each choice gains. Let nothing else run meanwhile.
+    """
+    from llm_serving_engine.backends.backend import LoadError
+    from llm_serving_engine.backends.models.errors import ModelError
+    from llm_serving_engine.backends.tuning.search import TuningError
+    from llm_serving_engine.clients.commands.failures import failing_in_one_line
+
+    with failing_in_one_line(LoadError, ModelError, TuningError, ValueError):
+        if output != STDOUT and output.exists() and not force:
+            raise ValueError(f"{output} is there already: --force writes over it")
+        report = _make_report(model, seconds, clients, context)
+        _write(report, output)
+
+
+def _make_report(model: str, seconds: float, clients: int, context: int | None) -> Report:
+    import datetime
+
+    import psutil
+
+    from llm_serving_engine.backends.models.info import ModelInfo
+    from llm_serving_engine.backends.models.reference import parse_reference
+    from llm_serving_engine.backends.models.resolve import resolve
+    from llm_serving_engine.server.commands.tune_report import Report
+
+    reference = parse_reference(model)
+    path = resolve(reference, progress=True)
+    info = ModelInfo.read(path)
+    busy = psutil.cpu_percent(WATCH_SECONDS) / 100
+    tuning = _search(path, info, seconds - WATCH_SECONDS - END_SECONDS, clients, context)
+    return Report(tuning, info, _lasting(reference), clients, busy, datetime.date.today())
+
+
+def _search(
+    path: Path, info: ModelInfo, seconds: float, clients: int, context: int | None
+) -> Tuning:
+    import asyncio
+
+    from rich.console import Console
+
+    from llm_serving_engine.backends.llama_cpp.settings import Settings
+    from llm_serving_engine.backends.tuning import candidates
+    from llm_serving_engine.backends.tuning.contender import RunnerContender
+    from llm_serving_engine.backends.tuning.search import Budget, Search
+
+    def make_contender(settings: Settings) -> RunnerContender:
+        return RunnerContender(str(path), settings, clients, info.vocabulary_size)
+
+    budget = Budget(seconds)
+    console = Console(stderr=True)
+    with console.status("looking at the machine") as status:
+
+        def show(text: str) -> None:
+            status.update(f"{text}; {budget.left:.0f} s left at most")
+
+        settings = candidates.plan(info, clients, context)
+        return asyncio.run(Search(info, settings, clients, make_contender, budget, show).run())
+
+
+def _lasting(reference: ModelReference) -> str:
+    """The reference in words that mean the same in any folder."""
+    from llm_serving_engine.backends.models.reference import FileModel
+
+    if isinstance(reference, FileModel):
+        return str(reference.path.absolute())
+    return str(reference)
+
+
+def _write(report: Report, output: Path) -> None:
+    from rich.console import Console
+
+    from llm_serving_engine.server.commands.tune_report import print_report
+
+    if output == STDOUT:
+        typer.echo(report.toml(), nl=False)
+        console = Console(stderr=True)
+        if console.is_terminal:
+            print_report(report, console)
+        return
+    output.write_text(report.toml(), encoding="utf-8")
+    print_report(report, Console())
+    typer.echo(f"written to {output}; try: llm-serving-engine serve --config {output}")
