@@ -1,14 +1,18 @@
 """What a backend is: something that holds a model and executes steps on it.
 
 A backend runs alone in a process of its own, on one thread. To add one, write
-a class with these members and name it in `registry.py`.
+a class with the members of `Backend` and of `BackendFactory`, and name it in
+`registry.py`, or give its import path: docs/backends.md shows one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from llm_serving_engine.backends.text.tokenizer import Tokenizer
 from llm_serving_engine.scheduler.step import Capabilities, Step, StepResult
 
 
@@ -30,6 +34,8 @@ class BackendConfig:
         batch_invariant: Whether to spend what it takes for a sequence's bits not
             to depend on its company. Set by `scheduler.determinism`.
         gpu_layers: Layers put on the GPU; -1 for all. Nothing without a GPU.
+        architecture: What a legacy GGML file holds, such as "gpt2": it does not
+            say so itself. A GGUF file does, and this is not asked.
     """
 
     sequences: int | None = None
@@ -40,6 +46,7 @@ class BackendConfig:
     flash_attention: bool = True
     gpu_layers: int | None = None
     batch_invariant: bool = False
+    architecture: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("sequences", "context_per_sequence", "threads", "prefill_chunk"):
@@ -69,8 +76,12 @@ class LoadError(Exception):
     """The model cannot be loaded; the message says why in one line."""
 
 
+Progress = Callable[[float], None]
+"""Called with the fraction of a model that is loaded, from 0 to 1."""
+
+
 class Backend(Protocol):
-    """A loaded model. Constructed by its `registry` entry with (path, config, progress)."""
+    """A loaded model, in the runner's process."""
 
     @property
     def report(self) -> LoadReport:
@@ -81,3 +92,19 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Give the memory back."""
+
+
+class BackendFactory(Protocol):
+    """What a backend's class itself can do."""
+
+    def __call__(self, path: str, config: BackendConfig, progress: Progress, /) -> Backend:
+        """Load the model file at `path`, in the runner's process. Raises LoadError."""
+
+    def load_tokenizer(self, path: Path, config: BackendConfig, /) -> Tokenizer:
+        """The model's vocabulary, in the server's process: a static method.
+
+        It loads no weights, and nothing that can end the process.
+
+        Raises:
+            ModelError: The file cannot be used.
+        """

@@ -1,27 +1,58 @@
-"""The backends there are, by name."""
+"""The backends there are, by name, and which one runs a file."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from pathlib import Path
 from typing import cast
 
-from llm_serving_engine.backends.backend import Backend, BackendConfig
+from llm_serving_engine.backends.backend import BackendFactory, LoadError
+from llm_serving_engine.backends.models.ggml_file import is_legacy
 
-Progress = Callable[[float], None]
-"""Called with the fraction of a model that is loaded, from 0 to 1."""
-
-BackendFactory = Callable[[str, BackendConfig, Progress], Backend]
-"""Loads the model file at a path. Raises LoadError."""
+AUTO = "auto"
+LLAMA_CPP = "llama.cpp"
+CTRANSFORMERS = "ctransformers"
+SCRIPTED = "scripted"
 
 # Imported when they are used: a backend's library is needed in its runner only.
 BACKENDS = {
-    "llama.cpp": "llm_serving_engine.backends.llama_cpp.backend:LlamaCppBackend",
-    "scripted": "llm_serving_engine.backends.scripted:ScriptedBackend",
+    LLAMA_CPP: "llm_serving_engine.backends.llama_cpp.backend:LlamaCppBackend",
+    CTRANSFORMERS: "llm_serving_engine.backends.ctransformers.backend:CTransformersBackend",
+    SCRIPTED: "llm_serving_engine.backends.scripted:ScriptedBackend",
 }
 
 
+def check_name(name: str) -> str:
+    """The name itself. Raises ValueError where no backend can be meant by it."""
+    if name == AUTO or name in BACKENDS or all(name.partition(":")):
+        return name
+    known = ", ".join((AUTO, *BACKENDS))
+    raise ValueError(f"no backend {name!r}; there are {known}, or the import path module:Class")
+
+
+def choose(name: str, path: Path) -> str:
+    """The backend that `name` means for the file at `path`.
+
+    llama.cpp runs what it can read, as it batches; what is left are legacy GGML files.
+    """
+    if name != AUTO:
+        return name
+    return CTRANSFORMERS if is_legacy(path) else LLAMA_CPP
+
+
 def load_factory(name: str) -> BackendFactory:
-    """The factory of the backend `name`. Raises KeyError where there is none."""
-    module, _, attribute = BACKENDS[name].partition(":")
-    return cast(BackendFactory, getattr(importlib.import_module(module), attribute))
+    """The class of a backend.
+
+    Args:
+        name: One of `BACKENDS`, or an import path.
+
+    Raises:
+        LoadError: There is none, or it cannot be imported.
+    """
+    module, _, attribute = BACKENDS.get(name, name).partition(":")
+    try:
+        return cast(BackendFactory, getattr(importlib.import_module(module), attribute))
+    except Exception as error:
+        # A module of somebody's own can fail in any way.
+        known = ", ".join(BACKENDS)
+        raise LoadError(f"no backend {name!r} ({error}); there are {known}") from error

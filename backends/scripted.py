@@ -8,6 +8,7 @@ Its vocabulary is the 256 bytes and an end-of-sequence token.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from llm_serving_engine.backends.backend import BackendConfig, LoadReport
 from llm_serving_engine.scheduler.step import (
@@ -66,6 +67,12 @@ class ScriptedBackend:
         self._caches: list[list[int]] = [[] for _ in range(capabilities.sequences_max)]
         self.saved: dict[int, list[int]] = {}
         self._open: list[OpenSequence | None] = [None] * capabilities.sequences_max
+
+    @staticmethod
+    def load_tokenizer(path: Path, config: BackendConfig) -> ByteTokenizer:
+        """The bytes."""
+        del path, config
+        return ByteTokenizer()
 
     def execute(self, step: Step) -> StepResult:
         """Do a step. Raises ContractViolation where it breaks the contract."""
@@ -141,6 +148,7 @@ def _require(holds: bool, message: str) -> None:
 class ByteTokenizer:
     """The scripted model's vocabulary: a token for each byte, and an end-of-sequence token."""
 
+    info = None
     vocabulary_size = VOCABULARY_SIZE
     stop_tokens = frozenset({END_OF_SEQUENCE})
     longest_piece = 1

@@ -13,13 +13,14 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
+from llm_serving_engine.backends import registry
 from llm_serving_engine.backends.backend import BackendConfig
 from llm_serving_engine.scheduler.config import SchedulerConfig
 
@@ -52,11 +53,13 @@ class ModelConfig(Part):
     """Which model is served, and how it is run."""
 
     reference: str = "builtin"
-    """A path to a GGUF file, hf:OWNER/REPO[/FILE], or builtin."""
+    """A path to a GGUF or GGML file, hf:OWNER/REPO[/FILE], or builtin."""
     name: str = ""
     """What requests call it. Empty: the file's name."""
-    backend: Literal["llama.cpp", "scripted"] = "llama.cpp"
-    """What runs it. "scripted" has no model and answers by arithmetic: for tests of clients."""
+    backend: Annotated[str, AfterValidator(registry.check_name)] = registry.AUTO
+    """What runs it: "llama.cpp", "ctransformers" (sequences in turn, not in batches), "scripted"
+    (no model, answers by arithmetic, for tests of clients), or the import path "module:Class".
+    "auto" is llama.cpp, and ctransformers for the legacy GGML files that only it can read."""
     runner: BackendConfig = BackendConfig()
     """Sequences, context, threads, and cache; what is left out is chosen from the machine."""
 
@@ -91,6 +94,12 @@ class GrpcConfig(Part):
     """A request message. Larger ones are refused before they are read."""
     connections_max: Positive = 4096
     """Open connections. Each costs some tens of kilobytes; more are turned away."""
+    streams_per_connection_max: Positive = 4096
+    """RPCs that one connection may have open; its client holds back more. Each costs memory."""
+    request_timeout_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
+    """How long a request's message may take to arrive. Longer is for slow lines, and attackers."""
+    write_timeout_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
+    """How long a stream may be left unread once the connection's buffers are full; then it ends."""
     keepalive_seconds: Annotated[float, Field(ge=1)] = 60.0
     """Silence after which a client is asked whether it is alive."""
     keepalive_timeout_seconds: Annotated[float, Field(ge=1)] = 20.0

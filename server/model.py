@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from llm_serving_engine.backends import registry
 from llm_serving_engine.backends.backend import LoadError, LoadReport
 from llm_serving_engine.backends.models.info import ModelInfo
 from llm_serving_engine.backends.process.host import ProcessRunner
-from llm_serving_engine.backends.scripted import ByteTokenizer
 from llm_serving_engine.backends.text.chat import ChatTemplate, TemplateError
-from llm_serving_engine.backends.text.tokenizer import LlamaTokenizer, Tokenizer
+from llm_serving_engine.backends.text.tokenizer import Tokenizer
 from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.engine import Engine
 from llm_serving_engine.scheduler.errors import Unavailable
@@ -67,7 +67,7 @@ class ServedModel:
         self.state = ModelState.LOADING
         self.state_reason = ""
         self.on_state: Callable[[ServedModel], None] = lambda model: None
-        self.backend = config.model.backend
+        self.backend = registry.choose(config.model.backend, path)
         self.info: ModelInfo | None = None
         self._path = path
         self._config = config
@@ -195,15 +195,13 @@ class ServedModel:
             )
 
     def _load_vocabulary(self) -> None:
-        if self.backend == "scripted":
-            self._tokenizer = ByteTokenizer()
-            return
-        tokenizer = LlamaTokenizer(self._path)
+        factory = registry.load_factory(self.backend)
+        tokenizer = factory.load_tokenizer(self._path, self._config.model.runner)
         if tokenizer.chat_template is not None:
             self._template = self._compile(tokenizer)
         self._tokenizer, self.info = tokenizer, tokenizer.info
 
-    def _compile(self, tokenizer: LlamaTokenizer) -> ChatTemplate | None:
+    def _compile(self, tokenizer: Tokenizer) -> ChatTemplate | None:
         assert tokenizer.chat_template is not None
         try:
             return ChatTemplate(tokenizer.chat_template, tokenizer.bos_text, tokenizer.eos_text)

@@ -10,7 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from llm_serving_engine.backends.backend import BackendConfig, LoadError, LoadReport
+from llm_serving_engine.backends.backend import (
+    BackendConfig,
+    LoadError,
+    LoadReport,
+    Progress,
+)
 from llm_serving_engine.backends.llama_cpp.batch import split_chunk
 from llm_serving_engine.backends.llama_cpp.company import add_company
 from llm_serving_engine.backends.llama_cpp.model import DecodeError, LlamaModel, SavedCache
@@ -18,8 +23,8 @@ from llm_serving_engine.backends.llama_cpp.probe import keeps_bits
 from llm_serving_engine.backends.llama_cpp.settings import CACHE_TYPES, Settings
 from llm_serving_engine.backends.models.errors import ModelError
 from llm_serving_engine.backends.models.info import ModelInfo
-from llm_serving_engine.backends.registry import Progress
 from llm_serving_engine.backends.sampler import TokenSampler
+from llm_serving_engine.backends.text.tokenizer import LlamaTokenizer
 from llm_serving_engine.scheduler.step import (
     CacheOperation,
     Capabilities,
@@ -59,6 +64,12 @@ class LlamaCppBackend:
         self._config = config
         self._speed = self._warm_up()
         self.report = self._make_report(info)
+
+    @staticmethod
+    def load_tokenizer(path: Path, config: BackendConfig) -> LlamaTokenizer:
+        """The vocabulary of a GGUF file. Raises ModelError."""
+        del config
+        return LlamaTokenizer(path)
 
     def execute(self, step: Step) -> StepResult:
         """Do a step's parts in order."""

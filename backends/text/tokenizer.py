@@ -31,6 +31,10 @@ class Tokenizer(Protocol):
     """What the server needs of a model's vocabulary."""
 
     @property
+    def info(self) -> ModelInfo | None:
+        """What the file says of its model; None where it is no model's file."""
+
+    @property
     def vocabulary_size(self) -> int:
         """Token ids go from 0 to this, exclusive."""
 
@@ -99,7 +103,7 @@ class LlamaTokenizer:
                 architecture or vocabulary that llama.cpp does not know.
             LibraryMissing: llama.cpp is not installed.
         """
-        self.info = ModelInfo.read(path)
+        self.info: ModelInfo = ModelInfo.read(path)
         self._library = library()
         model = _load_vocabulary(self._library, path)
         weakref.finalize(self, self._library.llama_model_free, model)

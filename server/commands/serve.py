@@ -25,14 +25,15 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     model: Annotated[
-        str | None, typer.Option(help=r"A GGUF file, hf:OWNER/REPO\[/FILE], or builtin.")
+        str | None, typer.Option(help=r"A model's file, hf:OWNER/REPO\[/FILE], or builtin.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file.")] = None,
     host: Annotated[str | None, typer.Option(help="Address for gRPC and HTTP.")] = None,
     port: Annotated[int | None, typer.Option(help="Port for gRPC; 0 for any.")] = None,
     http_port: Annotated[int | None, typer.Option(help="Port for HTTP; 0 for any.")] = None,
     backend: Annotated[
-        str | None, typer.Option(help="What runs the model: llama.cpp or scripted.")
+        str | None,
+        typer.Option(help="What runs the model: llama.cpp, ctransformers, scripted, module:Class."),
     ] = None,
 ) -> None:
     """Serve a model over gRPC, until SIGTERM or Ctrl-C."""
@@ -114,10 +115,11 @@ async def _first_of(task: asyncio.Task[Any], other: Coroutine[Any, Any, Any]) ->
 
 def _find_model(config: ServerConfig) -> tuple[str, Path]:
     """The model's name and its file; fetches it where it is on a hub. Raises ModelError."""
+    from llm_serving_engine.backends import registry
     from llm_serving_engine.backends.models.reference import parse_reference
     from llm_serving_engine.backends.models.resolve import resolve
 
-    if config.model.backend == "scripted":
+    if config.model.backend == registry.SCRIPTED:
         return config.model.name or "scripted", Path()
     reference = parse_reference(config.model.reference)
     return config.model.name or reference.name, resolve(reference, progress=True)

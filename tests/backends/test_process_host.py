@@ -127,8 +127,15 @@ async def test_a_backend_that_raises_something_else(
     make_runner: MakeRunner, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(LoadError, match="ended while loading"):
-        await make_runner("nothing").start()
-    assert "KeyError: 'nothing'" in capfd.readouterr().err
+        await make_runner("json:loads").start()
+    assert "TypeError: loads()" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["nothing", "nowhere:Backend", "json:Backend"])
+async def test_a_backend_that_is_not_there(make_runner: MakeRunner, name: str) -> None:
+    with pytest.raises(LoadError, match=f"no backend '{name}'.*there are llama.cpp") as raised:
+        await make_runner(name).start()
+    assert "\n" not in str(raised.value)
 
 
 async def test_a_step_that_crashes_the_worker(
