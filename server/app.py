@@ -27,6 +27,7 @@ from llm_serving_engine.server.inference_service import InferenceService
 from llm_serving_engine.server.model import ModelState, ServedModel
 from llm_serving_engine.server.model_service import ModelService
 from llm_serving_engine.server.operations_service import OperationsService
+from llm_serving_engine.server.patience import Patience
 from llm_serving_engine.server.reflection import add_reflection
 from llm_serving_engine.server.scheduler_view import SchedulerView
 from llm_serving_engine.server.telemetry.metrics import Metrics
@@ -117,7 +118,11 @@ class App:
     def _add_services(self) -> None:
         server = self._grpc
         inference = InferenceService(
-            self.catalog, self.config.generation, self.tracer, self.metrics
+            self.catalog,
+            self.config.generation,
+            self.tracer,
+            self.metrics,
+            Patience(self.config.grpc),
         )
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
         models_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self.catalog), server)

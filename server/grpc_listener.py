@@ -6,13 +6,19 @@ import grpc
 
 from llm_serving_engine.server.config import ConfigError, GrpcConfig
 from llm_serving_engine.server.interceptor import ErrorInterceptor
+from llm_serving_engine.server.patience import Patience
+from llm_serving_engine.server.unknown_methods import answer_unknown_methods, tolerated
 
 _MILLISECONDS = 1000
 
 
 def make_server(config: GrpcConfig) -> grpc.aio.Server:
     """A server without services and without a port."""
-    return grpc.aio.server(interceptors=[ErrorInterceptor()], options=_options(config))
+    interceptors = [ErrorInterceptor(Patience(config))]
+    with tolerated():
+        server = grpc.aio.server(interceptors=interceptors, options=_options(config))
+    answer_unknown_methods(server)
+    return server
 
 
 def listen(server: grpc.aio.Server, config: GrpcConfig) -> int:
@@ -34,6 +40,7 @@ def _options(config: GrpcConfig) -> list[tuple[str, int]]:
         "grpc.so_reuseport": 0,
         "grpc.max_receive_message_length": config.message_bytes_max,
         "grpc.max_allowed_incoming_connections": config.connections_max,
+        "grpc.max_concurrent_streams": config.streams_per_connection_max,
         # A client may ping while it waits in the queue or for a long prefill.
         "grpc.keepalive_permit_without_calls": 1,
         "grpc.http2.min_recv_ping_interval_without_data_ms": _ms(config.ping_interval_min_seconds),

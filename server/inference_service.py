@@ -21,6 +21,7 @@ from llm_serving_engine.server.encoding import (
 )
 from llm_serving_engine.server.generation import Generation
 from llm_serving_engine.server.model import ServedModel
+from llm_serving_engine.server.patience import Patience
 from llm_serving_engine.server.statuses import INTERNAL_MESSAGE
 from llm_serving_engine.server.telemetry.logs import log_request
 from llm_serving_engine.server.telemetry.metrics import Metrics
@@ -53,11 +54,13 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         config: GenerationConfig,
         tracer: RequestTracer | None = None,
         metrics: Metrics | None = None,
+        patience: Patience | None = None,
     ) -> None:
         self._catalog = catalog
         self._config = config
         self._tracer = tracer or RequestTracer()
         self._metrics = metrics or Metrics()
+        self._patience = patience or Patience()
 
     async def Generate(  # noqa: N802
         self, request: inference_pb2.GenerateRequest, context: Context
@@ -75,10 +78,10 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         async with self._observed("Stream", request, context) as observed:
             model, generation = await self._begin(request, context, observed)
             await generation.started()
-            await context.write(started_event(generation, model))
+            await self._patience.write(context, started_event(generation, model))
             async for delta in generation.deltas():
-                await context.write(delta_event(delta, model.tokenizer))
-            await context.write(finished_event(generation))
+                await self._patience.write(context, delta_event(delta, model.tokenizer))
+            await self._patience.write(context, finished_event(generation))
 
     async def Tokenize(  # noqa: N802
         self, request: inference_pb2.TokenizeRequest, context: Context
@@ -126,8 +129,9 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         except RequestError as raised:
             error, code = raised, raised.code
             raise
-        except asyncio.CancelledError:
-            # gRPC cancels the handler for a deadline and for a cancellation alike.
+        except (asyncio.CancelledError, grpc.aio.InternalError):
+            # gRPC cancels the handler for a deadline and for a cancellation alike,
+            # if a write does not fail first.
             error = _gone(context)
             code = error.code
             raise

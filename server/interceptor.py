@@ -1,7 +1,8 @@
-"""What every RPC goes through: requests that cannot be decoded, and errors."""
+"""What every RPC goes through: requests that are no messages, callers that stop, and errors."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -10,6 +11,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from llm_serving_engine.scheduler.errors import InvalidField, RequestError
+from llm_serving_engine.server.patience import Patience
 from llm_serving_engine.server.statuses import abort, internal_answer, to_answer
 from llm_serving_engine.server.telemetry.logs import log_request
 
@@ -21,86 +23,117 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class Undecodable:
     """Stands for a request whose bytes are not the message they should be."""
 
-    def __init__(self, method: str) -> None:
-        self.method = method
-
-    def error(self) -> InvalidField:
-        """What the caller is told."""
-        return InvalidField("request", "is not a valid message: are all strings UTF-8?")
-
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Turns what goes wrong into the statuses of the contract.
 
-    gRPC itself would answer a request that is not UTF-8 with INTERNAL, and a
-    bug with its exception's text.
+    gRPC itself would answer a request that is not UTF-8 with INTERNAL, a bug
+    with its exception's text, and half a request never.
     """
+
+    def __init__(self, patience: Patience | None = None) -> None:
+        self._patience = patience or Patience()
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """Wrap the method's handler."""
+        """Wrap the method's handler: see `_Guard`."""
         handler = await continuation(handler_call_details)
-        if handler is None or handler.request_streaming:
+        if handler is None or handler.request_deserializer is None:
             return handler
-        method = handler_call_details.method
-        if handler.response_streaming:
-            wrapped = {"unary_stream": _guard_stream(handler.unary_stream)}
+        return _Guard(handler_call_details.method, self._patience).around(handler)
+
+
+class _Guard:
+    """Runs a method's handler.
+
+    To gRPC every method is one that takes a stream of requests, so that the
+    request is read here, and its end is seen.
+    """
+
+    def __init__(self, method: str, patience: Patience) -> None:
+        self._method = method
+        self._patience = patience
+        self._handle: Any = None
+
+    def around(self, handler: Any) -> Any:
+        """The handler to give to gRPC in place of `handler`."""
+        deserialize = _tolerant(handler.request_deserializer)
+        if handler.request_streaming:
+            self._handle = handler.stream_stream
+            wrapped = {"stream_stream": self._converse}
+        elif handler.response_streaming:
+            self._handle = handler.unary_stream
+            wrapped = {"stream_stream": self._stream}
         else:
-            wrapped = {"unary_unary": _guard_unary(handler.unary_unary)}
-        deserialize = _tolerant(handler.request_deserializer, method)
-        return handler._replace(request_deserializer=deserialize, **wrapped)
+            self._handle = handler.unary_unary
+            wrapped = {"stream_unary": self._answer}
+        return handler._replace(request_streaming=True, request_deserializer=deserialize, **wrapped)
+
+    async def _answer(self, requests: object, context: Context) -> Any:
+        try:
+            return await self._handle(await self._read(context), context)
+        except Exception as error:
+            await _end(context, error)
+
+    async def _stream(self, requests: object, context: Context) -> None:
+        try:
+            await self._write_all(self._handle(await self._read(context), context), context)
+        except Exception as error:
+            await _end(context, error)
+
+    async def _converse(self, requests: AsyncIterator[Any], context: Context) -> None:
+        try:
+            await self._write_all(self._handle(self._decoded_all(requests), context), context)
+        except Exception as error:
+            await _end(context, error)
+
+    async def _write_all(self, answer: Any, context: Context) -> None:
+        if not isinstance(answer, AsyncIterator):
+            await answer
+            return
+        async for message in answer:
+            await self._patience.write(context, message)
+
+    async def _read(self, context: Context) -> Any:
+        try:
+            return self._decoded(await self._patience.read(context))
+        except InvalidField as error:
+            log_request(rpc=self._method.lstrip("/"), status_code=error.code, error=error)
+            raise
+
+    async def _decoded_all(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            yield self._decoded(request)
+
+    def _decoded(self, request: Any) -> Any:
+        if isinstance(request, Undecodable):
+            raise InvalidField("request", "is not a valid message: are all strings UTF-8?")
+        return request
 
 
-def _tolerant(deserialize: Callable[[bytes], Any], method: str) -> Callable[[bytes], Any]:
+def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     def attempt(data: bytes) -> Any:
         try:
             return deserialize(data)
         except DecodeError:
-            return Undecodable(method)
+            return Undecodable()
 
     return attempt
 
 
-def _guard_unary(handle: Any) -> Any:
-    async def guarded(request: Any, context: Context) -> Any:
-        try:
-            return await handle(_decoded(request), context)
-        except Exception as error:
-            await _answer(context, error)
-
-    return guarded
-
-
-def _guard_stream(handle: Any) -> Any:
-    async def guarded(request: Any, context: Context) -> None:
-        try:
-            answer = handle(_decoded(request), context)
-            if isinstance(answer, AsyncIterator):
-                async for message in answer:
-                    await context.write(message)
-            else:
-                await answer
-        except Exception as error:
-            await _answer(context, error)
-
-    return guarded
-
-
-def _decoded(request: Any) -> Any:
-    if isinstance(request, Undecodable):
-        error = request.error()
-        log_request(rpc=request.method.lstrip("/"), status_code=error.code, error=error)
-        raise error
-    return request
-
-
-async def _answer(context: Context, error: Exception) -> None:
-    if isinstance(error, RequestError):
-        await abort(context, to_answer(error))
+async def _end(context: Context, error: Exception) -> None:
+    """Answer with what an error is in the contract. Always raises."""
     if isinstance(error, grpc.aio.AbortError):
         raise error  # it has its status already
-    _logger.error("an RPC failed", exc_info=error)
-    await abort(context, internal_answer())
+    if isinstance(error, grpc.aio.InternalError):
+        raise asyncio.CancelledError  # the caller has gone before gRPC could say so
+    try:
+        if isinstance(error, RequestError):
+            await abort(context, to_answer(error))
+        _logger.error("an RPC failed", exc_info=error)
+        await abort(context, internal_answer())
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None

@@ -29,10 +29,9 @@ def add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
-    handler = grpc.method_handlers_generic_handler(
+    server.add_registered_method_handlers(
         f"{V1}.ServerReflection", {"ServerReflectionInfo": method}
     )
-    server.add_generic_rpc_handlers((handler,))
 
 
 def _describe_v1(pool: descriptor_pool.DescriptorPool) -> None:
