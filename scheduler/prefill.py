@@ -82,4 +82,5 @@ def _chunk(sequence: Sequence, length: int) -> PrefillChunk:
         position=sequence.computed,
         tokens=sequence.tokens(sequence.computed, stop),
         sample=stop == sequence.known_tokens,
+        replayed=min(max(stop - len(sequence.request.prompt), 0), length),
     )

@@ -34,6 +34,24 @@ def common_prefix(a: tuple[int, ...], b: tuple[int, ...]) -> int:
     return low
 
 
+def whole_units(common: int, unit: int, prompts: tuple[int, int]) -> int:
+    """Of the tokens that two sequences have in common, those whose cached bits they share.
+
+    Whole units of a prompt may be computed by other means than the rest of it
+    and the output, so that tokens are interchangeable only where they are of
+    one kind in both.
+
+    Args:
+        common: How many tokens they begin with alike.
+        unit: Of prefill, in tokens; 1 where bits do not matter.
+        prompts: The lengths of their prompts, in tokens.
+    """
+    ends = {length // unit * unit for length in prompts}
+    if unit > 1 and len(ends) > 1:
+        common = min(common, *ends)
+    return common // unit * unit
+
+
 def longest_match(sequence: Sequence, slots: Iterable[Slot], unit: int) -> Match | None:
     """The slot with the most tokens that `sequence` can begin with, cut to whole units.
 
@@ -45,7 +63,8 @@ def longest_match(sequence: Sequence, slots: Iterable[Slot], unit: int) -> Match
     for slot in slots:
         if slot.holder is sequence or not slot.shared_by(owner):
             continue
-        tokens = common_prefix(needed, slot.cached()) // unit * unit
+        common = common_prefix(needed, slot.cached())
+        tokens = whole_units(common, unit, (len(sequence.request.prompt), slot.prompt_tokens))
         if tokens > (best.tokens if best else 0):
             best = Match(slot, tokens)
     return best
@@ -66,7 +85,9 @@ def best_donor(
         computing = donor.state is State.PREFILL and not donor.sharing
         if donor is sequence or not computing or owner_of(donor) != owner:
             continue
-        tokens = common_prefix(needed, donor.tokens(0, donor.known_tokens)) // unit * unit
+        common = common_prefix(needed, donor.tokens(0, donor.known_tokens))
+        prompts = len(sequence.request.prompt), len(donor.request.prompt)
+        tokens = whole_units(common, unit, prompts)
         if tokens > (best[1] if best else 0):
             best = donor, tokens
     return best

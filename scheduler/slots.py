@@ -16,6 +16,7 @@ class Slot:
         index: Its number.
         holder: The sequence that runs in it.
         left_over: The tokens whose cache a finished sequence left behind.
+        prompt_tokens: The length of its holder's prompt, or of the last holder's.
         owner: The tenant and the salt of what is left over.
         used_at: When its last holder left.
     """
@@ -23,6 +24,7 @@ class Slot:
     index: int
     holder: Sequence | None = None
     left_over: tuple[int, ...] = ()
+    prompt_tokens: int = 0
     owner: tuple[str, str] = ("", "")
     used_at: float = 0.0
 
@@ -75,6 +77,7 @@ class SlotTable:
         if slot.holder is not None:
             raise ValueError(f"slot {slot.index} is held")
         slot.holder, slot.left_over = sequence, ()
+        slot.prompt_tokens = len(sequence.request.prompt)
         sequence.slot = slot.index
 
     def release(self, sequence: Sequence, now: float, *, keep: bool) -> Slot:

@@ -109,12 +109,23 @@ class OpenSequence(NamedTuple):
 
 
 class PrefillChunk(NamedTuple):
-    """Compute a run of known tokens; sample after the last where `sample` says so."""
+    """Compute a run of known tokens; sample after the last where `sample` says so.
+
+    Attributes:
+        slot: The slot.
+        position: The first token's.
+        tokens: At least one.
+        sample: Whether to choose the next token.
+        replayed: How many of the tokens, at the end, are output that was
+            decoded before its cache was lost. A runner that is
+            batch-invariant computes them to the bits that decoding gave.
+    """
 
     slot: int
     position: int
     tokens: tuple[int, ...]
     sample: bool
+    replayed: int = 0
 
 
 class DecodeRow(NamedTuple):
