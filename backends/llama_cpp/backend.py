@@ -16,14 +16,14 @@ from llm_serving_engine.backends.backend import (
     LoadReport,
     Progress,
 )
-from llm_serving_engine.backends.llama_cpp.batch import split_chunk
+from llm_serving_engine.backends.chunks import split_chunk
 from llm_serving_engine.backends.llama_cpp.company import add_company
 from llm_serving_engine.backends.llama_cpp.model import DecodeError, LlamaModel, SavedCache
 from llm_serving_engine.backends.llama_cpp.probe import keeps_bits
 from llm_serving_engine.backends.llama_cpp.settings import CACHE_TYPES, Settings
 from llm_serving_engine.backends.models.errors import ModelError
 from llm_serving_engine.backends.models.info import ModelInfo
-from llm_serving_engine.backends.sampler import TokenSampler
+from llm_serving_engine.backends.slot_samplers import SlotSamplers
 from llm_serving_engine.backends.text.tokenizer import LlamaTokenizer
 from llm_serving_engine.scheduler.step import (
     CacheOperation,
@@ -58,7 +58,7 @@ class LlamaCppBackend:
             self._model = LlamaModel(path, Settings.choose(config, info), progress)
         except ModelError as error:
             raise LoadError(str(error)) from error
-        self._samplers: list[TokenSampler | None] = [None] * self._model.settings.sequences
+        self._samplers = SlotSamplers(self._model.settings.sequences)
         self._failures: dict[int, str] = {}
         self._saved: dict[int, SavedCache] = {}
         self._config = config
@@ -78,7 +78,7 @@ class LlamaCppBackend:
         for operation in step.operations:
             self._operate(operation)
         for opened in step.opens:
-            self._samplers[opened.slot] = TokenSampler(opened)
+            self._samplers.open(opened)
         sampled = [token for chunk in step.prefills for token in self._prefill(chunk)]
         sampled += self._decode(step.decodes)
         failures = tuple(SlotFailure(slot, reason) for slot, reason in self._failures.items())
@@ -111,31 +111,43 @@ class LlamaCppBackend:
         except DecodeError as error:
             self._fail(chunk.slot, str(error))
             return []
-        return [self._sample(chunk.slot, logits[0])] if chunk.sample else []
+        return [self._samplers.sample(chunk.slot, logits[0])] if chunk.sample else []
 
     def _compute(self, chunk: PrefillChunk) -> npt.NDArray[np.float32]:
         logits = np.empty((0, 0), np.float32)
+        output = chunk.position + len(chunk.tokens) - chunk.replayed
         for position, tokens, sample in split_chunk(chunk, self._model.settings.prefill_chunk):
-            logits = self._model.decode_chunk(chunk.slot, position, tokens, sample)
+            if len(tokens) == 1 and position >= output:
+                # It was a decode row, and had company where it needed some.
+                logits = self._compute_rows((DecodeRow(chunk.slot, position, *tokens),))
+            else:
+                logits = self._model.decode_chunk(chunk.slot, position, tokens, sample)
         return logits
 
     def _decode(self, rows: tuple[DecodeRow, ...]) -> list[SampledToken]:
         rows = tuple(row for row in rows if row.slot not in self._failures)
         if not rows:
             return []
-        batch = self._with_company(rows)
         try:
-            logits = self._model.decode_rows(batch)
+            logits = self._compute_rows(rows)
         except DecodeError as error:
             for row in rows:
                 self._fail(row.slot, str(error))
             return []
+        likeliest = logits.argmax(axis=1)
+        return [
+            self._samplers.sample(row.slot, logits[i], int(likeliest[i]))
+            for i, row in enumerate(rows)
+        ]
+
+    def _compute_rows(self, rows: tuple[DecodeRow, ...]) -> npt.NDArray[np.float32]:
+        batch = self._with_company(rows)
+        logits = self._model.decode_rows(batch)
         if len(batch) > len(rows):
             logits = logits[[i for i, row in enumerate(batch) if row in rows]]
             for row in set(batch) - set(rows):
                 self._model.clear(row.slot, row.position)
-        likeliest = logits.argmax(axis=1)
-        return [self._sample(row.slot, logits[i], int(likeliest[i])) for i, row in enumerate(rows)]
+        return logits
 
     def _with_company(self, rows: tuple[DecodeRow, ...]) -> tuple[DecodeRow, ...]:
         if not self._config.batch_invariant:
@@ -145,19 +157,6 @@ class LlamaCppBackend:
     def _room(self, slot: int) -> int | None:
         length = self._model.length(slot)
         return length if length < self._model.context_per_sequence else None
-
-    def _sample(
-        self, slot: int, logits: npt.NDArray[np.float32], likeliest: int | None = None
-    ) -> SampledToken:
-        sampler = self._samplers[slot]
-        assert sampler is not None, f"slot {slot} was never opened"
-        if likeliest is not None and sampler.plain_greedy:
-            token = likeliest
-            sampler.accept(token)
-        else:
-            token = sampler.sample(logits)
-        logprobs = sampler.logprobs(logits, token) if sampler.wants_logprobs else None
-        return SampledToken(slot, token, logprobs)
 
     def _fail(self, slot: int, reason: str) -> None:
         self._failures[slot] = reason

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from llm_serving_engine.scheduler.step import DecodeRow, PrefillChunk
+from llm_serving_engine.scheduler.step import DecodeRow
 
 
 class Batch:
@@ -49,24 +48,6 @@ class Batch:
         self.structure.n_tokens = count
         self._slots[:count], self._positions[:count], self._tokens[:count] = zip(*rows, strict=True)
         self._outputs[:count] = 1
-
-
-def split_chunk(chunk: PrefillChunk, unit: int) -> list[tuple[int, tuple[int, ...], bool]]:
-    """Cut a chunk at the multiples of `unit` from its sequence's start.
-
-    Returns:
-        (position, tokens, sample) of each part; only the last can sample.
-    """
-    end = chunk.position + len(chunk.tokens)
-    cuts = [chunk.position, *range((chunk.position // unit + 1) * unit, end, unit), end]
-    return [
-        (
-            start,
-            chunk.tokens[start - chunk.position : stop - chunk.position],
-            chunk.sample and stop == end,
-        )
-        for start, stop in itertools.pairwise(cuts)
-    ]
 
 
 def _pointer(array: np.ndarray[Any, Any], kind: Any) -> Any:

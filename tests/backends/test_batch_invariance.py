@@ -70,6 +70,27 @@ def test_a_saved_cache_is_the_same_cache(backend: LlamaCppBackend) -> None:
     assert restored[0]._replace(slot=0) == undisturbed[0]
 
 
+@pytest.mark.parametrize("length", [100, 128, 129, 550])
+@pytest.mark.parametrize("beside", [True, False])
+def test_output_that_is_computed_again_has_the_same_bits(
+    backend: LlamaCppBackend, length: int, beside: bool
+) -> None:
+    prompt = prompt_of(2, length)
+    tokens = [backend.execute(prefill(0, prompt)).tokens[0]]
+    backend.execute(prefill(1, prompt_of(3, 7)))
+    for position in range(length, length + 100):
+        rows = [DecodeRow(0, position, tokens[-1].token)]
+        if beside:
+            rows.append(DecodeRow(1, position - length + 7, 9))
+        tokens.append(backend.execute(Step(2, decodes=tuple(rows))).tokens[0])
+    for produced in (1, 2, 33, 64, 70, 100):
+        output = tuple(one.token for one in tokens[:produced])
+        opens = (OpenSequence(2, GREEDY, top_logprobs=5, output=output),)
+        chunk = PrefillChunk(2, 0, prompt + output, True, replayed=produced)
+        again = backend.execute(Step(3, (ClearSlot(2),), opens, (chunk,)))
+        assert again.tokens[0]._replace(slot=0) == tokens[produced]
+
+
 def test_a_saved_cache_can_be_dropped(backend: LlamaCppBackend) -> None:
     backend.execute(prefill(0, prompt_of(1, 20)))
     backend.execute(Step(1, (SaveSlot(0, key=8),)))

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llm_serving_engine.backends.backend import BackendConfig, LoadError
+from llm_serving_engine.backends.chunks import REPLAY_ROWS_MAX, split_chunk
 from llm_serving_engine.backends.llama_cpp.backend import LlamaCppBackend
-from llm_serving_engine.backends.llama_cpp.batch import split_chunk
 from llm_serving_engine.scheduler.request import Sampling
 from llm_serving_engine.scheduler.step import (
     ClearSlot,
@@ -249,16 +249,25 @@ def test_a_sequence_goes_on_in_another_slot(backend: LlamaCppBackend) -> None:
     st.lists(st.integers(0, 9), min_size=1, max_size=80),
     st.booleans(),
     st.integers(1, 40),
+    st.integers(0, 80),
 )
-def test_split_chunk(position: int, tokens: list[int], sample: bool, unit: int) -> None:
-    whole = PrefillChunk(3, position, tuple(tokens), sample)
+def test_split_chunk(
+    position: int, tokens: list[int], sample: bool, unit: int, replayed: int
+) -> None:
+    whole = PrefillChunk(3, position, tuple(tokens), sample, min(replayed, len(tokens)))
+    output = position + len(tokens) - whole.replayed
     parts = split_chunk(whole, unit)
     at = position
     for start, part, _ in parts:
         assert start == at
         assert part
-        # No part reaches over a multiple of the unit.
-        assert start // unit == (start + len(part) - 1) // unit
+        if start < output:
+            # No part reaches over a multiple of the unit, or into the output.
+            assert start // unit == (start + len(part) - 1) // unit
+            assert start + len(part) <= output
+        else:
+            assert len(part) <= REPLAY_ROWS_MAX
+            assert len(part) > 1 or whole.replayed == 1
         at += len(part)
     assert tuple(token for _, part, _ in parts for token in part) == whole.tokens
     assert [wanted for _, _, wanted in parts] == [False] * (len(parts) - 1) + [sample]
