@@ -6,17 +6,16 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from llm_serving_engine.clients.bench.plan import Gate, Phase, PlannedRequest
 from llm_serving_engine.clients.bench.record import (
     SHORT_ANSWER,
     Arrival,
     PhaseRecord,
-    PromptTokens,
     Record,
 )
-from llm_serving_engine.clients.bench.target import Target, TargetError
+from llm_serving_engine.clients.bench.target import Ended, Target, TargetError
 
 ERROR_PAUSE_SECONDS = 0.1  # before a lane goes on, so that refusals do not come in a storm
 
@@ -56,6 +55,9 @@ async def _run_for(seconds: float | None, lanes: Sequence[Coroutine[None, None, 
         task.result()
 
 
+NOTHING_TOLD = Ended()
+
+
 @dataclass(slots=True, eq=False)
 class _Run:
     """A planned request and what has come of it so far."""
@@ -64,9 +66,17 @@ class _Run:
     sent: float | None = None
     ended: float | None = None
     arrivals: list[Arrival] = field(default_factory=list)
+    tokens: int = 0
     token_ids: list[int] = field(default_factory=list)
-    prompt_tokens: PromptTokens | None = None
-    error: str = ""
+    texts: list[str] = field(default_factory=list)
+    told: Ended = NOTHING_TOLD
+    error: TargetError | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it has the planned tokens; the server's count goes before what was seen."""
+        tokens = self.tokens if self.told.tokens is None else self.told.tokens
+        return tokens == self.planned.max_tokens
 
     def record(self, sent: float) -> Record:
         return Record(
@@ -74,10 +84,15 @@ class _Run:
             sent=sent,
             ended=sent if self.ended is None else self.ended,
             arrivals=tuple(self.arrivals),
-            error=self.error,
-            finished=not self.error and len(self.token_ids) == self.planned.max_tokens,
+            error=self.error.code if self.error else "",
+            finished=self.error is None and self.whole,
             token_ids=tuple(self.token_ids),
-            prompt_tokens=self.prompt_tokens,
+            prompt_tokens=self.told.prompt_tokens,
+            text="".join(self.texts),
+            told_tokens=self.told.tokens,
+            deadline=self.planned.deadline,
+            reason=self.error.reason if self.error else "",
+            retry_after=self.error.retry_after if self.error else None,
         )
 
 
@@ -94,19 +109,23 @@ class _Driver:
         self._start = time.perf_counter()
 
     async def lane(self, runs: list[_Run]) -> None:
-        pause = 0.0
+        pause, said = 0.0, ""
         for run in runs:
-            await self._wait(run.planned, pause)
+            planned = run.planned
+            if planned.continues:
+                planned = replace(planned, prompt=said + planned.prompt)
+            await self._wait(planned, pause)
             run.sent = time.perf_counter()
             try:
-                await self._stream(run)
+                await self._stream(planned, run)
             except TargetError as error:
-                run.error = error.code
+                run.error = error
             finally:
                 run.ended = time.perf_counter()
                 self._open_gates()
                 self._on_end()
             pause = ERROR_PAUSE_SECONDS if run.error else 0.0
+            said = planned.prompt + "".join(run.texts)
 
     async def _wait(self, planned: PlannedRequest, pause: float) -> None:
         until = max(self._start + planned.at, time.perf_counter() + max(pause, planned.pause))
@@ -118,24 +137,26 @@ class _Driver:
             self._waiting.append((planned.after, opened))
             await opened.wait()
 
-    async def _stream(self, run: _Run) -> None:
-        planned = run.planned
+    async def _stream(self, planned: PlannedRequest, run: _Run) -> None:
         async with aclosing(self._target.stream(planned)) as stream:
             async for output in stream:
-                if isinstance(output, PromptTokens):
-                    run.prompt_tokens = output
+                if isinstance(output, Ended):
+                    run.told = output
                     continue
-                run.arrivals.append(Arrival(time.perf_counter(), len(output)))
-                run.token_ids += output
+                if output.tokens:
+                    run.arrivals.append(Arrival(time.perf_counter(), output.tokens))
+                    run.tokens += output.tokens
+                run.token_ids += output.token_ids
+                run.texts.append(output.text)
                 self._open_gates()
                 if planned.until and self._is_open(planned.until):
                     return
-        if len(run.token_ids) != planned.max_tokens:
-            run.error = SHORT_ANSWER
+        if not run.whole:
+            raise TargetError(SHORT_ANSWER, "the answer has other than the tokens asked for")
 
     def _is_open(self, gate: Gate) -> bool:
         runs = self._labelled.get(gate.label, ())
-        return all(run.ended is not None or len(run.token_ids) >= gate.tokens for run in runs)
+        return all(run.ended is not None or run.tokens >= gate.tokens for run in runs)
 
     def _open_gates(self) -> None:
         for entry in [entry for entry in self._waiting if self._is_open(entry[0])]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from llm_serving_engine.clients.aio import AsyncClient
 from llm_serving_engine.clients.bench.plan import PlannedRequest
 from llm_serving_engine.clients.bench.record import PromptTokens
-from llm_serving_engine.clients.bench.target import TargetError, TokenIds
+from llm_serving_engine.clients.bench.target import Ended, Output, ServerFacts, TargetError
 from llm_serving_engine.clients.errors import ServingError
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ class GrpcTarget:
         timeout: Seconds that a request may take.
     """
 
+    salted = True
+
     def __init__(
         self,
         address: str,
@@ -44,19 +46,33 @@ class GrpcTarget:
         self._timeout = timeout
         self._clients: dict[str | None, AsyncClient] = {}
 
-    async def slots(self) -> int:
-        """Requests that the server runs at the same time. Raises TargetError."""
+    async def describe(self) -> ServerFacts:
+        """See Target."""
         try:
             model = await self._client(self._tenant).model(self._model, timeout=self._timeout)
         except ServingError as error:
-            raise TargetError(error.code, str(error)) from error
+            raise TargetError(error.code, f"{self._address}: {error}") from error
         if model.capabilities is None:
             raise TargetError("UNAVAILABLE", f"the model {model.name!r} is {model.state}")
-        return model.capabilities.sequences_max
+        return ServerFacts(
+            address=self._address,
+            kind="llm-serving-engine",
+            protocol="gRPC",
+            model=model.name,
+            weights=model.quantization,
+            slots=model.capabilities.sequences_max,
+            context=model.capabilities.context_per_sequence,
+            details={
+                "backend": model.backend,
+                "architecture": model.architecture,
+                "description": model.description,
+                "parameters": model.parameter_count,
+                "memory_bytes": model.memory_bytes,
+                "batch_invariant": model.capabilities.batch_invariant,
+            },
+        )
 
-    async def stream(
-        self, request: PlannedRequest
-    ) -> AsyncGenerator[TokenIds | PromptTokens, None]:
+    async def stream(self, request: PlannedRequest) -> AsyncGenerator[Output | Ended, None]:
         """See Target."""
         stream = self._client(request.tenant or self._tenant).stream(
             request.prompt,
@@ -67,18 +83,24 @@ class GrpcTarget:
             ignore_eos=True,
             priority=request.priority,
             cache_salt=self._cache_salt + request.cache_salt,
-            timeout=self._timeout,
+            timeout=self._timeout if request.deadline is None else request.deadline,
         )
         try:
             async with stream:
                 async for delta in stream:
-                    if delta.token_ids:
-                        yield delta.token_ids
+                    if delta.token_ids or delta.text:
+                        yield Output(len(delta.token_ids), delta.text, delta.token_ids)
         except ServingError as error:
-            raise TargetError(error.code, str(error)) from error
+            raise TargetError(
+                error.code,
+                str(error),
+                reason=error.reason,
+                retry_after=getattr(error, "retry_after", None),
+            ) from error
         if stream.finished is not None:
             usage = stream.finished.usage
-            yield PromptTokens(usage.prompt_tokens, usage.cached_prompt_tokens)
+            prompt = PromptTokens(usage.prompt_tokens, usage.cached_prompt_tokens)
+            yield Ended(prompt, usage.completion_tokens)
 
     def _client(self, tenant: str | None) -> AsyncClient:
         if tenant not in self._clients:

@@ -1,23 +1,26 @@
-"""The report of measurements that are told by how many clients there were."""
+"""The report that every workload has: rates, times, errors, by phase."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 from llm_serving_engine.clients.bench import measures
 from llm_serving_engine.clients.bench.measures import Load
 from llm_serving_engine.clients.bench.record import PhaseRecord
-from llm_serving_engine.clients.bench.report import Report, counts, milliseconds
+from llm_serving_engine.clients.bench.report import Report, counts, spread_milliseconds
 
 COLUMNS = (
-    "clients",
     "tokens/s",
     "ratio",
+    "goodput",
     "TTFT p50 ms",
     "p95",
     "p99",
+    "max",
     "gap p50 ms",
+    "p95",
     "p99",
     "max",
     "errors",
@@ -25,8 +28,8 @@ COLUMNS = (
 )
 
 
-def load_report(title: str, phases: Sequence[PhaseRecord]) -> Report:
-    """A row for each number of clients, which are the names of the phases."""
+def load_report(title: str, phases: Sequence[PhaseRecord], of: str = "clients") -> Report:
+    """A row for each name of phases, which says `of` what it is; numbers stay numbers in JSON."""
     names = dict.fromkeys(phase.name for phase in phases)
     loads = {
         name: measures.load([phase for phase in phases if phase.name == name]) for name in names
@@ -34,20 +37,24 @@ def load_report(title: str, phases: Sequence[PhaseRecord]) -> Report:
     first = next(iter(loads.values())).tokens_per_second
     return Report(
         title=title,
-        columns=COLUMNS,
-        rows=tuple(_row(name, load, first) for name, load in loads.items()),
-        results=[{"clients": int(name), **asdict(load)} for name, load in loads.items()],
-        errors=measures.errors(record for phase in phases for record in phase.requests),
+        columns=(of, *COLUMNS),
+        rows=tuple((name, *_row(load, first)) for name, load in loads.items()),
+        results=[{of: _number(name), **asdict(load)} for name, load in loads.items()],
+        errors=measures.failures(record for phase in phases for record in phase.requests),
     )
 
 
-def _row(clients: str, load: Load, first: float) -> tuple[str, ...]:
-    ttft, gap = load.time_to_first_token, load.gap
+def _number(name: str) -> Any:
+    return int(name) if name.isdigit() else name
+
+
+def _row(load: Load, first: float) -> tuple[str, ...]:
     return (
-        clients,
         f"{load.tokens_per_second:.1f}",
         f"{load.tokens_per_second / first:.2f}" if first else "-",
-        *map(milliseconds, (ttft.p50, ttft.p95, ttft.p99, gap.p50, gap.p99, gap.max)),
+        f"{load.goodput:.1f}",
+        *spread_milliseconds(load.time_to_first_token),
+        *spread_milliseconds(load.gap),
         counts(load.errors),
         f"{load.cpu_seconds:.2f}",
     )

@@ -40,9 +40,12 @@ class Load:
 
     Attributes:
         requests: Requests sent.
+        finished: Those whose whole answer came.
+        in_time: Of these, those within their deadline; all of them where there is none.
         output_tokens: Tokens that came, those of failed requests included.
         seconds: From a repetition's first sending to its last end, added up.
         tokens_per_second: The quotient.
+        goodput: The same, of the tokens of requests in time only.
         time_to_first_token: From a request's sending to its first token.
         gap: Between two arrivals of a request.
         errors: Requests that failed, by code.
@@ -50,9 +53,12 @@ class Load:
     """
 
     requests: int
+    finished: int
+    in_time: int
     output_tokens: int
     seconds: float
     tokens_per_second: float
+    goodput: float
     time_to_first_token: Spread
     gap: Spread
     errors: dict[str, int]
@@ -91,7 +97,7 @@ def gaps(record: Record) -> list[Gap]:
 
 def output_tokens(records: Iterable[Record]) -> int:
     """Tokens that came."""
-    return sum(arrival.tokens for record in records for arrival in record.arrivals)
+    return sum(record.tokens for record in records)
 
 
 def times_to_first_token(records: Iterable[Record]) -> list[float]:
@@ -112,16 +118,25 @@ def errors(records: Iterable[Record]) -> dict[str, int]:
     return dict(sorted(Counter(record.error for record in records if record.error).items()))
 
 
+def failures(records: Iterable[Record]) -> dict[str, int]:
+    """As `errors`, without those that requests with a deadline have to expect."""
+    return errors(record for record in records if record.failed)
+
+
 def load(repetitions: Sequence[PhaseRecord]) -> Load:
-    """Of the repetitions of one measurement, each with at least one request."""
+    """Of the repetitions of one measurement."""
     records = [record for phase in repetitions for record in phase.requests]
     seconds = sum(map(_duration, repetitions))
     tokens = output_tokens(records)
+    good = output_tokens(record for record in records if record.in_time)
     return Load(
         requests=len(records),
+        finished=sum(record.finished for record in records),
+        in_time=sum(record.in_time for record in records),
         output_tokens=tokens,
         seconds=seconds,
         tokens_per_second=tokens / seconds if seconds else 0.0,
+        goodput=good / seconds if seconds else 0.0,
         time_to_first_token=spread(times_to_first_token(records)),
         gap=spread(gap.seconds for record in records for gap in gaps(record)),
         errors=errors(records),
@@ -130,5 +145,7 @@ def load(repetitions: Sequence[PhaseRecord]) -> Load:
 
 
 def _duration(phase: PhaseRecord) -> float:
+    if not phase.requests:
+        return 0.0
     sent = min(record.sent for record in phase.requests)
     return max(record.ended for record in phase.requests) - sent

@@ -8,6 +8,11 @@ from typing import NamedTuple
 SHORT_ANSWER = "SHORT_ANSWER"
 """The error of an answer that ended well but had other than the planned tokens."""
 
+DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+RESOURCE_EXHAUSTED = "RESOURCE_EXHAUSTED"
+UNAVAILABLE = "UNAVAILABLE"
+DEADLINE_UNREACHABLE = "DEADLINE_UNREACHABLE"
+
 
 class Arrival(NamedTuple):
     """Tokens that came together."""
@@ -35,8 +40,13 @@ class Record:
         arrivals: Its output, oldest first.
         error: A gRPC code's name or SHORT_ANSWER; empty where there was none.
         finished: Whether the whole answer came.
-        token_ids: The output's.
+        token_ids: The output's; empty where the server does not tell them.
         prompt_tokens: None where the request did not come to its end.
+        text: The output's.
+        told_tokens: The output's, as the server counts them; None where it did not say.
+        deadline: Seconds from its sending, after which the answer is of no use.
+        reason: The server's word for the cause of the error.
+        retry_after: Seconds after which the server wants to be asked again, where it said so.
     """
 
     label: str
@@ -47,6 +57,41 @@ class Record:
     finished: bool = False
     token_ids: tuple[int, ...] = ()
     prompt_tokens: PromptTokens | None = None
+    text: str = ""
+    told_tokens: int | None = None
+    deadline: float | None = None
+    reason: str = ""
+    retry_after: float | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Of the output, as the server counts them where it says so."""
+        if self.told_tokens is not None:
+            return self.told_tokens
+        return sum(arrival.tokens for arrival in self.arrivals)
+
+    @property
+    def in_time(self) -> bool:
+        """Whether the whole answer came within the deadline, where there is one."""
+        return self.finished and (self.deadline is None or self.ended - self.sent <= self.deadline)
+
+    @property
+    def refused(self) -> bool:
+        """Whether the server would not take it: not because the time was over, and not later."""
+        return (
+            not self.arrivals
+            and self.error in (RESOURCE_EXHAUSTED, UNAVAILABLE, DEADLINE_EXCEEDED)
+            and (self.error != DEADLINE_EXCEEDED or self.reason == DEADLINE_UNREACHABLE)
+        )
+
+    @property
+    def failed(self) -> bool:
+        """Whether there was an error that nobody asked for.
+
+        A request with a deadline may be late, and may be refused for that or for want of room.
+        """
+        expected = (DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED)
+        return bool(self.error) and not (self.deadline is not None and self.error in expected)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
+from llm_serving_engine.clients.bench.measures import Spread
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -32,9 +34,9 @@ class Report:
     failure: str = ""
 
 
-def table(report: Report) -> Table:
-    """For a terminal."""
-    shown = Table(title=report.title, title_justify="left", title_style="bold")
+def table(report: Report, suffix: str = "") -> Table:
+    """For a terminal; the suffix is of the title."""
+    shown = Table(title=report.title + suffix, title_justify="left", title_style="bold")
     for column in report.columns:
         shown.add_column(column, justify="right")
     for row in report.rows:
@@ -45,6 +47,12 @@ def table(report: Report) -> Table:
 def milliseconds(seconds: float | None) -> str:
     """Such as "12.3"; "-" where there is none."""
     return "-" if seconds is None else f"{seconds * 1000:.1f}"
+
+
+def spread_milliseconds(spread: Spread) -> tuple[str, str, str, str]:
+    """p50, p95, p99, and max."""
+    p50, p95, p99, most = map(milliseconds, (spread.p50, spread.p95, spread.p99, spread.max))
+    return p50, p95, p99, most
 
 
 def percent(part: float, whole: float) -> str:

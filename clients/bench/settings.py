@@ -22,6 +22,10 @@ class Settings:
         seconds: How long the load is kept up where that is a time; None for the workload's own.
         requests: Requests to compare.
         ratio: How many times as many requests the greedier of two tenants sends.
+        conversations: Side by side.
+        turns: Of each conversation.
+        rate: Requests a second that come in; None for twice what the server was measured to do.
+        deadline: Seconds that an answer may take; None for the workload's own.
         slots: Requests that the server runs at the same time; not chosen, but asked of it.
     """
 
@@ -37,4 +41,8 @@ class Settings:
     seconds: float | None = None
     requests: int = 200
     ratio: int = 10
+    conversations: int = 8
+    turns: int = 6
+    rate: float | None = None
+    deadline: float | None = None
     slots: int = 1

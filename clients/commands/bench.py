@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm_serving_engine.clients.commands import bench_options, options
 from llm_serving_engine.clients.commands.failures import fail, one_line_failures
 
 if TYPE_CHECKING:
-    from llm_serving_engine.clients.bench.report import Report
-    from llm_serving_engine.clients.bench.run import OnProgress
+    from llm_serving_engine.clients.bench.outcome import Outcome
+    from llm_serving_engine.clients.bench.session import Servers
     from llm_serving_engine.clients.bench.settings import Settings
-
-PIPE_WIDTH = 160  # columns of the table where no terminal limits it
 
 
 def bench(
-    workload: bench_options.Workload = "throughput",
+    workload: bench_options.Workload = "steady",
     clients: bench_options.Clients = None,
     prompt_words: bench_options.PromptWords = 64,
     max_tokens: bench_options.MaxTokens = 64,
-    rounds: bench_options.Rounds = 3,
+    rounds: bench_options.Rounds = 5,
     streams: bench_options.Streams = 4,
     long_words: bench_options.LongWords = 900,
     prefix_words: bench_options.PrefixWords = 600,
@@ -29,14 +28,19 @@ def bench(
     seconds: bench_options.Seconds = None,
     requests: bench_options.Requests = 200,
     ratio: bench_options.Ratio = 10,
+    conversations: bench_options.Conversations = 8,
+    turns: bench_options.Turns = 6,
+    rate: bench_options.Rate = None,
+    deadline: bench_options.Deadline = None,
     seed: bench_options.Seed = 1,
     json_file: bench_options.JsonFile = None,
     model: options.Model = None,
-    address: options.Address = "127.0.0.1:50051",
+    address: bench_options.Address = "127.0.0.1:50051",
+    against: bench_options.Against = None,
     tenant: options.Tenant = None,
     timeout: options.Timeout = None,
 ) -> None:
-    """Measure a running server under load.
+    """Measure a running server under load, alone or against another one.
 
     Every answer has exactly the tokens asked for, at temperature 0 except in
     determinism, and no prompt shares a prefix with another where the workload
@@ -44,8 +48,7 @@ def bench(
     """
     counts = bench_options.parse_clients(clients)
     with one_line_failures(address):
-        from dataclasses import asdict
-
+        from llm_serving_engine.clients.bench.session import Servers
         from llm_serving_engine.clients.bench.settings import Settings
 
         settings = Settings(
@@ -60,71 +63,47 @@ def bench(
             seconds=seconds,
             requests=requests,
             ratio=ratio,
+            conversations=conversations,
+            turns=turns,
+            rate=rate,
+            deadline=deadline,
             seed=seed,
         )
-        settings, report = _run(workload, settings, address, tenant, timeout, model or "")
-        if json_file is not None:
-            found = {
-                "workload": workload,
-                "settings": asdict(settings),
-                "results": report.results,
-            }
-            json_file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        _show(report)
+        addresses = (address,) if against is None else (address, against)
+        servers = Servers(addresses, tenant, model or "", timeout)
+        _finish(_measure(workload, settings, servers), json_file)
 
 
-def _run(
-    workload: str,
-    settings: Settings,
-    address: str,
-    tenant: str | None,
-    timeout: float | None,
-    model: str,
-) -> tuple[Settings, Report]:
+def _measure(workload: str, settings: Settings, servers: Servers) -> Outcome:
     import asyncio
-    import uuid
-    from dataclasses import replace
 
     from rich.console import Console
     from rich.progress import Progress
 
-    from llm_serving_engine.clients.bench.grpc_target import GrpcTarget
-    from llm_serving_engine.clients.bench.run import run
+    from llm_serving_engine.clients.bench.session import session
     from llm_serving_engine.clients.bench.target import TargetError
-    from llm_serving_engine.clients.bench.workloads import WORKLOADS
-
-    async def measure(on_progress: OnProgress) -> tuple[Settings, Report]:
-        salt = uuid.uuid4().hex
-        async with GrpcTarget(
-            address, cache_salt=salt, tenant=tenant, model=model, timeout=timeout
-        ) as target:
-            sized = replace(settings, slots=await target.slots())
-            return sized, await run(WORKLOADS[workload], sized, target, on_progress)
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(workload, total=None)
+
+        def show(ended: int, total: int, what: str) -> None:
+            progress.update(bar, completed=ended, total=total, description=f"{workload}: {what}")
+
         try:
-            return asyncio.run(
-                measure(lambda ended, total: progress.update(bar, completed=ended, total=total))
-            )
+            return asyncio.run(session(workload, settings, servers, sys.argv, show))
         except TargetError as error:
-            raise fail(f"the warm-up failed: {error}") from None
+            raise fail(f"nothing was measured: {error}") from None
 
 
-def _show(report: Report) -> None:
-    from rich.console import Console
+def _finish(outcome: Outcome, json_file: Path | None) -> None:
+    """Write the files, show the tables, and fail where the run did."""
+    import json
 
-    from llm_serving_engine.clients.bench.report import counts, table
+    from llm_serving_engine.clients.bench.show import show
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PIPE_WIDTH)
-    console.print(table(report))
-    for note in report.notes:
-        console.print(note, highlight=False)
-    failures = [f"requests failed: {counts(report.errors)}"] if report.errors else []
-    if report.failure:
-        failures.append(report.failure)
-    if failures:
-        raise fail("; ".join(failures))
+    if json_file is not None:
+        json_file.write_text(json.dumps(outcome.json(), indent=2) + "\n", encoding="utf-8")
+    show(outcome)
+    if outcome.failure:
+        raise fail(outcome.failure)

@@ -7,30 +7,36 @@ from typing import Annotated, Literal
 
 import typer
 
+from llm_serving_engine.clients.commands import options
+
 SIZES = "Sizes of single workloads"
 
 Workload = Annotated[
     Literal[
-        "throughput",
-        "interference",
+        "steady",
+        "churn",
+        "burst",
         "shared-prefix",
+        "interference",
         "priority",
+        "overload",
+        "chat",
         "determinism",
         "fairness",
-        "churn",
     ],
     typer.Option(
-        help="Many clients at once; a long prompt among running streams; prompts that begin "
-        "alike; HIGH requests under an overload of LOW ones; whether answers are the same in "
-        "company; two tenants of unequal greed; lengths of all kinds."
+        help="Many clients at once; lengths of all kinds; many requests at one moment; prompts "
+        "that begin alike; a long prompt among running streams; HIGH requests under an overload "
+        "of LOW ones; more requests than can be answered, with deadlines; conversations that "
+        "grow; whether answers are the same in company; two tenants of unequal greed."
     ),
 ]
 Clients = Annotated[
     str | None,
     typer.Option(
         metavar="N,N,...",
-        help="Numbers of clients to compare. Default: 1,4,16 for throughput, 16 for "
-        "shared-prefix, 8 for churn.",
+        help="Numbers of clients to compare. Default: 1,4,16 for steady, 16 for "
+        "shared-prefix, 8 for churn, 64 for burst.",
     ),
 ]
 PromptWords = Annotated[
@@ -45,7 +51,11 @@ MaxTokens = Annotated[
 ]
 Rounds = Annotated[
     int,
-    typer.Option(min=1, help="How often measurements are made that are not a run of their own."),
+    typer.Option(
+        min=1,
+        help="How often measurements are made; with --against all of them, else those that "
+        "are not a run of their own (priority, overload, determinism, fairness).",
+    ),
 ]
 Streams = Annotated[
     int, typer.Option(min=1, help="interference: running streams.", rich_help_panel=SIZES)
@@ -66,7 +76,8 @@ Seconds = Annotated[
     typer.Option(
         min=0.1,
         max=3600,
-        help="How long the load is kept up. Default: 30 for priority, 20 for fairness.",
+        help="How long the load is kept up. Default: 30 for priority "
+        "and overload, 20 for fairness.",
         rich_help_panel=SIZES,
     ),
 ]
@@ -85,9 +96,49 @@ Ratio = Annotated[
         rich_help_panel=SIZES,
     ),
 ]
+Conversations = Annotated[
+    int, typer.Option(min=1, help="chat: conversations at once.", rich_help_panel=SIZES)
+]
+Turns = Annotated[int, typer.Option(min=1, help="chat: turns of each.", rich_help_panel=SIZES)]
+Rate = Annotated[
+    float | None,
+    typer.Option(
+        min=0.01,
+        max=10_000,
+        help="overload: requests a second. Default: twice what the server is measured to do.",
+        rich_help_panel=SIZES,
+    ),
+]
+Deadline = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001,
+        help="Seconds after which an answer is of no use, and is left. Default: 10 for "
+        "overload, none for the others.",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Of the prompts, and of all that is drawn.")]
 JsonFile = Annotated[
     Path | None, typer.Option("--json", help="Write the results to this file too.")
+]
+HtmlFile = Annotated[
+    Path | None, typer.Option("--html", help="Write a report with plots to this file.")
+]
+Address = Annotated[
+    str,
+    typer.Option(
+        help="HOST:PORT for gRPC; http://HOST:PORT for llama-server or an OpenAI-style server, "
+        "which is found out (llama+http:// and openai+http:// say it).",
+        rich_help_panel=options.SERVER,
+    ),
+]
+Against = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Another server, to be compared with round by round.",
+        rich_help_panel=options.SERVER,
+    ),
 ]
 
 

@@ -21,7 +21,7 @@ from bootstrap.llama_cpp import LlamaCppWheel
 from bootstrap.toolchain import check_toolchain
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-EXTRAS = {"serve": ("server",), "test": ("server", "dev")}
+EXTRAS = {"serve": ("server", "bench"), "test": ("server", "bench", "dev")}
 """The project's extras that each stage installs."""
 
 

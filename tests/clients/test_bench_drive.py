@@ -12,17 +12,22 @@ from llm_serving_engine.clients.bench.plan import Gate, Phase, PlannedRequest
 from llm_serving_engine.clients.bench.record import SHORT_ANSWER, PromptTokens
 from llm_serving_engine.clients.bench.run import run, warm_up
 from llm_serving_engine.clients.bench.settings import Settings
-from llm_serving_engine.clients.bench.target import TargetError
+from llm_serving_engine.clients.bench.target import Ended, Output, ServerFacts, TargetError
 from llm_serving_engine.clients.bench.workloads import WORKLOADS
 
 
 class FakeTarget:
     """Gives a token at each turn of the event loop, and keeps a log of what happened."""
 
+    salted = True
+
     def __init__(self):
         self.log = []
         self.running = 0
         self.running_max = 0
+
+    async def describe(self):
+        return ServerFacts("here", "fake", "none", slots=2)
 
     async def stream(self, request):
         prompt, max_tokens = request.prompt, request.max_tokens
@@ -35,8 +40,8 @@ class FakeTarget:
             for number in range(max_tokens - (prompt == "short")):
                 await asyncio.sleep(0)
                 self.log.append(f"{prompt} {number}")
-                yield (number,)
-            yield PromptTokens(3, 1)
+                yield Output(1, f"{number} ", (number,))
+            yield Ended(PromptTokens(3, 1))
         finally:
             self.running -= 1
             self.log.append(f"{prompt} ends")
@@ -162,10 +167,15 @@ async def test_every_workload_runs(target, name):
         slots=2,
     )
     progress = []
-    report = await run(
-        WORKLOADS[name], settings, target, lambda ended, total: progress.append((ended, total))
+    measured = await run(
+        WORKLOADS[name],
+        settings,
+        [target],
+        lambda ended, total, what: progress.append((ended, total)),
     )
+    (phases,) = measured.records
+    report = WORKLOADS[name].report(phases)
     assert report.results
     assert {len(row) for row in report.rows} == {len(report.columns)}
     assert (report.errors, report.failure) == ({}, "")
-    assert progress[-1] == (len(progress), len(progress))
+    assert progress[-1][0] == progress[-1][1] == max(ended for ended, _ in progress)

@@ -13,7 +13,7 @@ from llm_serving_engine.clients.bench.measures import (
     time_to_first_token,
 )
 from llm_serving_engine.clients.bench.record import Arrival, PhaseRecord, Record
-from llm_serving_engine.clients.bench.workloads import interference, throughput
+from llm_serving_engine.clients.bench.workloads import interference, steady
 
 
 def record(sent, *times, ended=None, error="", label="", tokens=1):
@@ -77,16 +77,16 @@ def test_a_load_without_output():
     assert (found.tokens_per_second, found.gap.max) == (0.0, None)
 
 
-def test_throughput_reports_a_row_for_each_number_of_clients():
+def test_steady_reports_a_row_for_each_number_of_clients():
     phases = [
         PhaseRecord("1", (record(0.0, 1.0, 2.0),), 0.5),
         PhaseRecord("2", (record(3.0, 3.5, 4.0), record(3.0, 3.5, 4.0)), 0.25),
         PhaseRecord("1", (record(5.0, 6.0, 7.0),), 0.5),
     ]
-    report = throughput.report(phases)
+    report = steady.report(phases)
     assert [len(row) for row in report.rows] == [len(report.columns)] * 2
-    assert report.rows[0][:6] == ("1", "1.0", "1.00", "1000.0", "1000.0", "1000.0")
-    assert report.rows[1][:4] == ("2", "4.0", "4.00", "500.0")
+    assert report.rows[0][:6] == ("1", "1.0", "1.00", "0.0", "1000.0", "1000.0")
+    assert report.rows[1][:5] == ("2", "4.0", "4.00", "0.0", "500.0")
     assert [row[-1] for row in report.rows] == ["1.00", "0.25"]
     assert [result["clients"] for result in report.results] == [1, 2]
     assert report.errors == {}

@@ -17,7 +17,7 @@ from llm_serving_engine.clients.bench.workloads import (
     interference,
     priority,
     shared_prefix,
-    throughput,
+    steady,
 )
 
 
@@ -32,8 +32,8 @@ def test_a_plan_is_made_of_its_seed(name):
     assert plan(settings) != plan(replace(settings, seed=4))
 
 
-def test_throughput_takes_turns():
-    plan = throughput.plan(Settings(clients=(1, 3), rounds=2, max_tokens=5))
+def test_steady_takes_turns():
+    plan = steady.plan(Settings(clients=(1, 3), rounds=2, max_tokens=5))
     assert [(phase.name, phase.requests) for phase in plan] == [
         ("1", 1),
         ("3", 3),

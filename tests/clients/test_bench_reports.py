@@ -42,7 +42,18 @@ def test_shared_prefix_reports_a_row_for_each_round():
     warm = record("", 1.0, 1.5, 5.0, prompt_tokens=PromptTokens(100, 50))
     phases = [PhaseRecord("2", (cold, warm)), PhaseRecord("2", (record("", 6.0, error="X"), warm))]
     report = shared_prefix.report(phases)
-    assert report.rows[0] == ("2", "4.00", "500.0", "2000.0", "200", "50", "25 %", "-")
+    assert report.rows[0] == (
+        "2",
+        "4.00",
+        "500.0",
+        "2000.0",
+        "2000.0",
+        "2000.0",
+        "200",
+        "50",
+        "25 %",
+        "-",
+    )
     assert report.results[0]["prompt_tokens"] == {"total": 200, "cached": 50}
     assert report.results[1]["prompt_tokens"] == {"total": 100, "cached": 50}
     assert (report.errors, is_rectangular(report)) == ({"X": 1}, True)

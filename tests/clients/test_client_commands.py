@@ -209,7 +209,7 @@ def test_bench_counts_what_failed_and_fails(run, server):
 def test_bench_says_in_one_line_that_nobody_listens(run):
     result = run("bench", address="127.0.0.1:1")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith("error: the warm-up failed: ")
+    assert result.stderr.startswith("error: nothing was measured: 127.0.0.1:1: ")
     assert result.stderr.count("\n") == 1
 
 

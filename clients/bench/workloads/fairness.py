@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from llm_serving_engine.clients.bench import measures
+from llm_serving_engine.clients.bench.figures import RATE, SHARE, Figure, Figures, of_spread
 from llm_serving_engine.clients.bench.loop import closed_loop
 from llm_serving_engine.clients.bench.measures import Spread
 from llm_serving_engine.clients.bench.plan import Lane, Phase, Plan, PlannedRequest
@@ -68,14 +69,8 @@ def plan(settings: Settings) -> Plan:
 
 def report(phases: Sequence[PhaseRecord]) -> Report:
     """A row for each tenant."""
-    (phase,) = phases
-    tenants = {
-        tenant: [record for record in phase.requests if record.label == tenant]
-        for tenant in (FEW, MANY)
-    }
-    spans = overlap(waiting(tenants[FEW]), waiting(tenants[MANY]))
-    seconds = sum(end - start for start, end in spans)
-    found = [service(tenant, records, spans) for tenant, records in tenants.items()]
+    records = [record for phase in phases for record in phase.requests]
+    found, seconds = _services(records)
     first = found[0].tokens_per_second
     ratio = (found[1].tokens_per_second or 0.0) / first if first else None
     return Report(
@@ -83,8 +78,28 @@ def report(phases: Sequence[PhaseRecord]) -> Report:
         columns=COLUMNS,
         rows=tuple(_row(one, first) for one in found),
         results=[*map(asdict, found), {"both_waited_seconds": seconds, "ratio": ratio}],
-        errors=measures.errors(phase.requests),
+        errors=measures.failures(records),
         notes=(f"tokens are those of the {seconds:.1f} s in which both waited",),
+    )
+
+
+def _services(records: Sequence[Record]) -> tuple[list[Service], float]:
+    """Of both tenants, and for how many seconds both waited."""
+    few, many = ([one for one in records if one.label == tenant] for tenant in (FEW, MANY))
+    spans = overlap(waiting(few), waiting(many))
+    seconds = sum(end - start for start, end in spans)
+    return [service(FEW, few, spans), service(MANY, many, spans)], seconds
+
+
+def figures(phase: PhaseRecord) -> Figures:
+    """By which two servers are compared."""
+    (few, many), _ = _services(phase.requests)
+    first = few.tokens_per_second
+    ratio = (many.tokens_per_second or 0.0) / first if first else None
+    return (
+        Figure("output", RATE, measures.load([phase]).tokens_per_second, True),
+        Figure("what the greedy one gets, by the other's", SHARE, ratio),
+        *of_spread("TTFT of the other", few.time_to_first_token),
     )
 
 

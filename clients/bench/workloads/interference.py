@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from llm_serving_engine.clients.bench import measures
+from llm_serving_engine.clients.bench.figures import TIME, Figure, Figures
 from llm_serving_engine.clients.bench.measures import Gap, Spread
 from llm_serving_engine.clients.bench.plan import Gate, Phase, Plan, PlannedRequest
 from llm_serving_engine.clients.bench.record import PhaseRecord
@@ -91,7 +92,7 @@ def report(phases: Sequence[PhaseRecord]) -> Report:
         columns=COLUMNS,
         rows=tuple(_row(name, found) for name, found in rounds.items()),
         results=[{"round": int(name), **asdict(found)} for name, found in rounds.items()],
-        errors=measures.errors(record for phase in phases for record in phase.requests),
+        errors=measures.failures(record for phase in phases for record in phase.requests),
         notes=tuple(notes),
     )
 
@@ -110,6 +111,18 @@ def interference(phase: PhaseRecord) -> Interference:
         time_to_first_token=measures.time_to_first_token(long),
         ended_early=sum(record.ended < come_in for record in running),
         errors=measures.errors(phase.requests),
+    )
+
+
+def figures(phase: PhaseRecord) -> Figures:
+    """By which two servers are compared."""
+    found = interference(phase)
+    return (
+        Figure("worst gap while the long prompt comes in", TIME, found.during.max),
+        Figure("gap p99 while", TIME, found.during.p99),
+        Figure("gap p50 while", TIME, found.during.p50),
+        Figure("gap p50 before", TIME, found.before.p50),
+        Figure("long prompt's TTFT", TIME, found.time_to_first_token),
     )
 
 

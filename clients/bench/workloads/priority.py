@@ -13,11 +13,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass
 
 from llm_serving_engine.clients.bench import measures
+from llm_serving_engine.clients.bench.figures import RATE, Figure, Figures, of_spread
 from llm_serving_engine.clients.bench.loop import REQUESTS_PER_SECOND_MAX, closed_loop
 from llm_serving_engine.clients.bench.measures import Spread
 from llm_serving_engine.clients.bench.plan import Lane, Phase, Plan, PlannedRequest
 from llm_serving_engine.clients.bench.record import PhaseRecord, Record
-from llm_serving_engine.clients.bench.report import Report, counts, milliseconds
+from llm_serving_engine.clients.bench.report import Report, counts, spread_milliseconds
 from llm_serving_engine.clients.bench.settings import Settings
 from llm_serving_engine.clients.bench.words import prompt
 
@@ -86,10 +87,15 @@ def _high(
 def report(phases: Sequence[PhaseRecord]) -> Report:
     """A row for each class and load, and one for what the load costs the high class."""
     found = {
-        f"{label} {phase.name}": answers([one for one in phase.requests if one.label == label])
-        for phase in phases
-        for label in (HIGH, LOW)
-        if (phase.name, label) != (IDLE, LOW)
+        f"{label} {name}": answers(
+            [
+                record
+                for phase in phases
+                for record in phase.requests
+                if (phase.name, record.label) == (name, label)
+            ]
+        )
+        for name, label in ((IDLE, HIGH), (LOADED, HIGH), (LOADED, LOW))
     }
     idle, loaded = (found[f"{HIGH} {name}"].time_to_first_token for name in (IDLE, LOADED))
     added = difference(loaded, idle)
@@ -102,14 +108,24 @@ def report(phases: Sequence[PhaseRecord]) -> Report:
         columns=COLUMNS,
         rows=(
             *(_row(name, one) for name, one in found.items()),
-            ("added by the load", "", "", *_times(added), ""),
+            ("added by the load", "", "", *spread_milliseconds(added), ""),
         ),
         results=[
             *({"requests_of": name, **asdict(one)} for name, one in found.items()),
             {"added_by_the_load": asdict(added)},
         ],
-        errors=measures.errors(record for phase in phases for record in phase.requests),
+        errors=measures.failures(record for phase in phases for record in phase.requests),
         notes=tuple(notes),
+    )
+
+
+def figures(phase: PhaseRecord) -> Figures:
+    """By which two servers are compared."""
+    high = answers([record for record in phase.requests if record.label == HIGH])
+    load = measures.load([phase])
+    return (
+        *of_spread("HIGH TTFT", high.time_to_first_token),
+        Figure("output", RATE, load.tokens_per_second, True),
     )
 
 
@@ -135,10 +151,6 @@ def _row(name: str, found: Answers) -> tuple[str, ...]:
         name,
         str(found.requests),
         str(found.finished),
-        *_times(found.time_to_first_token),
+        *spread_milliseconds(found.time_to_first_token),
         counts(found.errors),
     )
-
-
-def _times(spread: Spread) -> Iterator[str]:
-    return map(milliseconds, (spread.p50, spread.p95, spread.p99, spread.max))

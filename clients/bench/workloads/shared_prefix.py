@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from llm_serving_engine.clients.bench import measures
+from llm_serving_engine.clients.bench.figures import SHARE, TIME, Figure, Figures, of_spread
 from llm_serving_engine.clients.bench.measures import Spread
 from llm_serving_engine.clients.bench.plan import Phase, Plan, PlannedRequest
 from llm_serving_engine.clients.bench.record import PhaseRecord, PromptTokens
-from llm_serving_engine.clients.bench.report import Report, counts, milliseconds, percent
+from llm_serving_engine.clients.bench.report import Report, counts, percent, spread_milliseconds
 from llm_serving_engine.clients.bench.settings import Settings
 from llm_serving_engine.clients.bench.words import prompt
 
@@ -23,6 +24,8 @@ COLUMNS = (
     "clients",
     "seconds",
     "TTFT p50 ms",
+    "p95",
+    "p99",
     "max",
     "prompt tokens",
     "cached",
@@ -75,7 +78,7 @@ def report(phases: Sequence[PhaseRecord]) -> Report:
         columns=COLUMNS,
         rows=tuple(_row(name, found) for name, found in rounds),
         results=[{"clients": int(name), **asdict(found)} for name, found in rounds],
-        errors=measures.errors(record for phase in phases for record in phase.requests),
+        errors=measures.failures(record for phase in phases for record in phase.requests),
     )
 
 
@@ -90,13 +93,24 @@ def shared_prefix(phase: PhaseRecord) -> SharedPrefix:
     )
 
 
+def figures(phase: PhaseRecord) -> Figures:
+    """By which two servers are compared."""
+    found = shared_prefix(phase)
+    tokens = found.prompt_tokens
+    cached = tokens.cached / tokens.total if tokens.total else None
+    return (
+        Figure("until all are done", TIME, found.seconds),
+        *of_spread("TTFT", found.time_to_first_token),
+        Figure("cached", SHARE, cached, True),
+    )
+
+
 def _row(clients: str, found: SharedPrefix) -> tuple[str, ...]:
     ttft, tokens = found.time_to_first_token, found.prompt_tokens
     return (
         clients,
         f"{found.seconds:.2f}",
-        milliseconds(ttft.p50),
-        milliseconds(ttft.max),
+        *spread_milliseconds(ttft),
         str(tokens.total),
         str(tokens.cached),
         percent(tokens.cached, tokens.total),

@@ -37,4 +37,4 @@ def plan(settings: Settings) -> Plan:
 
 def report(phases: Sequence[PhaseRecord]) -> Report:
     """A row for each number of clients."""
-    return load_report("Throughput", phases)
+    return load_report("Clients that stream at once", phases)
