@@ -1,0 +1,1 @@
+"""The ctransformers backend: sequences stepped in turn, over its library's C API."""

@@ -1,0 +1,172 @@
+"""Executes steps on ctransformers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from llm_serving_engine.backends.backend import (
+    BackendConfig,
+    LoadError,
+    LoadReport,
+    Progress,
+)
+from llm_serving_engine.backends.chunks import split_chunk
+from llm_serving_engine.backends.ctransformers.ggml_model import GGMLModel
+from llm_serving_engine.backends.ctransformers.gguf_model import GGUFModel, check_file
+from llm_serving_engine.backends.ctransformers.model import ComputeError, SlotModel
+from llm_serving_engine.backends.ctransformers.settings import Needs, Settings
+from llm_serving_engine.backends.models.errors import ModelError
+from llm_serving_engine.backends.models.ggml_file import GGMLFile, is_legacy
+from llm_serving_engine.backends.models.gguf_file import GGUFFile
+from llm_serving_engine.backends.models.info import ModelInfo
+from llm_serving_engine.backends.sampler import Logits
+from llm_serving_engine.backends.slot_samplers import SlotSamplers
+from llm_serving_engine.backends.text.ggml_tokenizer import GGMLTokenizer
+from llm_serving_engine.backends.text.tokenizer import LlamaTokenizer, Tokenizer
+from llm_serving_engine.scheduler.step import (
+    Capabilities,
+    ClearSlot,
+    PrefillChunk,
+    SampledToken,
+    SlotFailure,
+    Step,
+    StepResult,
+)
+
+# The fastest of some steps is what a step takes on a machine that does nothing else.
+DECODE_TRIALS = 3
+
+
+class CTransformersBackend:
+    """One model, many sequences, computed one after the other.
+
+    The library has no batches: each prefill chunk and each decode row is a call
+    of its own, in a context of its slot's own. So no sequence's bits depend on
+    the others', and none gets cheaper by their company.
+    """
+
+    def __init__(self, path: str, config: BackendConfig, progress: Progress) -> None:
+        try:
+            self._model, self._settings, needs = _load(Path(path), config, progress)
+        except ModelError as error:
+            raise LoadError(str(error)) from error
+        self._samplers = SlotSamplers(self._settings.sequences)
+        self._lengths = [0] * self._settings.sequences
+        self._failures: dict[int, str] = {}
+        self.report = self._make_report(needs, self._warm_up())
+
+    @staticmethod
+    def load_tokenizer(path: Path, config: BackendConfig) -> Tokenizer:
+        """The vocabulary, without ctransformers: its library can end the process. See registry."""
+        if is_legacy(path):
+            return GGMLTokenizer(GGMLFile.read(path, config.architecture))
+        return LlamaTokenizer(path)
+
+    def execute(self, step: Step) -> StepResult:
+        """Do a step's parts in order."""
+        started = time.perf_counter()
+        self._failures = {}
+        for operation in step.operations:
+            assert isinstance(operation, ClearSlot), f"{operation} is beyond the capabilities"
+            self._lengths[operation.slot] = operation.from_position
+        for opened in step.opens:
+            self._samplers.open(opened)
+        sampled = [token for chunk in step.prefills for token in self._prefill(chunk)]
+        for row in step.decodes:
+            sampled += self._prefill(PrefillChunk(row.slot, row.position, (row.token,), True))
+        failures = tuple(SlotFailure(slot, reason) for slot, reason in self._failures.items())
+        return StepResult(step.number, tuple(sampled), failures, time.perf_counter() - started)
+
+    def close(self) -> None:
+        """Free the model."""
+        self._model.close()
+
+    def _prefill(self, chunk: PrefillChunk) -> list[SampledToken]:
+        """Compute a chunk, or a row: a row is a chunk of one token."""
+        try:
+            logits = self._compute(chunk)
+        except ComputeError as error:
+            self._failures[chunk.slot] = str(error)
+            self._lengths[chunk.slot] = 0
+            return []
+        return [self._samplers.sample(chunk.slot, logits)] if chunk.sample else []
+
+    def _compute(self, chunk: PrefillChunk) -> Logits:
+        """Compute a chunk, cut at fixed places. Raises ComputeError."""
+        end = chunk.position + len(chunk.tokens)
+        # The library takes any position, and computes nonsense.
+        if chunk.position != self._lengths[chunk.slot]:
+            raise ComputeError(f"the slot holds {self._lengths[chunk.slot]} tokens")
+        if end > self._settings.context_per_sequence:
+            raise ComputeError("there is no room in the cache")
+        for position, tokens, _ in split_chunk(chunk, self._settings.prefill_chunk):
+            logits = self._model.compute(chunk.slot, position, tokens)
+        self._lengths[chunk.slot] = end
+        return logits
+
+    def _warm_up(self) -> tuple[float, float]:
+        """Touch the weights and the buffers, so that the first request is like any other.
+
+        Returns:
+            Seconds for a prompt token, and for a step of one decode row.
+        """
+        length = min(self._settings.prefill_chunk, self._settings.context_per_sequence // 2) or 1
+        chunk = (0,) * length
+        self._model.compute(0, 0, chunk)
+        prefill = _seconds(lambda: self._model.compute(0, 0, chunk))
+        decode = min(
+            _seconds(lambda: self._model.compute(0, length - 1, (0,))) for _ in range(DECODE_TRIALS)
+        )
+        return prefill / length, decode
+
+    def _make_report(self, needs: Needs, speed: tuple[float, float]) -> LoadReport:
+        settings = self._settings
+        capabilities = Capabilities(
+            sequences_max=settings.sequences,
+            context_per_sequence=settings.context_per_sequence,
+            prefill_unit=settings.prefill_chunk,
+            prefix_copy=False,
+            batch_invariant=True,
+            cache_bytes_per_token=needs.token_bytes,
+            prefill_token_seconds=speed[0],
+            decode_step_seconds=speed[1],
+        )
+        cells = needs.training_context if needs.fixed_context else settings.context_per_sequence
+        cache = cells * needs.token_bytes * settings.sequences
+        resident = psutil.Process().memory_info().rss
+        weights = self._model.weights_bytes
+        memory = {
+            "weights": weights,
+            "cache": cache,
+            "buffers": max(resident - weights - cache, 0),
+        }
+        return LoadReport(capabilities, settings.described(), memory)
+
+
+def _load(
+    path: Path, config: BackendConfig, progress: Progress
+) -> tuple[SlotModel, Settings, Needs]:
+    """Load a file of either kind. Raises ModelError or LoadError."""
+    if is_legacy(path):
+        legacy = GGMLFile.read(path, config.architecture)
+        info, layout = legacy.info, legacy.layout
+        token_bytes = info.cache_bytes_per_token(layout.cache_bytes)
+        needs = Needs(info.training_context, token_bytes, info.weights_bytes, layout.fixed_context)
+        settings = Settings.choose(config, needs)
+        return GGMLModel(info, settings, progress), settings, needs
+    file = GGUFFile.read(path)
+    info = ModelInfo.of(file)
+    check_file(file)
+    needs = Needs(info.training_context, info.cache_bytes_per_token())
+    settings = Settings.choose(config, needs)
+    return GGUFModel(path, settings, progress), settings, needs
+
+
+def _seconds(do: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    do()
+    return time.perf_counter() - started
