@@ -118,8 +118,8 @@ def _thread_counts(default: int) -> tuple[Value, ...]:
 def _sequences(settings: Settings, info: ModelInfo, clients: int) -> Axis:
     default = settings.sequences
     # More than clients are never busy: only what makes more or fewer rows is of interest.
-    rows = min(default, clients)
-    counts = sorted({clients // 2, min(clients, SEQUENCES_MAX)} - {0, rows})
+    busy = min(clients, SEQUENCES_MAX)
+    counts = sorted({busy // 2, busy} - {0, min(default, busy)})
     return _within_memory(
         Axis("sequences", default),
         [replace(settings, sequences=count) for count in counts],

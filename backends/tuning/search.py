@@ -246,14 +246,17 @@ class Search:
         await contender.measure(effort)
         ratios: list[float] = []
         theirs: list[Reading] = []
+        round_seconds = 0.0
         while len(ratios) < ROUNDS_MAX and not settled(ratios, axis.margin):
-            if len(ratios) >= ROUNDS_MIN and self._budget.now() > end:
+            began = self._budget.now()
+            if len(ratios) >= ROUNDS_MIN and began + round_seconds > end:
                 break
             self._tell(f"{axis.name}: {value} and {axis.default} in turns, {len(ratios) + 1}")
             mine, its = await self._round(contender, effort, contender_first=len(ratios) % 2 == 0)
             readings.append(mine)
             theirs.append(its)
             ratios.append(its.tokens_per_second / mine.tokens_per_second)
+            round_seconds = self._budget.now() - began
         return Trial(value, tuple(ratios), median(theirs), contender.batch_invariant)
 
     async def _round(

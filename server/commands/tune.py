@@ -73,10 +73,19 @@ def tune(
     from llm_serving_engine.clients.commands.failures import failing_in_one_line
 
     with failing_in_one_line(LoadError, ModelError, TuningError, ValueError):
-        if output != STDOUT and output.exists() and not force:
-            raise ValueError(f"{output} is there already: --force writes over it")
+        _check_output(output, force)
         report = _make_report(model, seconds, clients, context)
         _write(report, output)
+
+
+def _check_output(output: Path, force: bool) -> None:
+    """Find out before minutes of measuring. Raises ValueError."""
+    if output == STDOUT:
+        return
+    if output.exists() and not force:
+        raise ValueError(f"{output} is there already: --force writes over it")
+    if output.is_dir() or not output.parent.is_dir():
+        raise ValueError(f"{output} cannot be written: its folder is not there, or it is one")
 
 
 def _make_report(model: str, seconds: float, clients: int, context: int | None) -> Report:
@@ -143,6 +152,6 @@ def _write(report: Report, output: Path) -> None:
         if console.is_terminal:
             print_report(report, console)
         return
-    output.write_text(report.toml(), encoding="utf-8")
     print_report(report, Console())
+    output.write_text(report.toml(), encoding="utf-8")
     typer.echo(f"written to {output}; try: llm-serving-engine serve --config {output}")

@@ -52,7 +52,7 @@ class Report:
         settings, target = self.tuning.settings, self.tuning.step_target_seconds
         context = settings.context_per_sequence
         lines = [
-            *(f"# {line}" for line in self._facts()),
+            *(f"# {_plain(line)}" for line in self._facts()),
             "",
             "[model]",
             f"reference = {_literal(self.reference)}",
@@ -126,7 +126,7 @@ class Report:
             sizes = (
                 f"{_megabytes(cache_bytes(with_value(settings, choice.name, value), self.info))}"
                 f" as {value}"
-                for value in (choice.value, *_others(choice))
+                for value in (choice.value, *_others(choice), *(one for one, _ in choice.left_out))
             )
             return "the cache takes " + ", ".join(sizes)
         if choice.name == "prefill_chunk" and choice.value != choice.default:
@@ -203,6 +203,11 @@ def _processor() -> str:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, "") or platform.processor() or platform.machine()
+
+
+def _plain(text: str) -> str:
+    """A text that stays on its line of comment, whatever a model's file calls itself."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _megabytes(count: int) -> str:
