@@ -34,6 +34,7 @@ def bench(
     deadline: bench_options.Deadline = None,
     seed: bench_options.Seed = 1,
     json_file: bench_options.JsonFile = None,
+    html_file: bench_options.HtmlFile = None,
     model: options.Model = None,
     address: bench_options.Address = "127.0.0.1:50051",
     against: bench_options.Against = None,
@@ -47,6 +48,7 @@ def bench(
     does not say so, nor with those of an earlier run.
     """
     counts = bench_options.parse_clients(clients)
+    _check_html(html_file)
     with one_line_failures(address):
         from llm_serving_engine.clients.bench.session import Servers
         from llm_serving_engine.clients.bench.settings import Settings
@@ -71,7 +73,7 @@ def bench(
         )
         addresses = (address,) if against is None else (address, against)
         servers = Servers(addresses, tenant, model or "", timeout)
-        _finish(_measure(workload, settings, servers), json_file)
+        _finish(_measure(workload, settings, servers), json_file, html_file)
 
 
 def _measure(workload: str, settings: Settings, servers: Servers) -> Outcome:
@@ -96,14 +98,26 @@ def _measure(workload: str, settings: Settings, servers: Servers) -> Outcome:
             raise fail(f"nothing was measured: {error}") from None
 
 
-def _finish(outcome: Outcome, json_file: Path | None) -> None:
-    """Write the files, show the tables, and fail where the run did."""
+def _finish(outcome: Outcome, json_file: Path | None, html_file: Path | None) -> None:
+    """Show the tables, write the files, and fail where the run did."""
     import json
 
     from llm_serving_engine.clients.bench.show import show
 
+    show(outcome)
     if json_file is not None:
         json_file.write_text(json.dumps(outcome.json(), indent=2) + "\n", encoding="utf-8")
-    show(outcome)
+    if html_file is not None:
+        from llm_serving_engine.clients.bench.html.page import page
+
+        html_file.write_text(page(outcome), encoding="utf-8")
     if outcome.failure:
         raise fail(outcome.failure)
+
+
+def _check_html(html_file: Path | None) -> None:
+    """Fail before the run where its report could not be made after it."""
+    from importlib.util import find_spec
+
+    if html_file is not None and find_spec("jinja2") is None:
+        raise fail("--html needs jinja2: pip install 'llm-serving-engine[bench]'")
