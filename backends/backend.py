@@ -15,6 +15,14 @@ from typing import NamedTuple, Protocol
 from llm_serving_engine.backends.text.tokenizer import Tokenizer
 from llm_serving_engine.scheduler.step import Capabilities, Step, StepResult
 
+_AT_LEAST_ONE = (
+    "sequences",
+    "context_per_sequence",
+    "threads",
+    "prefill_chunk",
+    "memory_bytes_max",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class BackendConfig:
@@ -36,6 +44,8 @@ class BackendConfig:
         gpu_layers: Layers put on the GPU; -1 for all. Nothing without a GPU.
         architecture: What a legacy GGML file holds, such as "gpt2": it does not
             say so itself. A GGUF file does, and this is not asked.
+        memory_bytes_max: Memory that the runner may take. A model that needs
+            more is not loaded, and a runner that takes more is replaced.
     """
 
     sequences: int | None = None
@@ -47,9 +57,10 @@ class BackendConfig:
     gpu_layers: int | None = None
     batch_invariant: bool = False
     architecture: str | None = None
+    memory_bytes_max: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("sequences", "context_per_sequence", "threads", "prefill_chunk"):
+        for name in _AT_LEAST_ONE:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}, which is too small")

@@ -10,6 +10,9 @@ from pathlib import Path
 import psutil
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_CGROUP_USE = Path("/sys/fs/cgroup/memory.current")
+_CGROUP_STAT = Path("/sys/fs/cgroup/memory.stat")
+_VMSTAT = Path("/proc/vmstat")
 
 
 def logical_cores() -> int:
@@ -27,10 +30,32 @@ def available_memory() -> int:
     """Bytes that can be taken without making the machine swap, or a container's limit be met."""
     available = psutil.virtual_memory().available
     try:
-        limit = int(_CGROUP_LIMIT.read_text())
+        limit = int(_CGROUP_LIMIT.read_text()) - _cgroup_bytes()
     except (OSError, ValueError):
         return available
-    return min(available, limit)
+    return max(min(available, limit), 0)
+
+
+def oom_kills() -> int:
+    """Processes that this machine's system has killed for want of memory; 0 where it is no Linux.
+
+    A container's limit counts too.
+    """
+    try:
+        return _fields(_VMSTAT).get("oom_kill", 0)
+    except (OSError, ValueError):
+        return 0
+
+
+def _cgroup_bytes() -> int:
+    """What the container holds, without the files' pages that can be dropped."""
+    dropped = _fields(_CGROUP_STAT).get("inactive_file", 0)
+    return max(int(_CGROUP_USE.read_text()) - dropped, 0)
+
+
+def _fields(path: Path) -> dict[str, int]:
+    """A file of lines of a name and a number."""
+    return {name: int(value) for name, value in map(str.split, path.read_text().splitlines())}
 
 
 def apple_silicon() -> bool:

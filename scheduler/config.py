@@ -57,6 +57,8 @@ class SchedulerConfig:
         runner_losses_max: How often a request survives the death of its
             runner. More protects more requests from a bystander's crash, and
             lets a request that kills runners kill more of them.
+        recovery_seconds_max: How long requests that were taken wait for a
+            lost runner to come back, if their deadlines are not earlier.
     """
 
     policy: str = "fair"
@@ -81,6 +83,7 @@ class SchedulerConfig:
     determinism: Determinism = "fast"
     stream_buffer_tokens_max: int = 4096
     runner_losses_max: int = 1
+    recovery_seconds_max: float = 120.0
 
     def __post_init__(self) -> None:
         for field in fields(self):

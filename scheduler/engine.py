@@ -8,7 +8,12 @@ from collections.abc import Callable
 from collections.abc import Sequence as Several
 
 from llm_serving_engine.scheduler.core import Scheduler
-from llm_serving_engine.scheduler.errors import LimitReached, RequestError, Unavailable
+from llm_serving_engine.scheduler.errors import (
+    LimitReached,
+    RequestError,
+    RunnerFailed,
+    Unavailable,
+)
 from llm_serving_engine.scheduler.events import Begun, Moved, SchedulerEvent
 from llm_serving_engine.scheduler.observer import Observer
 from llm_serving_engine.scheduler.request import Request
@@ -131,7 +136,16 @@ class Engine:
         self._runner_lost = False
         self.scheduler.runner_lost(self.clock())
         self._publish()
-        await self._runner.recover()
+        recovering = asyncio.ensure_future(self._runner.recover())
+        try:
+            await asyncio.wait({recovering}, timeout=self.scheduler.config.recovery_seconds_max)
+            if not recovering.done():
+                self._fail_all(RunnerFailed("the model's runner failed and did not come back"))
+            await recovering
+        finally:
+            recovering.cancel()
+            # Whoever ends the runner next finds nobody starting it.
+            await asyncio.gather(recovering, return_exceptions=True)
 
     def _changed(self) -> None:
         self._publish()

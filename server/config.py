@@ -22,6 +22,7 @@ from pydantic_settings import (
 
 from llm_serving_engine.backends import registry
 from llm_serving_engine.backends.backend import BackendConfig
+from llm_serving_engine.backends.process.supervision import Supervision
 from llm_serving_engine.scheduler.config import SchedulerConfig
 
 if sys.version_info >= (3, 11):
@@ -62,6 +63,8 @@ class ModelConfig(Part):
     "auto" is llama.cpp, and ctransformers for the legacy GGML files that only it can read."""
     runner: BackendConfig = BackendConfig()
     """Sequences, context, threads, and cache; what is left out is chosen from the machine."""
+    supervision: Supervision = Supervision()
+    """When the runner is given up, and how soon it is replaced."""
 
 
 class GenerationConfig(Part):

@@ -7,6 +7,7 @@ import contextlib
 import enum
 import logging
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from llm_serving_engine.backends import registry
 from llm_serving_engine.backends.backend import LoadError, LoadReport
 from llm_serving_engine.backends.models.info import ModelInfo
 from llm_serving_engine.backends.process.host import ProcessRunner
+from llm_serving_engine.backends.process.loss import Loss
 from llm_serving_engine.backends.text.chat import ChatTemplate, TemplateError
 from llm_serving_engine.backends.text.tokenizer import Tokenizer
 from llm_serving_engine.scheduler.core import Scheduler
@@ -25,6 +27,9 @@ from llm_serving_engine.scheduler.step import Capabilities
 from llm_serving_engine.server.config import ServerConfig
 
 _logger = logging.getLogger(__name__)
+
+# Sooner than this, nobody need ask again.
+RETRY_SECONDS_MIN = 1.0
 
 ObserverFactory = Callable[[Capabilities], tuple[Observer, ...]]
 
@@ -46,6 +51,7 @@ class ServedModel:
         state: Whether it can answer.
         state_reason: Why it cannot, where it FAILED.
         on_state: Called after each change of state; set by whoever cares.
+        on_loss: Called whenever its runner was lost, or could not be replaced.
     """
 
     def __init__(
@@ -67,6 +73,7 @@ class ServedModel:
         self.state = ModelState.LOADING
         self.state_reason = ""
         self.on_state: Callable[[ServedModel], None] = lambda model: None
+        self.on_loss: Callable[[ServedModel, Loss], None] = lambda model, loss: None
         self.backend = registry.choose(config.model.backend, path)
         self.info: ModelInfo | None = None
         self._path = path
@@ -82,8 +89,11 @@ class ServedModel:
             replace(config.model.runner, batch_invariant=self._invariant),
             self._progress,
             self._runner_changed,
+            self._runner_idle_loss,
             self._runner_lost,
+            config.model.supervision,
         )
+        self._retry_at = 0.0
         self.on_progress: Callable[[float], None] = lambda fraction: None
 
     async def load(self, observers: ObserverFactory = lambda capabilities: ()) -> LoadReport:
@@ -136,7 +146,7 @@ class ServedModel:
     def engine(self) -> Engine:
         """The engine. Raises Unavailable where the model cannot answer."""
         if self._engine is None or self.state is not ModelState.READY:
-            raise Unavailable(_UNAVAILABLE[self.state].format(name=self.name))
+            raise self._unavailable()
         return self._engine
 
     @property
@@ -148,7 +158,7 @@ class ServedModel:
     def tokenizer(self) -> Tokenizer:
         """The vocabulary. Raises Unavailable before it is loaded."""
         if self._tokenizer is None:
-            raise Unavailable(_UNAVAILABLE[self.state].format(name=self.name))
+            raise self._unavailable()
         return self._tokenizer
 
     @property
@@ -212,15 +222,35 @@ class ServedModel:
     def _progress(self, fraction: float) -> None:
         self.on_progress(fraction)
 
+    def _unavailable(self) -> Unavailable:
+        wait = max(self._retry_at - time.monotonic(), RETRY_SECONDS_MIN)
+        return Unavailable(_UNAVAILABLE[self.state].format(name=self.name), wait)
+
     def _runner_changed(self, report: LoadReport | None) -> None:
         if report is None:
-            _logger.error("the runner of model %s was lost; starting another", self.name)
             self._enter(ModelState.LOADING)
-        elif self.state is ModelState.LOADING:
+        elif self.state is not ModelState.DRAINING:
             _logger.info("the runner of model %s is back", self.name)
             self._enter(ModelState.READY)
 
-    def _runner_lost(self) -> None:
+    def _runner_lost(self, loss: Loss, delay: float) -> None:
+        self.on_loss(self, loss)
+        self._retry_at = time.monotonic() + delay
+        if not delay:
+            _logger.error(
+                "the runner of model %s was lost: %s; starting another", self.name, loss.description
+            )
+            return
+        # Until the next try, which may do no better, nobody shall count on it.
+        _logger.error(
+            "the runner of model %s was lost again: %s; starting another in %.1f s",
+            self.name,
+            loss.description,
+            delay,
+        )
+        self._enter(ModelState.FAILED, f"its runner was lost again: {loss.description}")
+
+    def _runner_idle_loss(self) -> None:
         if self._engine is not None:
             self._engine.runner_lost()
 

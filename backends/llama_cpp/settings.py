@@ -97,7 +97,10 @@ def _check(config: BackendConfig, info: ModelInfo) -> None:
         raise LoadError(f"cache_type {config.cache_type} needs flash_attention")
     if not 1 <= (config.sequences or 1) <= SEQUENCES_MAX:
         raise LoadError(f"sequences is {config.sequences}; it can be 1 to {SEQUENCES_MAX}")
-    if info.training_context and (config.context_per_sequence or 1) > info.training_context:
+    # What `_shape` chose, and rounded up, can be asked for again.
+    context_max = -(-info.training_context // CONTEXT_UNIT) * CONTEXT_UNIT
+    context = config.context_per_sequence or 1
+    if info.training_context and context > info.training_context and context != context_max:
         raise LoadError(
             f"context_per_sequence is {config.context_per_sequence}; "
             f"the model was trained for {info.training_context}"

@@ -1,31 +1,28 @@
-"""The host's side of a runner: starts the worker, speaks to it, brings it back."""
+"""The host's side of a runner: starts the worker, watches it, brings it back."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import psutil
 
+from llm_serving_engine.backends import machine
 from llm_serving_engine.backends.backend import BackendConfig, LoadError, LoadReport
-from llm_serving_engine.backends.process.wire import (
-    FrameReader,
-    Load,
-    Loaded,
-    LoadFailed,
-    Message,
-    Progress,
-    encode,
-)
+from llm_serving_engine.backends.process.connection import Connection
+from llm_serving_engine.backends.process.loss import Loss, LossReason, loss_of
+from llm_serving_engine.backends.process.supervision import Backoff, Supervision
+from llm_serving_engine.backends.process.wire import Load
 from llm_serving_engine.scheduler.runner import RunnerLost
 from llm_serving_engine.scheduler.step import Capabilities, Step, StepResult
 
-BACKOFF_FIRST_SECONDS = 0.1
-BACKOFF_MAX_SECONDS = 30.0
-EXIT_GRACE_SECONDS = 5.0
+EXIT_GRACE_SECONDS = 1.0
+MEMORY_POLL_SECONDS = 0.5
 
 
 class ProcessRunner:
@@ -39,6 +36,8 @@ class ProcessRunner:
         on_progress: Callable[[float], None] | None = None,
         on_state: Callable[[LoadReport | None], None] | None = None,
         on_idle_loss: Callable[[], None] | None = None,
+        on_loss: Callable[[Loss, float], None] | None = None,
+        supervision: Supervision | None = None,
     ) -> None:
         """Describe a runner.
 
@@ -47,19 +46,29 @@ class ProcessRunner:
             path: The model's file.
             config: How to run it.
             on_progress: Told the loaded fraction, from 0 to 1.
-            on_state: Told None when the runner is lost, and its report when it
-                is back.
+            on_state: Told None when the runner is lost and whenever another is
+                started, and its report when it is back.
             on_idle_loss: Told when the worker dies while no step is under way:
                 it is time to `recover`. Otherwise the step says so.
+            on_loss: Told why the runner was lost, or why another could not be
+                started, and the seconds until the next is.
+            supervision: How it is watched and replaced.
         """
         self._load = Load(backend, path, config or BackendConfig())
         self._on_progress = on_progress or (lambda fraction: None)
         self._on_state = on_state or (lambda report: None)
         self._on_idle_loss = on_idle_loss or (lambda: None)
-        self._connection: _Connection | None = None
+        self._on_loss = on_loss or (lambda loss, delay: None)
+        self._supervision = supervision or Supervision()
+        self._backoff = Backoff(self._supervision)
+        self._connection: Connection | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._ending: asyncio.Future[None] | None = None
+        self._ending: asyncio.Future[int] | None = None
+        self._memory_watch: asyncio.Task[None] | None = None
         self._report: LoadReport | None = None
+        self._given_up: Loss | None = None
+        self._oom_kills = 0
+        self._loaded_at = 0.0
 
     @property
     def report(self) -> LoadReport:
@@ -97,34 +106,49 @@ class ProcessRunner:
         try:
             connection = await self._spawn()
             self._report = await connection.loaded
+        except RunnerLost:
+            loss = await self._bury()
+            raise LoadError(
+                f"the runner's process ended while loading: {loss.description}"
+            ) from None
         except BaseException:
             await self.close()
             raise
+        self._loaded_at = asyncio.get_running_loop().time()
+        self._keep_shape()
         return self._report
 
     def begin(self, step: Step) -> asyncio.Future[StepResult]:
         """Send a step. It is on its way when this returns."""
         if self._connection is None:
             raise RuntimeError("the runner is not started")
-        return self._connection.send_step(step)
+        seconds = self._supervision.step_seconds(step, self.capabilities)
+        return self._connection.send_step(step, seconds)
 
     async def recover(self) -> None:
         """Replace a lost worker, with back-off, for as long as it takes."""
+        lived = asyncio.get_running_loop().time() - self._loaded_at
         self._on_state(None)
-        delay = BACKOFF_FIRST_SECONDS
+        loss = await self._bury()
         while True:
-            await self.close()
+            delay = self._backoff.delay(lived)
+            self._on_loss(loss, delay)
+            if delay:
+                await asyncio.sleep(delay)
+                self._on_state(None)
             try:
                 self._on_state(await self.start())
                 return
-            except (LoadError, OSError):
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, BACKOFF_MAX_SECONDS)
+            except (LoadError, OSError) as error:
+                loss, lived = Loss(LossReason.NOT_LOADED, str(error)), 0.0
 
     async def close(self) -> None:
         """End the worker, and wait until it has gone."""
         process, self._process = self._process, None
         connection, self._connection = self._connection, None
+        watch, self._memory_watch = self._memory_watch, None
+        if watch is not None:
+            watch.cancel()
         if connection is not None:
             connection.close()
         if process is not None:
@@ -133,13 +157,13 @@ class ProcessRunner:
             # Whoever is cancelled here leaves the rest of the wait to the next.
             await asyncio.shield(self._ending)
 
-    async def _spawn(self) -> _Connection:
+    async def _spawn(self) -> Connection:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with theirs:
             loop = asyncio.get_running_loop()
             _, self._connection = await loop.create_connection(
-                lambda: _Connection(self._on_progress, self._on_idle_loss), sock=ours
+                lambda: Connection(self._on_progress, self._on_idle_loss, self._overdue), sock=ours
             )
             command = [sys.executable, "-m", "llm_serving_engine.backends.process.worker"]
             # Starting takes a millisecond, and Popen can be waited for from any thread.
@@ -151,78 +175,61 @@ class ProcessRunner:
                 # A terminal's Ctrl-C is the host's affair, from the worker's first moment.
                 start_new_session=True,
             )
-        self._connection.send(self._load)
+        self._oom_kills = machine.oom_kills()
+        if self._load.config.memory_bytes_max is not None:
+            watch = self._watch_memory(self._load.config.memory_bytes_max)
+            self._memory_watch = loop.create_task(watch, name="memory watch")
+        self._connection.send_load(self._load, self._supervision.load_silence_seconds_max)
         return self._connection
 
+    def _keep_shape(self) -> None:
+        """Have every later worker like the first: the scheduler has planned with its slots.
 
-class _Connection(asyncio.Protocol):
-    """One worker's socket, from its start to its end."""
+        What the configuration leaves open is chosen by the memory there is,
+        which may be another next time.
+        """
+        shape = self.capabilities
+        config = replace(
+            self._load.config,
+            sequences=shape.sequences_max,
+            context_per_sequence=shape.context_per_sequence,
+        )
+        self._load = self._load._replace(config=config)
 
-    def __init__(
-        self, on_progress: Callable[[float], None], on_idle_loss: Callable[[], None]
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        self.loaded: asyncio.Future[LoadReport] = loop.create_future()
-        self._result: asyncio.Future[StepResult] | None = None
-        self._on_progress = on_progress
-        self._on_idle_loss = on_idle_loss
-        self._serving = False
-        self._frames = FrameReader()
-        self._transport: asyncio.Transport | None = None
-        self._lost = False
+    # The end of a worker
 
-    def send(self, message: Message) -> None:
-        assert self._transport is not None
-        self._transport.write(encode(message))
+    def _overdue(self, what: str) -> None:
+        self._give_up(Loss(LossReason.HUNG, what))
 
-    def send_step(self, step: Step) -> asyncio.Future[StepResult]:
-        self._result = asyncio.get_running_loop().create_future()
-        if self._lost:
-            self._result.set_exception(RunnerLost("the runner's process has ended"))
-        else:
-            self.send(step)
-        return self._result
+    async def _watch_memory(self, limit: int) -> None:
+        while True:
+            taken = self.memory_bytes
+            if taken > limit:
+                numbers = f"{taken / 1e6:,.0f} MB, and memory_bytes_max is {limit / 1e6:,.0f} MB"
+                self._give_up(Loss(LossReason.OUT_OF_MEMORY, f"it took {numbers}"))
+                return
+            await asyncio.sleep(MEMORY_POLL_SECONDS)
 
-    def close(self) -> None:
-        self._serving = False
-        if self._transport is not None:
-            self._transport.close()
+    def _give_up(self, loss: Loss) -> None:
+        """End a worker that is there, and of no use any more."""
+        if self._process is None or self._connection is None:
+            return
+        self._given_up = loss
+        # The only signal that a stopped process does not outlive.
+        self._process.kill()
+        self._connection.abort()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        for message in self._frames.feed(data):
-            self._received(message)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._lost = True
-        if not self.loaded.done():
-            self.loaded.set_exception(LoadError("the runner's process ended while loading"))
-            self.loaded.exception()  # whoever starts the runner may have gone
-        elif self._result is not None and not self._result.done():
-            self._result.set_exception(RunnerLost("the runner's process ended"))
-        elif self._serving:
-            self._on_idle_loss()
-
-    def _received(self, message: Message) -> None:
-        if isinstance(message, StepResult):
-            if self._result is not None and not self._result.done():
-                self._result.set_result(message)
-        elif isinstance(message, Progress):
-            self._on_progress(message.fraction)
-        elif isinstance(message, Loaded) and not self.loaded.done():
-            self._serving = True
-            self.loaded.set_result(message.report)
-        elif isinstance(message, LoadFailed) and not self.loaded.done():
-            self.loaded.set_exception(LoadError(message.reason))
+    async def _bury(self) -> Loss:
+        """Wait for a lost worker's end, and tell why it was lost."""
+        await self.close()
+        loss, self._given_up = self._given_up, None
+        code = None if self._ending is None else self._ending.result()
+        return loss or loss_of(code, memory_short=machine.oom_kills() > self._oom_kills)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes]) -> int:
     """Wait for a worker whose socket is closed; kill it where it does not end by itself."""
-    try:
-        process.wait(EXIT_GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return process.wait(EXIT_GRACE_SECONDS)
+    process.kill()
+    return process.wait()

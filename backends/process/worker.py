@@ -6,10 +6,10 @@ import os
 import signal
 import socket
 import sys
-import threading
-import time
 
 from llm_serving_engine.backends.backend import Backend, LoadError
+from llm_serving_engine.backends.process.limits import end_with_parent, limit_memory
+from llm_serving_engine.backends.process.loss import OUT_OF_MEMORY_CODE
 from llm_serving_engine.backends.process.wire import (
     BlockingChannel,
     Load,
@@ -20,8 +20,6 @@ from llm_serving_engine.backends.process.wire import (
 from llm_serving_engine.backends.registry import load_factory
 from llm_serving_engine.scheduler.step import Step
 
-PARENT_POLL_SECONDS = 1.0
-
 
 def main() -> None:
     """Serve the host at the inherited socket whose descriptor is the first argument."""
@@ -29,7 +27,7 @@ def main() -> None:
     # the host decides when its runners end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _end_with_parent(os.getppid())
+    end_with_parent()
     channel = BlockingChannel(socket.socket(fileno=int(sys.argv[1])))
     try:
         backend = _load(channel)
@@ -53,6 +51,8 @@ def _load(channel: BlockingChannel) -> Backend | None:
     request = channel.receive()
     if not isinstance(request, Load):
         return None
+    if request.config.memory_bytes_max is not None:
+        limit_memory(request.config.memory_bytes_max)
     try:
         factory = load_factory(request.backend)
         backend = factory(request.path, request.config, tell)
@@ -71,22 +71,7 @@ def _serve(channel: BlockingChannel, backend: Backend) -> None:
 def _report_crash() -> int:
     sys.excepthook(*sys.exc_info())
     sys.stderr.flush()
-    return 1
-
-
-def _end_with_parent(parent: int) -> None:
-    """End this process soon after its parent, even in the middle of a step.
-
-    The socket says so too, but only between steps and after loading. Works
-    where the parent is killed, on Linux and macOS alike.
-    """
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(PARENT_POLL_SECONDS)
-        os._exit(0)
-
-    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
+    return OUT_OF_MEMORY_CODE if isinstance(sys.exc_info()[1], MemoryError) else 1
 
 
 if __name__ == "__main__":

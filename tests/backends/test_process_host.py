@@ -15,6 +15,8 @@ import pytest_asyncio
 from llm_serving_engine.backends.backend import BackendConfig, LoadError, LoadReport
 from llm_serving_engine.backends.process import host
 from llm_serving_engine.backends.process.host import ProcessRunner
+from llm_serving_engine.backends.process.loss import Loss
+from llm_serving_engine.backends.process.supervision import Supervision
 from llm_serving_engine.backends.scripted import next_token
 from llm_serving_engine.scheduler.request import Sampling
 from llm_serving_engine.scheduler.runner import RunnerLost
@@ -201,17 +203,32 @@ async def test_recovery_backs_off(monkeypatch: pytest.MonkeyPatch) -> None:
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    monkeypatch.setattr(host, "BACKOFF_MAX_SECONDS", 1.0)
     monkeypatch.setattr(host.asyncio, "sleep", sleep)  # type: ignore[attr-defined]
     states: list[LoadReport | None] = []
-    runner = Stubborn("scripted", "", CONFIG, on_state=states.append)
+    losses: list[tuple[Loss, float]] = []
+    runner = Stubborn(
+        "scripted",
+        "",
+        CONFIG,
+        on_state=states.append,
+        on_loss=lambda loss, delay: losses.append((loss, delay)),
+        supervision=Supervision(restart_delay_seconds_max=1.0),
+    )
     await runner.start()
     await lose(runner)
     runner.failures = 6
     await runner.recover()
     assert slept == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
-    assert states == [None, runner.report]
+    assert states == [None] * 7 + [runner.report]
+    assert [delay for _, delay in losses] == [0.0, *slept]
+    reasons = [loss.reason.value for loss, _ in losses]
+    assert reasons == ["killed"] + ["not_loaded"] * 6
+    assert losses[-1][0].description == "no processes left"
     assert (await runner.begin(STEP)).tokens == EXPECTED
+    # It has not lived long, so its next loss is one more of the same kind.
+    await lose(runner)
+    await runner.recover()
+    assert slept[6:] == [1.0]
     await runner.close()
 
 

@@ -148,9 +148,14 @@ def test_the_machine_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert machine.compute_threads() >= 1
     available = machine.available_memory()
     assert available > 0
-    limit = tmp_path / "memory.max"
-    monkeypatch.setattr(machine, "_CGROUP_LIMIT", limit)
+    limit, use, stat = (tmp_path / f"memory.{name}" for name in ("max", "current", "stat"))
+    for name, path in {"_CGROUP_LIMIT": limit, "_CGROUP_USE": use, "_CGROUP_STAT": stat}.items():
+        monkeypatch.setattr(machine, name, path)
     limit.write_text("1000\n")
-    assert machine.available_memory() == 1000
+    use.write_text("700\n")
+    stat.write_text("anon 100\ninactive_file 200\n")
+    assert machine.available_memory() == 500
+    use.write_text("1400\n")
+    assert machine.available_memory() == 0
     limit.write_text("max\n")
     assert machine.available_memory() > 1000

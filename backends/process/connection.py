@@ -1,0 +1,143 @@
+"""The host's end of a worker's socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from llm_serving_engine.backends.backend import LoadError, LoadReport
+from llm_serving_engine.backends.process.wire import (
+    FrameReader,
+    Loaded,
+    LoadFailed,
+    Message,
+    Progress,
+    encode,
+)
+from llm_serving_engine.scheduler.runner import RunnerLost
+from llm_serving_engine.scheduler.step import Step, StepResult
+
+
+class Connection(asyncio.Protocol):
+    """One worker's socket, from its start to its end, and the watch over what it owes.
+
+    Attributes:
+        loaded: What loading came to. LoadError where the worker says why it
+            cannot load, RunnerLost where it ended before it could say anything.
+    """
+
+    def __init__(
+        self,
+        on_progress: Callable[[float], None],
+        on_idle_loss: Callable[[], None],
+        on_overdue: Callable[[str], None],
+    ) -> None:
+        """Make one that is not connected.
+
+        Args:
+            on_progress: Told the loaded fraction.
+            on_idle_loss: Told when the worker ends that owes nothing.
+            on_overdue: Told in words what the worker has owed for too long.
+        """
+        loop = asyncio.get_running_loop()
+        self.loaded: asyncio.Future[LoadReport] = loop.create_future()
+        self._result: asyncio.Future[StepResult] | None = None
+        self._on_progress = on_progress
+        self._on_idle_loss = on_idle_loss
+        self._on_overdue = on_overdue
+        self._load_seconds = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._serving = False
+        self._frames = FrameReader()
+        self._transport: asyncio.Transport | None = None
+        self._lost = False
+
+    def send_load(self, message: Message, seconds: float) -> None:
+        """Have a model loaded, with some progress at least every so many seconds."""
+        self._load_seconds = seconds
+        self._write(message)
+        self._watch_loading()
+
+    def send_step(self, step: Step, seconds: float) -> asyncio.Future[StepResult]:
+        """Have a step done within some seconds. Its future raises RunnerLost."""
+        self._result = asyncio.get_running_loop().create_future()
+        if self._lost:
+            self._result.set_exception(RunnerLost("the runner's process has ended"))
+        else:
+            self._write(step)
+            self._watch(seconds, f"a step took longer than {seconds:g} s")
+        return self._result
+
+    def close(self) -> None:
+        """Close the socket; the worker ends when it sees that."""
+        self._serving = False
+        self._relax()
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Expect nothing more of the worker: whoever waits for it is told that it is lost."""
+        assert self._transport is not None
+        self._transport.abort()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is open."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Something has come."""
+        for message in self._frames.feed(data):
+            self._received(message)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The worker's end is closed."""
+        self._lost = True
+        self._relax()
+        if not self.loaded.done():
+            self.loaded.set_exception(RunnerLost("the runner's process ended while loading"))
+            self.loaded.exception()  # whoever starts the runner may have gone
+        elif self._result is not None and not self._result.done():
+            self._result.set_exception(RunnerLost("the runner's process ended"))
+        elif self._serving:
+            self._on_idle_loss()
+
+    def _received(self, message: Message) -> None:
+        if isinstance(message, StepResult):
+            self._relax()
+            if self._result is not None and not self._result.done():
+                self._result.set_result(message)
+        elif isinstance(message, Progress):
+            self._watch_loading()
+            self._on_progress(message.fraction)
+        elif isinstance(message, Loaded) and not self.loaded.done():
+            self._relax()
+            self._serving = True
+            self.loaded.set_result(message.report)
+        elif isinstance(message, LoadFailed) and not self.loaded.done():
+            self._relax()
+            self.loaded.set_exception(LoadError(message.reason))
+
+    def _write(self, message: Message) -> None:
+        assert self._transport is not None
+        self._transport.write(encode(message))
+
+    # The watch
+
+    def _watch_loading(self) -> None:
+        seconds = self._load_seconds
+        self._watch(seconds, f"loading got no further for {seconds:g} s")
+
+    def _watch(self, seconds: float, overdue: str) -> None:
+        # Where this process was held up itself, what came meanwhile is read
+        # first: an event loop looks at its sockets before its timers.
+        self._relax()
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(seconds, self._on_overdue, overdue)
+
+    def _relax(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,0 +1,76 @@
+"""When a runner is given up, and how soon another takes its place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from llm_serving_engine.scheduler.step import Capabilities, Step
+
+DELAY_FIRST_SECONDS = 0.1
+# A step may take so many times what was measured when the runner was loaded:
+# long contexts, and whatever else the machine does, make it slower.
+PATIENCE = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Supervision:
+    """How a runner is watched, and replaced.
+
+    Attributes:
+        step_seconds_max: A runner whose step takes longer is taken to hang, and
+            is replaced; where a step as slow as that is to be expected of model
+            and machine, it may take 20 times as long as expected. Shorter finds
+            a hang earlier, and loses runners that were only held up.
+        load_silence_seconds_max: A runner that gets no further in loading for
+            this long is taken to hang. Covers a slow disk, and the first
+            computations of a large model.
+        restart_delay_seconds_max: A lost runner is replaced at once, and one
+            that is lost again and again after delays that double up to this.
+        healthy_seconds: A runner that lived this long begins with a clean
+            slate: the delay is forgotten.
+    """
+
+    step_seconds_max: float = 30.0
+    load_silence_seconds_max: float = 300.0
+    restart_delay_seconds_max: float = 30.0
+    healthy_seconds: float = 300.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if not getattr(self, field.name) > 0:
+                value = getattr(self, field.name)
+                raise ValueError(f"{field.name} is {value}, which is too small")
+
+    def step_seconds(self, step: Step, capabilities: Capabilities) -> float:
+        """How long a step may take."""
+        expected = (
+            step.prefill_tokens * capabilities.prefill_token_seconds
+            + len(step.decodes) * capabilities.decode_step_seconds
+        )
+        return max(self.step_seconds_max, PATIENCE * expected)
+
+
+class Backoff:
+    """Delays before a lost runner is replaced."""
+
+    def __init__(self, supervision: Supervision) -> None:
+        self._supervision = supervision
+        self._losses = 0
+
+    def delay(self, lived: float) -> float:
+        """Seconds to wait after a loss.
+
+        Args:
+            lived: Seconds that the runner could take steps before; 0 where it
+                could not be loaded.
+        """
+        if lived >= self._supervision.healthy_seconds:
+            self._losses = 0
+        self._losses += 1
+        if self._losses == 1:
+            return 0.0
+        # Bounded first: a power of a thousand losses is no float any more.
+        doublings = min(self._losses - 2, 32)
+        return min(
+            DELAY_FIRST_SECONDS * 2.0**doublings, self._supervision.restart_delay_seconds_max
+        )
