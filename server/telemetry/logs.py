@@ -30,6 +30,8 @@ _ROOT = "llm_serving_engine"
 # Its exporter complains several times about every batch that it cannot send.
 _THROTTLED = "opentelemetry"
 _THROTTLE_SECONDS = 60.0
+# gRPC's traceback for metadata that is not UTF-8, several for each request that has any.
+_CALLERS_FAULT = ("grpc._cython.cygrpc", "Invalid encoding")
 
 # The caller had what it asked for, or asked for what cannot be.
 _AS_ASKED = frozenset(
@@ -70,6 +72,7 @@ def configure(
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
     handler.addFilter(_Throttle(_THROTTLED, _THROTTLE_SECONDS))
+    handler.addFilter(_by_us)
     own = logging.getLogger(_ROOT)
     own.setLevel(level.upper())
     root = logging.getLogger()
@@ -185,6 +188,12 @@ class _Throttle(logging.Filter):
             return False
         self._next = record.created + self._seconds
         return True
+
+
+def _by_us(record: logging.LogRecord) -> bool:
+    """Whether a record is not about what a caller did wrong."""
+    library, beginning = _CALLERS_FAULT
+    return record.name != library or not str(record.msg).startswith(beginning)
 
 
 def _progress(sequence: Sequence) -> Fields:

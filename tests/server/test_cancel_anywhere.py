@@ -1,0 +1,97 @@
+"""Callers that cancel at every moment there is: nothing of theirs is left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Any
+
+import grpc
+import pytest
+from running_server import RunningServer, asked, gated, serving
+
+from llm_serving_engine.v1 import inference_pb2_grpc
+
+TOKENS = 6
+# How many turns of the event loop an RPC takes from its call to its end, and some
+# more: server and client share the loop, so every moment of both is among them.
+TURNS = 120
+
+
+async def nothing_left(server: RunningServer, tasks: int) -> None:
+    """Wait until the server has forgotten everybody, and no task of theirs is left."""
+    engine = server.model.loaded_engine
+    assert engine is not None
+    # Nothing tells when gRPC's own tasks have ended.
+    while engine.scheduler.live() or engine._streams or len(asyncio.all_tasks()) > tasks:
+        await asyncio.sleep(0)
+    assert server.slots_in_use == 0
+    assert len(engine.scheduler.queue) == 0
+
+
+async def ended(call: Any) -> None:
+    with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError):
+        if isinstance(call, grpc.aio.UnaryUnaryCall):
+            await call
+        else:
+            async for _ in call:
+                pass
+
+
+@pytest.mark.parametrize("events", range(TOKENS + 3))
+async def test_after_so_many_events(events: int, caplog: pytest.LogCaptureFixture) -> None:
+    async with gated(sequences=1) as server:
+        server.runner.open()
+        await server.generate()
+        tasks = len(asyncio.all_tasks())
+        stream = server.stream(max_tokens=TOKENS)
+        for _ in range(events):
+            await stream.read()
+        stream.cancel()
+        await stream.code()
+        await nothing_left(server, tasks)
+        assert (await server.generate()).text
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize("method", ["Generate", "Stream"])
+async def test_after_so_many_turns(method: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with serving(model={"runner": {"sequences": 2}}) as server:
+        await server.generate()
+        tasks = len(asyncio.all_tasks())
+        for turns in range(TURNS):
+            call = getattr(server.inference, method)(asked(max_tokens=TOKENS))
+            reading = asyncio.ensure_future(ended(call))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            call.cancel()
+            await reading
+        await nothing_left(server, tasks)
+        page = server.app.metrics.render()[0].decode()
+        assert (await server.generate()).text
+    assert not [record for record in caplog.records if record.exc_info]
+    assert 'outcome="failed"} 0.0' in page or 'outcome="failed"' not in page
+    # Some were cancelled in their middle, and some came to their end before.
+    ends = {record.fields["outcome"] for record in caplog.records if hasattr(record, "fields")}
+    assert ends == {"cancelled", "finished"}
+
+
+async def test_connections_that_close_after_so_many_turns(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving(model={"runner": {"sequences": 2}}) as server:
+        await server.generate()
+        tasks = len(asyncio.all_tasks())
+        for turns in range(0, TURNS, 3):
+            channel = server.connect()
+            stub: Any = inference_pb2_grpc.InferenceServiceStub(channel)
+            reading = asyncio.ensure_future(ended(stub.Stream(asked(max_tokens=TOKENS))))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await channel.close()
+            await reading
+        await nothing_left(server, tasks)
+        assert (await server.generate()).text
+    assert not [record for record in caplog.records if record.exc_info]
