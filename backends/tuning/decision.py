@@ -11,9 +11,13 @@ from llm_serving_engine.backends.tuning.reading import Reading
 
 Value = int | str
 
+# Fewer rounds say nothing, and of so few only a gain that no noise explains.
 ROUNDS_MIN = 3
-# One round in so many may say otherwise: something else ran on the machine just then.
-ROUNDS_PER_STRAY = 4
+CLEAR_GAIN = 0.25
+# With so many in agreement, chance is no good explanation (1 in 32), nor with
+# one of eight that strays: something else may have run on the machine just then.
+ROUNDS_TO_WIN = 5
+ROUNDS_PER_STRAY = 8
 
 STEP_TARGET_MIN_SECONDS = 0.05
 STEP_TARGET_MAX_SECONDS = 0.5
@@ -48,17 +52,23 @@ def wins(ratios: Sequence[float], margin: float) -> bool:
         ratios: For each round, its tokens per second over the default's.
         margin: By how much it must be faster, such as 0.03.
     """
-    if len(ratios) < ROUNDS_MIN:
-        return False
+    if len(ratios) < ROUNDS_TO_WIN:
+        return len(ratios) >= ROUNDS_MIN and min(ratios) > 1 + CLEAR_GAIN
     against = sum(ratio <= 1 for ratio in ratios)
-    return statistics.median(ratios) >= 1 + margin and against <= len(ratios) // ROUNDS_PER_STRAY
+    return leads(ratios, margin) and against <= len(ratios) // ROUNDS_PER_STRAY
+
+
+def leads(ratios: Sequence[float], margin: float) -> bool:
+    """Whether a value is faster by the margin, going by the rounds so far."""
+    return statistics.median(ratios) >= 1 + margin
 
 
 def settled(ratios: Sequence[float], margin: float) -> bool:
     """Whether more rounds would hardly change what `wins` says: all are well to one side."""
     if len(ratios) < ROUNDS_MIN:
         return False
-    return min(ratios) > 1 + 2 * margin or max(ratios) < 1 - margin
+    won = wins(ratios, margin) and min(ratios) > 1 + 2 * margin
+    return won or max(ratios) < 1 - margin
 
 
 def fastest(trials: Sequence[Trial], margin: float) -> Trial | None:

@@ -25,9 +25,11 @@ from llm_serving_engine.backends.tuning.contender import (
 )
 from llm_serving_engine.backends.tuning.decision import (
     ROUNDS_MIN,
+    ROUNDS_TO_WIN,
     Trial,
     Value,
     fastest,
+    leads,
     settled,
     step_target_seconds,
 )
@@ -211,8 +213,10 @@ class Search:
         """Measure a value against the default; a text says why that could not be done."""
         settings = with_value(self._settings, axis.name, value)
         loads = 1 + (self._reference.settings != self._settings)
-        measurements = 1 + 2 * ROUNDS_MIN
-        needed = loads * self._load_seconds + measurements * self._measurement_seconds
+        measurements = loads + 2 * ROUNDS_MIN
+        each = self._measurement_seconds
+        each *= self._effort_for(axis).prompt_tokens / self._effort.prompt_tokens
+        needed = loads * self._load_seconds + measurements * each
         if needed > self._budget.left:
             return _NO_TIME
         if not candidates.room_for_another(settings, self._info):
@@ -250,7 +254,10 @@ class Search:
         while len(ratios) < ROUNDS_MAX and not settled(ratios, axis.margin):
             began = self._budget.now()
             if len(ratios) >= ROUNDS_MIN and began + round_seconds > end:
-                break
+                # What leads may take from the share of others until it is sure.
+                unsure = len(ratios) < ROUNDS_TO_WIN and leads(ratios, axis.margin)
+                if not unsure or round_seconds > self._budget.left:
+                    break
             self._tell(f"{axis.name}: {value} and {axis.default} in turns, {len(ratios) + 1}")
             mine, its = await self._round(contender, effort, contender_first=len(ratios) % 2 == 0)
             readings.append(mine)

@@ -160,11 +160,11 @@ class Report:
 def gains(choice: Choice) -> str:
     """How many times faster the chosen value is than each other one; empty where none was tried."""
     speeds = {trial.value: trial.gain for trial in choice.trials} | {choice.default: 1.0}
-    parts = [
-        f"{speeds[choice.value] / speeds[value]:.2f} x the tokens/s of {value}"
-        for value in _others(choice)
-    ]
-    return ", ".join(parts)
+    ratios = {value: speeds[choice.value] / speeds[value] for value in _others(choice)}
+    parts = ", ".join(f"{ratio:.2f} x the tokens/s of {value}" for value, ratio in ratios.items())
+    if choice.value == choice.default and min(ratios.values(), default=1) < 1:
+        return f"the default, as nothing won clearly; {parts}"
+    return parts
 
 
 def sorted_values(choice: Choice) -> list[Value]:

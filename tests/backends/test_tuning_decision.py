@@ -38,12 +38,14 @@ def tables(draw: st.DrawFn) -> list[Trial]:
 @pytest.mark.parametrize(
     ("measured", "won"),
     [
-        ((1.1, 1.1, 1.1), True),
-        ((1.02, 1.02, 1.02), False),  # faster, and not by the margin
-        ((1.2, 0.9, 1.2), False),  # three rounds must agree
-        ((1.2, 0.9, 1.2, 1.2), True),  # one of four may stray
-        ((1.2, 0.9, 1.2, 0.9, 1.2, 1.2), False),
-        ((1.5, 1.5), False),  # too few
+        ((1.1,) * 5, True),
+        ((1.02,) * 5, False),  # faster, and not by the margin
+        ((1.2, 0.9, 1.2, 1.2, 1.2), False),  # five rounds must agree
+        ((1.2, 0.9, *[1.2] * 6), True),  # one of eight may stray
+        ((1.2, 0.9, 0.9, *[1.2] * 6), False),
+        ((1.1, 1.1, 1.1), False),  # may be chance
+        ((1.5, 1.3, 1.9), True),  # cannot be
+        ((1.9, 1.9), False),  # too few
         ((), False),
     ],
 )
@@ -66,6 +68,12 @@ def test_a_value_and_its_opposite_never_both_win(measured: tuple[float, ...]) ->
     assert not (wins(measured, MARGIN) and wins(opposite, MARGIN))
 
 
+@given(ratios, st.floats(1, 3))
+def test_what_wins_wins_when_it_is_faster_still(measured: tuple[float, ...], by: float) -> None:
+    if wins(measured, MARGIN):
+        assert wins([ratio * by for ratio in measured], MARGIN)
+
+
 @given(ratios)
 def test_what_is_settled_stays_so_with_more_of_the_same(measured: tuple[float, ...]) -> None:
     if settled(measured, MARGIN):
@@ -77,9 +85,12 @@ def test_what_is_settled_stays_so_with_more_of_the_same(measured: tuple[float, .
     ("measured", "is_settled"),
     [
         ((1.5, 1.6, 1.4), True),
+        ((1.1, 1.2, 1.1), False),  # not won with so few
+        ((1.1,) * 5, True),
+        ((1.1, 1.1, 1.04, 1.1, 1.1), False),
         ((0.5, 0.6, 0.4), True),
+        ((0.9, 0.95, 0.96), True),
         ((1.5, 1.6), False),
-        ((1.5, 1.04, 1.4), False),
         ((0.5, 1.0, 0.5), False),
     ],
 )
@@ -97,7 +108,8 @@ def test_the_default_stays_unless_another_wins(trials: list[Trial]) -> None:
         assert winners == []
     else:
         assert winner in winners
-        assert winner.gain == max(trial.gain for trial in winners) >= 1 + MARGIN
+        assert winner.gain == max(trial.gain for trial in winners)
+        assert winner.gain >= 1 + MARGIN
 
 
 @given(tables(), st.randoms())

@@ -14,7 +14,11 @@ from llm_serving_engine.backends.backend import LoadError
 from llm_serving_engine.backends.llama_cpp.settings import Settings
 from llm_serving_engine.backends.models.info import ModelInfo
 from llm_serving_engine.backends.tuning.contender import Effort, MeasuringFailed
-from llm_serving_engine.backends.tuning.decision import ROUNDS_MIN, step_target_seconds
+from llm_serving_engine.backends.tuning.decision import (
+    ROUNDS_MIN,
+    ROUNDS_TO_WIN,
+    step_target_seconds,
+)
 from llm_serving_engine.backends.tuning.reading import Reading
 from llm_serving_engine.backends.tuning.search import (
     ROUNDS_MAX,
@@ -181,6 +185,15 @@ async def test_noise_is_not_taken_for_gain(info: ModelInfo) -> None:
     assert tuning.settings == SETTINGS
 
 
+async def test_what_leads_gets_the_rounds_that_it_needs(info: ModelInfo) -> None:
+    # The share of the first one ends after its third round.
+    workshop = Workshop(lambda settings: 1.1 if settings.threads == 1 else 0.99)
+    tuning = await search(info, workshop, seconds=50, clients=16).run()
+    assert tuning.settings.threads == 1
+    assert len(choice(tuning, "threads").trials[0].ratios) == ROUNDS_TO_WIN
+    assert workshop.now <= 50
+
+
 async def test_both_go_first_in_turns(info: ModelInfo) -> None:
     order: list[Settings] = []
 
@@ -207,7 +220,7 @@ async def test_it_ends_in_time_and_says_what_it_left_out(info: ModelInfo, second
         assert all("no time" in reason for _, reason in one.left_out)
     looked_at = sum(len(one.trials) + len(one.left_out) for one in tuning.choices)
     assert looked_at == 2 + 1 + 1 + 3
-    assert any(one.left_out for one in tuning.choices) is (seconds <= 40)
+    assert any(one.left_out for one in tuning.choices) is (seconds <= 80)
 
 
 async def test_what_cannot_be_loaded_is_left_out(

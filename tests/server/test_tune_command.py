@@ -169,6 +169,15 @@ def test_the_file_says_what_each_choice_gains(report: Report, tmp_path: Path) ->
     assert "160 tokens/s of 16 streams and 1,000 prompt tokens/s" in header[4]
 
 
+def test_a_default_that_stays_for_want_of_a_clear_winner(report: Report) -> None:
+    near = Choice("threads", 4, 4, (trial(2, 1.01), trial(8, 0.8)), ())
+    text = replace(report, tuning=replace(report.tuning, choices=(near,))).toml()
+    gained = (
+        "the default, as nothing won clearly; 0.99 x the tokens/s of 2, 1.25 x the tokens/s of 8"
+    )
+    assert f"threads = 4  # {gained}\n" in text
+
+
 @pytest.mark.parametrize("reference", ['a "b" \\c.gguf', "é😀.gguf", "tab\tnew\nline\x7f.gguf"])
 def test_any_name_of_a_file_survives(report: Report, tmp_path: Path, reference: str) -> None:
     path = tmp_path / "tuned.toml"
