@@ -12,13 +12,18 @@ import psutil
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _CGROUP_USE = Path("/sys/fs/cgroup/memory.current")
 _CGROUP_STAT = Path("/sys/fs/cgroup/memory.stat")
+_CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
 _VMSTAT = Path("/proc/vmstat")
 
 
 def logical_cores() -> int:
-    """Logical cores that this process may use: two for each physical one with SMT."""
+    """Logical cores that this process may use: two for each physical one with SMT.
+
+    No more than a container's share of the time: threads beyond it are stopped
+    again and again, and the others wait for them.
+    """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(allowed or 1, os.cpu_count() or 1)
+    return min(n for n in (allowed, os.cpu_count(), _cgroup_cores()) if n)
 
 
 def compute_threads() -> int:
@@ -51,6 +56,15 @@ def _cgroup_bytes() -> int:
     """What the container holds, without the files' pages that can be dropped."""
     dropped = _fields(_CGROUP_STAT).get("inactive_file", 0)
     return max(int(_CGROUP_USE.read_text()) - dropped, 0)
+
+
+def _cgroup_cores() -> int | None:
+    """The whole cores that a container's share of the time comes to, at least 1; None for all."""
+    try:
+        quota, period = map(int, _CGROUP_CPU.read_text().split())
+    except (OSError, ValueError):
+        return None  # there is no such file, or it says "max"
+    return max(quota // period, 1)
 
 
 def _fields(path: Path) -> dict[str, int]:
