@@ -44,8 +44,9 @@ class BackendConfig:
         gpu_layers: Layers put on the GPU; -1 for all. Nothing without a GPU.
         architecture: What a legacy GGML file holds, such as "gpt2": it does not
             say so itself. A GGUF file does, and this is not asked.
-        memory_bytes_max: Memory that the runner may take. A model that needs
-            more is not loaded, and a runner that takes more is replaced.
+        memory_bytes_max: Memory that the runner may take, mapped weights
+            included. A model that needs more is not loaded, and a runner that
+            takes more is replaced. Leave room for scheduler.saved_cache_bytes_max.
     """
 
     sequences: int | None = None
@@ -76,11 +77,13 @@ class LoadReport(NamedTuple):
         settings: The configuration with every choice made, for people.
         memory_bytes: What the runner's process holds, by part; their sum is
             its resident memory.
+        estimated_bytes: What was worked out before loading; 0 where nothing was.
     """
 
     capabilities: Capabilities
     settings: dict[str, str]
     memory_bytes: dict[str, int]
+    estimated_bytes: int = 0
 
 
 class LoadError(Exception):

@@ -18,11 +18,13 @@ from llm_serving_engine.backends.backend import (
 )
 from llm_serving_engine.backends.chunks import split_chunk
 from llm_serving_engine.backends.llama_cpp.company import add_company
+from llm_serving_engine.backends.llama_cpp.memory import estimate_memory
 from llm_serving_engine.backends.llama_cpp.model import DecodeError, LlamaModel, SavedCache
 from llm_serving_engine.backends.llama_cpp.probe import keeps_bits
 from llm_serving_engine.backends.llama_cpp.settings import CACHE_TYPES, Settings
 from llm_serving_engine.backends.models.errors import ModelError
 from llm_serving_engine.backends.models.info import ModelInfo
+from llm_serving_engine.backends.models.memory import check_fits
 from llm_serving_engine.backends.slot_samplers import SlotSamplers
 from llm_serving_engine.backends.text.tokenizer import LlamaTokenizer
 from llm_serving_engine.scheduler.step import (
@@ -55,14 +57,20 @@ class LlamaCppBackend:
     def __init__(self, path: str, config: BackendConfig, progress: Progress) -> None:
         try:
             info = ModelInfo.read(Path(path))
-            self._model = LlamaModel(path, Settings.choose(config, info), progress)
+            settings = Settings.choose(config, info)
+            self._estimate = estimate_memory(info, settings)
+            check_fits(self._estimate, config.memory_bytes_max)
+            self._model = LlamaModel(path, settings, progress)
         except ModelError as error:
             raise LoadError(str(error)) from error
         self._samplers = SlotSamplers(self._model.settings.sequences)
         self._failures: dict[int, str] = {}
         self._saved: dict[int, SavedCache] = {}
         self._config = config
+        # What follows computes, and the host wants to see that it goes on.
+        progress(1.0)
         self._speed = self._warm_up()
+        progress(1.0)
         self.report = self._make_report(info)
 
     @staticmethod
@@ -202,7 +210,7 @@ class LlamaCppBackend:
             "cache": cache,
             "buffers": max(resident - model.weights_bytes - cache, 0),
         }
-        return LoadReport(capabilities, settings.described(), memory)
+        return LoadReport(capabilities, settings.described(), memory, self._estimate.total)
 
 
 def _seconds(do: Callable[[], object]) -> float:

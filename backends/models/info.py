@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from llm_serving_engine.backends.models.errors import ModelFileError
-from llm_serving_engine.backends.models.gguf_file import GGUFFile
+from llm_serving_engine.backends.models.gguf_file import GGUFFile, Tensor
 
 # What `general.file_type` means: llama.cpp's llama_ftype.
 FILE_TYPES = {
@@ -73,6 +74,10 @@ class ModelInfo:
         has_output_tensor: Whether the output has weights of its own, not those
             of the token embeddings.
         chat_template: Jinja source, or None.
+        matrix_bytes: Of the weights that activations are multiplied with, by
+            how they are stored.
+        feed_forward_length: Width of the feed-forward part; 0 where the file
+            does not say.
     """
 
     path: Path
@@ -92,6 +97,8 @@ class ModelInfo:
     embedding_bytes: int
     has_output_tensor: bool
     chat_template: str | None
+    matrix_bytes: Mapping[str, int] = field(default_factory=dict)
+    feed_forward_length: int = 0
 
     @classmethod
     def read(cls, path: Path) -> ModelInfo:
@@ -139,6 +146,10 @@ class ModelInfo:
             embedding_bytes=embedding.bytes if embedding else 0,
             has_output_tensor="output.weight" in tensors,
             chat_template=facts.text("tokenizer.chat_template") or None,
+            matrix_bytes=_matrix_bytes(file.tensors),
+            feed_forward_length=max(
+                facts.per_layer(f"{architecture}.feed_forward_length", layers), default=0
+            ),
         )
 
     def cache_bytes_per_token(self, bytes_per_element: float = 2.0) -> int:
@@ -149,6 +160,15 @@ class ModelInfo:
         """
         elements = sum(self.kv_heads) * (self.key_length + self.value_length)
         return round(elements * bytes_per_element)
+
+
+def _matrix_bytes(tensors: Iterable[Tensor]) -> dict[str, int]:
+    # Rows of the embeddings are looked up, not multiplied with.
+    matrices = (t for t in tensors if len(t.shape) > 1 and t.name != "token_embd.weight")
+    sizes: Counter[str] = Counter()
+    for tensor in matrices:
+        sizes[tensor.type.name] += tensor.bytes
+    return dict(sizes)
 
 
 class _Facts:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llm_serving_engine.backends.backend import BackendConfig, LoadError
+from llm_serving_engine.backends.llama_cpp.memory import estimate_memory
 from llm_serving_engine.backends.llama_cpp.settings import CACHE_TYPES, Settings
 from llm_serving_engine.backends.models import hub
 from llm_serving_engine.backends.models.builtin import builtin_path
@@ -70,25 +71,31 @@ def print_model(name: str, info: ModelInfo) -> None:
         ("vocabulary", f"{info.vocabulary_size:,} tokens"),
         ("trained for", f"{info.training_context:,} tokens of context"),
         ("chat template", "yes" if info.chat_template else "no"),
-        ("memory: weights", megabytes(info.weights_bytes)),
-        *_cache_rows(info),
+        *_memory_rows(info),
     ]
     _print_rows((), rows)
 
 
-def _cache_rows(info: ModelInfo) -> Iterable[tuple[str, str]]:
+def _memory_rows(info: ModelInfo) -> Iterable[tuple[str, str]]:
     try:
         settings = Settings.choose(BackendConfig(), info)
     except LoadError as error:
+        yield "memory: weights", megabytes(info.weights_bytes)
         yield "memory: cache", str(error)
         return
+    estimate = estimate_memory(info, settings)
     token_bytes = info.cache_bytes_per_token(CACHE_TYPES[settings.cache_type])
     sequences, context = settings.sequences, settings.context_per_sequence
+    yield "memory: weights", megabytes(estimate.weights)
+    if estimate.repacked:
+        yield "memory: copies", f"{megabytes(estimate.repacked)} of weights, in another order"
     yield (
         "memory: cache",
-        f"{megabytes(sequences * context * token_bytes)} for {sequences} sequences "
+        f"{megabytes(estimate.cache)} for {sequences} sequences "
         f"of {context:,} tokens, {token_bytes:,} bytes each",
     )
+    yield "memory: buffers", megabytes(estimate.buffers)
+    yield "memory: in all", megabytes(estimate.total)
 
 
 def _slots(model: Model) -> str:

@@ -133,7 +133,10 @@ def _announce(app: App, report: LoadReport) -> None:
         _say(f"{app.model.name} on {app.model.backend}: {settings}")
     if memory:
         parts = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in memory.items())
-        _say(f"memory of the runner: {sum(memory.values()) / 1e6:.0f} MB ({parts})")
+        estimated = ""
+        if report.estimated_bytes:
+            estimated = f"; {report.estimated_bytes / 1e6:.0f} MB were expected"
+        _say(f"memory of the runner: {sum(memory.values()) / 1e6:.0f} MB ({parts}){estimated}")
     if app.http_port is not None:
         _say(f"metrics and health on http://{app.config.http.host}:{app.http_port}")
     _say(f"listening on {host}:{app.grpc_port}; try:")

@@ -1,0 +1,55 @@
+"""What llama.cpp will take for a model, from the model's header alone.
+
+The constants are measured, on Linux and x86-64, as differences of resident
+memory between loads that differ in one thing. tests/backends/test_memory.py
+holds the sum against what a loaded runner takes.
+"""
+
+from __future__ import annotations
+
+import platform
+
+from llm_serving_engine.backends.llama_cpp.settings import CACHE_TYPES, Settings
+from llm_serving_engine.backends.models.info import ModelInfo
+from llm_serving_engine.backends.models.memory import MemoryEstimate
+
+# The interpreter, NumPy, and the libraries.
+PROGRAM_BYTES = 47_000_000
+# A token of the vocabulary: its text and its places in tables.
+VOCABULARY_TOKEN_BYTES = 350
+# How many rows as wide as the model, and as its feed-forward part, live at once.
+LIVE_ROWS = 4
+FLOAT_BYTES = 4
+
+# Types for which a CPU has kernels that want the weights in another order.
+_REPACKED_ON_X86 = frozenset({"Q4_0", "Q4_K", "IQ4_NL"})
+_REPACKED_ON_ARM = _REPACKED_ON_X86 | {"Q5_K", "Q6_K", "Q8_0"}
+
+
+def estimate_memory(info: ModelInfo, settings: Settings) -> MemoryEstimate:
+    """What a runner with these settings will hold, by part."""
+    cells = settings.sequences * settings.context_per_sequence
+    return MemoryEstimate(
+        weights=info.weights_bytes,
+        # A GPU computes with the weights as they are.
+        repacked=0 if settings.gpu_layers else _repacked(info),
+        cache=cells * info.cache_bytes_per_token(CACHE_TYPES[settings.cache_type]),
+        buffers=PROGRAM_BYTES + info.vocabulary_size * VOCABULARY_TOKEN_BYTES
+        + _intermediate(info, settings),
+    )  # fmt: skip
+
+
+def _repacked(info: ModelInfo) -> int:
+    arm = platform.machine().lower() in {"arm64", "aarch64"}
+    types = _REPACKED_ON_ARM if arm else _REPACKED_ON_X86
+    return sum(size for name, size in info.matrix_bytes.items() if name in types)
+
+
+def _intermediate(info: ModelInfo, settings: Settings) -> int:
+    """The buffers of a computation, and the logits: where they arise, and where they are kept."""
+    rows = max(settings.prefill_chunk, settings.sequences)
+    width = LIVE_ROWS * (info.embedding_length + info.feed_forward_length)
+    if not settings.flash_attention:
+        width += info.heads * settings.context_per_sequence
+    logits = 2 * settings.sequences * info.vocabulary_size
+    return FLOAT_BYTES * (rows * width + logits)
