@@ -23,7 +23,7 @@ def logical_cores() -> int:
     again and again, and the others wait for them.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(n for n in (allowed, os.cpu_count(), _cgroup_cores()) if n)
+    return min((n for n in (allowed, os.cpu_count(), _cgroup_cores()) if n), default=1)
 
 
 def compute_threads() -> int:

@@ -17,7 +17,7 @@ from rich.table import Table
 from llm_serving_engine.backends import machine
 from llm_serving_engine.backends.models.info import ModelInfo
 from llm_serving_engine.backends.tuning.candidates import cache_bytes, with_value
-from llm_serving_engine.backends.tuning.decision import Value
+from llm_serving_engine.backends.tuning.decision import STEP_TARGET_MAX_SECONDS, Value
 from llm_serving_engine.backends.tuning.reading import OUTPUT_TOKENS, PROMPT_TOKENS
 from llm_serving_engine.backends.tuning.search import Choice, Tuning
 

@@ -192,6 +192,14 @@ def test_a_description_cannot_add_settings(report: Report, tmp_path: Path) -> No
     assert load_config(path).grpc.port == 50051
 
 
+def test_a_step_target_that_is_held_down_is_told(report: Report) -> None:
+    slow = replace(report.tuning, reading=Reading(0.01, 0.1, 16), step_target_seconds=0.5)
+    assert (
+        replace(report, tuning=slow).rows()[-1][3].endswith("held down, as streams would stutter")
+    )
+    assert "held down" not in report.rows()[-1][3]
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_the_table(report: Report, terminal: bool) -> None:
     console = Console(file=io.StringIO(), force_terminal=terminal, width=200, color_system=None)
