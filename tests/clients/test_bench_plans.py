@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
+import statistics
 from dataclasses import replace
 
 import pytest
 
 from llm_serving_engine.clients.bench.plan import Gate
+from llm_serving_engine.clients.bench.record import Arrival, PhaseRecord, Record
 from llm_serving_engine.clients.bench.settings import Settings
 from llm_serving_engine.clients.bench.words import prompt
 from llm_serving_engine.clients.bench.workloads import (
     WORKLOADS,
+    burst,
+    chat,
     churn,
     determinism,
     fairness,
     interference,
+    overload,
     priority,
     shared_prefix,
     steady,
@@ -137,3 +143,54 @@ def test_churn_has_lengths_of_all_kinds():
     assert 5 <= min(lengths) < 15 < 65 < max(lengths) <= 75
     assert 2 <= min(tokens) < 6 < 26 < max(tokens) <= 30
     assert len({one.prompt for one in requests_of(*plan)}) == 96
+
+
+def test_a_burst_is_all_at_once():
+    plan = burst.plan(Settings(rounds=2))
+    assert [(len(phase.lanes), phase.requests) for phase in plan] == [(64, 64)] * 2
+    assert len({one.prompt for one in requests_of(*plan)}) == 128
+    assert {one.at for one in requests_of(*plan)} == {0}
+
+
+def test_chat_goes_on_after_a_while():
+    plan = chat.plan(Settings(rounds=2, conversations=3, turns=4, prompt_words=5, max_tokens=7))
+    assert [(phase.name, [len(lane) for lane in phase.lanes]) for phase in plan] == [
+        ("3", [4, 4, 4])
+    ] * 2
+    requests = requests_of(*plan)
+    assert [one.label for one in requests[:4]] == ["1", "2", "3", "4"]
+    assert [one.continues for one in requests[:4]] == [False, True, True, True]
+    assert all(0.5 <= one.pause <= 2 for one in requests if one.continues)
+    assert len({one.pause for one in requests}) == len(requests)
+    assert len({one.prompt for one in requests}) == len(requests)
+
+
+def test_overload_comes_in_at_random_at_the_rate():
+    (only,) = overload.plan(Settings(rate=50.0, seconds=20, deadline=3.0))
+    requests = requests_of(only)
+    assert all(len(lane) == 1 for lane in only.lanes)
+    assert only.seconds is None
+    assert {one.deadline for one in requests} == {3.0}
+    moments = [one.at for one in requests]
+    assert moments == sorted(set(moments))
+    # 1000 are expected, with a standard deviation of 32.
+    assert 840 < len(moments) < 1160
+    assert max(moments) < 20
+    # Of a Poisson process, the gaps deviate by as much as they are long.
+    gaps = [after - before for before, after in itertools.pairwise(moments)]
+    assert 0.9 < statistics.stdev(gaps) / statistics.mean(gaps) < 1.1
+    assert {one.deadline for one in requests_of(*overload.plan(Settings(rate=5.0)))} == {10}
+
+
+def test_overload_is_twice_what_was_measured_unless_the_rate_is_given():
+    settings = Settings(slots=3, max_tokens=4, seconds=5)
+    (phase,) = overload.calibration(settings)
+    assert (len(phase.lanes), phase.seconds) == (3, 5)
+    done = Record("", 0.0, 2.0, (Arrival(1.0, 4), Arrival(2.0, 4)))
+    assert overload.calibrated(settings, [PhaseRecord("capacity", (done,))]).rate == 2.0
+    given = replace(settings, rate=7.0)
+    assert (overload.calibration(given), overload.calibrated(given, [])) == ((), given)
+    nothing = PhaseRecord("capacity", (Record("", 0.0, 2.0, (), "UNAVAILABLE"),))
+    assert overload.calibrated(settings, [nothing]).rate > 0
+    later = {one.prompt for one in requests_of(*overload.plan(replace(settings, rate=9.0)))}
+    assert not later & {one.prompt for one in requests_of(phase)}

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llm_serving_engine.clients.bench.measures import Spread, prompt_tokens
 from llm_serving_engine.clients.bench.record import Arrival, PhaseRecord, PromptTokens, Record
 from llm_serving_engine.clients.bench.report import percent
 from llm_serving_engine.clients.bench.workloads import (
+    chat,
     churn,
     determinism,
     fairness,
+    interference,
+    overload,
     priority,
     shared_prefix,
 )
@@ -177,3 +182,86 @@ def test_churn_reports_a_row_for_each_number_of_clients():
     report = churn.report(phases)
     assert [row[:2] for row in report.rows] == [("8", "1.0"), ("4", "1.0")]
     assert is_rectangular(report)
+
+
+def test_overload_tells_in_time_late_and_refused():
+    refusal = {"error": "RESOURCE_EXHAUSTED", "deadline": 2.0}
+    unreachable = {"error": "DEADLINE_EXCEEDED", "reason": "DEADLINE_UNREACHABLE", "deadline": 2.0}
+    records = [
+        record("", 0.0, 1.0, 2.0, finished=True, deadline=2.0),
+        record("", 0.0, 1.0, 2.5, finished=True, deadline=2.0),
+        record("", 1.0, ended=3.0, error="DEADLINE_EXCEEDED", deadline=2.0),
+        record("", 1.0, 2.0, ended=3.0, error="DEADLINE_EXCEEDED", deadline=2.0),
+        record("", 1.0, ended=1.25, retry_after=3.0, **refusal),
+        record("", 1.0, ended=1.5, **refusal),
+        record("", 1.0, ended=4.0, **unreachable),
+        record("", 1.0, ended=4.0, error="UNAVAILABLE", deadline=2.0),
+        record("", 1.0, ended=4.0, error="INTERNAL", deadline=2.0),
+    ]
+    phase = PhaseRecord("9.00/s", tuple(records))
+    found = overload.overload([phase])
+    assert (found.requests, found.in_time, found.late, found.refused) == (9, 1, 3, 4)
+    assert (found.goodput, found.tokens_per_second) == (0.5, 5 / 4)
+    assert found.refusal == Spread(p50=0.5, p95=3.0, p99=3.0, max=3.0)
+    assert found.retry_info == 1
+    report = overload.report([phase])
+    assert report.title == "Overload: 9.00/s come in, 2 s to answer"
+    # Late and full are what was asked for; the others are failures.
+    assert report.errors == {"INTERNAL": 1, "UNAVAILABLE": 1}
+    assert "1 of 4" in report.rows[0]
+    assert is_rectangular(report)
+
+
+def test_a_deadline_that_passes_is_a_failure_where_there_is_none():
+    assert record("", 0.0, error="DEADLINE_EXCEEDED").failed
+    assert record("", 0.0, error="INTERNAL", deadline=1.0).failed
+    assert not record("", 0.0, error="DEADLINE_EXCEEDED", deadline=1.0).failed
+
+
+def test_a_refusal_brings_nothing():
+    assert record("", 0.0, error="RESOURCE_EXHAUSTED").refused
+    assert not record("", 0.0, 1.0, error="UNAVAILABLE").refused
+    assert not record("", 0.0, error="DEADLINE_EXCEEDED", reason="QUEUE_TIMEOUT").refused
+    assert not record("", 0.0, error="INTERNAL").refused
+
+
+def test_chat_has_a_row_for_each_turn():
+    records = [
+        record("1", 0.0, 1.0, prompt_tokens=PromptTokens(10, 0)),
+        record("2", 0.0, 0.5, prompt_tokens=PromptTokens(30, 15)),
+        record("10", 0.0, ended=1.0, error="X"),
+        record("1", 0.0, 2.0, prompt_tokens=PromptTokens(10, 0)),
+    ]
+    report = chat.report([PhaseRecord("2", tuple(records))])
+    assert [row[:4] for row in report.rows] == [
+        ("1", "2", "20", "0 %"),
+        ("2", "1", "30", "50 %"),
+        ("10", "1", "0", "-"),
+    ]
+    assert report.rows[0][4:] == ("1000.0", "2000.0", "2000.0", "2000.0", "-")
+    assert report.errors == {"X": 1}
+    assert is_rectangular(report)
+
+
+def test_determinism_pairs_the_rounds_of_a_comparison():
+    first, second = answer("a", 1, finished=True), answer("a", 2, finished=True)
+    rounds = [
+        PhaseRecord(name, (one,))
+        for name, one in (("alone", first), ("together", first), ("alone", second))
+    ]
+    same = determinism.report([*rounds, PhaseRecord("together", (second,))])
+    assert (same.failure, same.results[0]["identical"]) == ("", 2)
+    assert determinism.report([*rounds, PhaseRecord("together", (first,))]).failure
+
+
+def test_determinism_compares_texts_where_there_are_no_tokens():
+    one, other = (replace(answer("a", finished=True), text=text) for text in ("abc", "abd"))
+    found = determinism.determinism([one], [other])
+    assert found.differences == (determinism.Difference("a", 2, ord("c"), ord("d")),)
+
+
+def test_interference_numbers_its_rounds():
+    running, long = record("running", 0.0, 1.0, 3.0), record("long", 1.0, 2.0)
+    report = interference.report([PhaseRecord("1 streams", (running, long))] * 2)
+    assert [row[0] for row in report.rows] == ["1", "2"]
+    assert [one["round"] for one in report.results] == [1, 2]

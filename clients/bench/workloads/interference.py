@@ -76,22 +76,23 @@ def _phase(settings: Settings, number: int) -> Phase:
         label=LONG,
         after=Gate(RUNNING, TOKENS_BEFORE),
     )
-    return Phase(str(number + 1), (*((request,) for request in running), (long,)))
+    lanes = (*((request,) for request in running), (long,))
+    return Phase(f"{settings.streams} streams", lanes)
 
 
 def report(phases: Sequence[PhaseRecord]) -> Report:
     """A row for each round."""
-    rounds = {phase.name: interference(phase) for phase in phases}
-    worst = max((found.during.max or 0.0 for found in rounds.values()), default=0.0)
-    early = sum(found.ended_early for found in rounds.values())
+    rounds = list(map(interference, phases))
+    worst = max((found.during.max or 0.0 for found in rounds), default=0.0)
+    early = sum(found.ended_early for found in rounds)
     notes = [f"worst gap while the long prompt came in: {milliseconds(worst)} ms"]
     if early:
         notes.append(f"{early} running streams ended before the long prompt's first token")
     return Report(
         title="Interference of a long prompt with running streams",
         columns=COLUMNS,
-        rows=tuple(_row(name, found) for name, found in rounds.items()),
-        results=[{"round": int(name), **asdict(found)} for name, found in rounds.items()],
+        rows=tuple(_row(number, found) for number, found in enumerate(rounds, 1)),
+        results=[{"round": number, **asdict(found)} for number, found in enumerate(rounds, 1)],
         errors=measures.failures(record for phase in phases for record in phase.requests),
         notes=tuple(notes),
     )
@@ -130,10 +131,10 @@ def _spread(gaps: Iterable[Gap]) -> Spread:
     return measures.spread(gap.seconds for gap in gaps)
 
 
-def _row(name: str, found: Interference) -> tuple[str, ...]:
+def _row(number: int, found: Interference) -> tuple[str, ...]:
     before, during = found.before, found.during
     return (
-        name,
+        str(number),
         *map(milliseconds, (before.p50, before.max, during.p50, during.p99, during.max)),
         milliseconds(found.time_to_first_token),
         counts(found.errors),
