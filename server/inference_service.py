@@ -78,10 +78,11 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         async with self._observed("Stream", request, context) as observed:
             model, generation = await self._begin(request, context, observed)
             await generation.started()
-            await self._patience.write(context, started_event(generation, model))
-            async for delta in generation.deltas():
-                await self._patience.write(context, delta_event(delta, model.tokenizer))
-            await self._patience.write(context, finished_event(generation))
+            with self._patience.reader(context) as reader:
+                await reader.write(started_event(generation, model))
+                async for delta in generation.deltas():
+                    await reader.write(delta_event(delta, model.tokenizer))
+                await reader.write(finished_event(generation))
 
     async def Tokenize(  # noqa: N802
         self, request: inference_pb2.TokenizeRequest, context: Context

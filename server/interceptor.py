@@ -94,8 +94,9 @@ class _Guard:
         if not isinstance(answer, AsyncIterator):
             await answer
             return
-        async for message in answer:
-            await self._patience.write(context, message)
+        with self._patience.reader(context) as reader:
+            async for message in answer:
+                await reader.write(message)
 
     async def _read(self, context: Context) -> Any:
         try:

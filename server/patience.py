@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import grpc
 
@@ -15,6 +14,8 @@ from llm_serving_engine.server.config import GrpcConfig
 UNREAD = "grpc.write_timeout_seconds"
 # Whoever did not read may come back at once; but 0 is no delay that can be told.
 RETRY_SECONDS = 1.0
+
+_Value = TypeVar("_Value")
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -38,16 +39,18 @@ class Patience:
         Raises:
             InvalidField: It does not come, or not in time.
         """
-        with _time_limit(self._read_seconds, self._unsent):
-            message = await context.read()
+        limit = _TimeLimit(self._read_seconds, self._unsent)
+        try:
+            message = await limit.hold(context.read())
+        finally:
+            limit.close()
         if message is grpc.aio.EOF:
             raise InvalidField("request", "is missing: the call ended before its message did")
         return message
 
-    async def write(self, context: Context, message: Any) -> None:
-        """Send a message of a stream. Raises LimitReached where the caller reads no more."""
-        with _time_limit(self._write_seconds, self._unread):
-            await context.write(message)
+    def reader(self, context: Context) -> Reader:
+        """The caller, as one who reads the messages of a stream."""
+        return Reader(context, _TimeLimit(self._write_seconds, self._unread))
 
     def _unsent(self) -> RequestError:
         return InvalidField("request", f"is missing: it did not come in {self._read_seconds:g} s")
@@ -57,30 +60,72 @@ class Patience:
         return LimitReached(UNREAD, description, RETRY_SECONDS)
 
 
-@contextlib.contextmanager
-def _time_limit(seconds: float, error: Callable[[], RequestError]) -> Iterator[None]:
-    """Interrupt what is awaited within, and raise `error()`, after `seconds`.
+class Reader:
+    """Who reads a stream. To be used in a `with` block, by the RPC's task alone."""
 
-    Made for every message that is written: `asyncio.wait_for` would make a task
-    for each, and `asyncio.timeout` is not in Python 3.10.
+    def __init__(self, context: Context, limit: _TimeLimit) -> None:
+        self._context = context
+        self._limit = limit
+
+    async def write(self, message: Any) -> None:
+        """Send a message of the stream. Raises LimitReached where the caller reads no more."""
+        await self._limit.hold(self._context.write(message))
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._limit.close()
+
+
+class _TimeLimit:
+    """Interrupts a task that waits too long, again and again.
+
+    A stream waits for every one of its messages. A timer for each would be a
+    good part of what a token costs: so there is one for all, which is put off
+    where it finds that another wait has begun.
     """
-    task = asyncio.current_task()
-    assert task is not None
-    expired = False
 
-    def expire() -> None:
-        nonlocal expired
-        expired = True
-        task.cancel()
+    def __init__(self, seconds: float, error: Callable[[], RequestError]) -> None:
+        """Hold the running task to `seconds` a wait; else it gets `error()`."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._loop = asyncio.get_running_loop()
+        self._seconds = seconds
+        self._error = error
+        self._since: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._expired = False
 
-    timer = asyncio.get_running_loop().call_later(seconds, expire)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not expired:
-            raise
-        if hasattr(task, "uncancel"):  # from Python 3.11 on
-            task.uncancel()
-        raise error() from None
-    finally:
-        timer.cancel()
+    async def hold(self, awaitable: Awaitable[_Value]) -> _Value:
+        """What `awaitable` gives. Raises `error()` where it does not come in time."""
+        self._since = self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._since + self._seconds, self._look)
+        try:
+            return await awaitable
+        except asyncio.CancelledError:
+            if not self._expired:
+                raise
+            if hasattr(self._task, "uncancel"):  # from Python 3.11 on
+                self._task.uncancel()
+            raise self._error() from None
+        finally:
+            self._since = None
+
+    def close(self) -> None:
+        """Hold the task to nothing any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._since is None:
+            return
+        end = self._since + self._seconds
+        if end > self._loop.time():
+            self._timer = self._loop.call_at(end, self._look)
+        else:
+            self._expired = True
+            self._task.cancel()

@@ -100,7 +100,7 @@ async def test_a_watch_that_is_not_read() -> None:
 
     patience = Patience(GrpcConfig(write_timeout_seconds=0.01))
     with pytest.raises(LimitReached, match="not read for"):
-        await patience.write(Stopped(), "state")  # type: ignore[arg-type]
+        await patience.reader(Stopped()).write("state")  # type: ignore[arg-type]
     assert written == ["state"]
 
 
@@ -143,10 +143,15 @@ def on_clock(scenario: Callable[[Clock, Peer], Coroutine[Any, Any, None]]) -> No
         loop.close()
 
 
+async def write(patience: Patience, peer: Any) -> None:
+    with patience.reader(peer) as reader:
+        await reader.write("x")
+
+
 Wait = Callable[[Patience, Any], Awaitable[Any]]
 WAITS: list[tuple[Wait, type[RequestError]]] = [
     (lambda patience, peer: patience.read(peer), InvalidField),
-    (lambda patience, peer: patience.write(peer, "x"), LimitReached),
+    (write, LimitReached),
 ]
 PATIENCE = Patience(GrpcConfig(request_timeout_seconds=10, write_timeout_seconds=10))
 
@@ -162,6 +167,27 @@ def test_just_too_late(wait: Wait, error: type[RequestError]) -> None:
         assert waiting.done()
         assert isinstance(waiting.exception(), error)
         assert peer.done.cancelled()
+
+    on_clock(scenario)
+
+
+def test_each_message_has_its_own_time() -> None:
+    async def scenario(loop: Clock, peer: Peer) -> None:
+        async def write_two() -> None:
+            with PATIENCE.reader(peer) as reader:
+                await reader.write("first")
+                await reader.write("second")
+
+        waiting = asyncio.ensure_future(write_two())
+        await loop.move(0)
+        await loop.move(6)
+        first, peer.done = peer.done, loop.create_future()
+        first.set_result(None)
+        await loop.move(0)
+        await loop.move(9.99)  # past the first's end, and within the second's
+        assert not waiting.done()
+        await loop.move(0.02)
+        assert isinstance(waiting.exception(), LimitReached)
 
     on_clock(scenario)
 
