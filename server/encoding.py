@@ -45,13 +45,14 @@ def started_event(generation: Generation, model: ServedModel) -> inference_pb2.S
 
 def delta_event(delta: Delta, tokenizer: Tokenizer) -> inference_pb2.StreamResponse:
     """An event with more output."""
-    return inference_pb2.StreamResponse(
-        delta=inference_pb2.StreamResponse.Delta(
-            text=delta.text,
-            token_ids=[produced.token for produced in delta.tokens],
-            logprobs=encode_logprobs(delta.tokens, tokenizer),
-        )
-    )
+    event = inference_pb2.StreamResponse()
+    # Field by field, which takes a quarter of the time: there is one for each token.
+    message = event.delta
+    message.text = delta.text
+    message.token_ids.extend([produced.token for produced in delta.tokens])
+    if delta.tokens and delta.tokens[0].logprobs is not None:
+        message.logprobs.extend(encode_logprobs(delta.tokens, tokenizer))
+    return event
 
 
 def finished_event(generation: Generation) -> inference_pb2.StreamResponse:

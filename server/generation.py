@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from llm_serving_engine.backends.text.output import TextOutput
 from llm_serving_engine.backends.text.tokenizer import Tokenizer
@@ -16,8 +16,7 @@ from llm_serving_engine.scheduler.stream import TokenStream
 from llm_serving_engine.server.validation import Call
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(NamedTuple):
     """More output: text to append, and the tokens behind it."""
 
     text: str
