@@ -37,8 +37,9 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a model over gRPC, until SIGTERM or Ctrl-C."""
-    import asyncio
     import os
+
+    import uvloop
 
     # gRPC's library writes to stderr what is said here in better words, or in the log.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -60,7 +61,7 @@ def serve(
         logs.configure(settings.log.format, settings.log.level)
         # Before the event loop: a download is interrupted like any other command.
         name, path = _find_model(settings)
-        asyncio.run(_run(settings, name, path))
+        uvloop.run(_run(settings, name, path))
     except (ConfigError, LoadError, ModelError, ValueError) as error:
         _fail(str(error))
     except KeyboardInterrupt:
