@@ -95,6 +95,12 @@ class Engine:
         self._runner_lost = True
         self._work.set()
 
+    @property
+    def tokens_behind(self) -> int:
+        """Tokens that wait for the caller who is furthest behind."""
+        # A copy, as this is asked from other threads too.
+        return max((stream.buffered for stream in list(self._streams.values())), default=0)
+
     # The loop
 
     async def run(self) -> None:

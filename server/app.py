@@ -9,6 +9,7 @@ from pathlib import Path
 from grpc_health.v1 import health_pb2_grpc
 
 from llm_serving_engine.backends.backend import LoadReport
+from llm_serving_engine.backends.process.loss import Loss
 from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.observer import Observer
 from llm_serving_engine.scheduler.step import Capabilities
@@ -63,6 +64,7 @@ class App:
         self.tracer = RequestTracer.from_environment()
         self.model = model
         self.model.on_state = self._model_changed
+        self.model.on_loss = self._runner_lost
         self.catalog = Catalog([self.model])
         self._views = {model.name: SchedulerView()}
         self.health = HealthService(("", *SERVICES, model.name))
@@ -76,7 +78,7 @@ class App:
         if config.http.enabled:
             self._http = HttpListener(make_app(self.metrics, self.health.serving), config.http)
         self.metrics.set_model_ready(model.name, False)
-        self.metrics.watch_runner_memory(model.name, lambda: model.runner_memory_bytes)
+        self._watch_processes()
         self.metrics.watch_scheduler(model.name, self._scheduler)
         self._trace = _open_trace(config)
 
@@ -139,6 +141,20 @@ class App:
     def _scheduler(self) -> Scheduler | None:
         engine = self.model.loaded_engine
         return None if engine is None else engine.scheduler
+
+    def _watch_processes(self) -> None:
+        model, processes = self.model, self.metrics.processes
+        limit = self.config.model.runner.memory_bytes_max
+        processes.watch_memory(model.name, lambda: model.runner_memory_bytes, limit)
+        buffer_max = self.config.scheduler.stream_buffer_tokens_max
+        processes.watch_streams(model.name, self._tokens_behind, buffer_max)
+
+    def _tokens_behind(self) -> int:
+        engine = self.model.loaded_engine
+        return 0 if engine is None else engine.tokens_behind
+
+    def _runner_lost(self, model: ServedModel, loss: Loss) -> None:
+        self.metrics.processes.lost(model.name, loss.reason)
 
     def _model_changed(self, model: ServedModel) -> None:
         ready = model.state is ModelState.READY

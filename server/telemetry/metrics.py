@@ -30,6 +30,7 @@ from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.step import Step, StepResult
 from llm_serving_engine.server.refusals import refusal_reason
 from llm_serving_engine.server.telemetry.identity import service_version
+from llm_serving_engine.server.telemetry.process_metrics import ProcessMetrics
 from llm_serving_engine.server.telemetry.scheduler_collector import SchedulerCollector
 from llm_serving_engine.server.telemetry.tenants import TenantCollector, TenantTokens
 
@@ -62,6 +63,8 @@ class Metrics:
 
     Attributes:
         registry: What `render` renders.
+        tenants: Those by tenant.
+        processes: Those of the server's process and the runners'.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
@@ -77,6 +80,7 @@ class Metrics:
         PlatformCollector(registry=self.registry)
         self._schedulers = SchedulerCollector(self.registry)
         self.tenants = TenantCollector(self.registry)
+        self.processes = ProcessMetrics(self.registry)
 
     def observer(self, model: str, sequences_max: int) -> ModelObserver:
         """The observer for one model's engine, which has `sequences_max` slots."""
@@ -97,13 +101,6 @@ class Metrics:
     def set_model_ready(self, model: str, ready: bool) -> None:
         """Whether the model takes requests."""
         self._model_ready.labels(model).set(ready)
-
-    def watch_runner_memory(self, model: str, read: Callable[[], float]) -> None:
-        """Have `read` tell the runner's resident memory in bytes whenever metrics are read.
-
-        It must be quick and must not raise; 0 stands for no runner.
-        """
-        self._runner_memory.labels(model).set_function(read)
 
     def watch_scheduler(self, model: str, read: Callable[[], Scheduler | None]) -> None:
         """Have `read` give the model's scheduler whenever metrics are read; None before loading."""
@@ -187,9 +184,6 @@ class Metrics:
         self.sequences_max = self._gauge("llm_serving_engine_sequences_max", "Slots.", "model")
         self._model_ready = self._gauge(
             "llm_serving_engine_model_ready", "1 where the model takes requests, else 0.", "model"
-        )
-        self._runner_memory = self._gauge(
-            "llm_serving_engine_runner_memory_bytes", "The runner's resident memory.", "model"
         )
 
     def _histogram(

@@ -2,17 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple, TypeVar
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.core import Scheduler
+from llm_serving_engine.scheduler.queue import Load
+
+F = TypeVar("F", CounterMetricFamily, GaugeMetricFamily)
+
+
+class _Limited(NamedTuple):
+    """Something that has a limit: what is used of it, and what the limit is."""
+
+    name: str
+    documentation: str
+    use: Callable[[Scheduler], float]
+    limit: Callable[[SchedulerConfig], float]
 
 
 def _cached_tokens(scheduler: Scheduler) -> int:
     return sum(len(slot.left_over) for slot in scheduler.slots.idle())
+
+
+def _cache_tokens(scheduler: Scheduler) -> int:
+    running = sum(sequence.computed for sequence in scheduler.slots.holders())
+    return running + _cached_tokens(scheduler)
+
+
+def _cache_tokens_max(scheduler: Scheduler) -> int:
+    can = scheduler.capabilities
+    return can.sequences_max * can.context_per_sequence
+
+
+def _token_bytes(scheduler: Scheduler) -> int:
+    return scheduler.capabilities.cache_bytes_per_token
+
+
+def _most_of_a_tenant(scheduler: Scheduler, count: Callable[[Load], int]) -> int:
+    return max(map(count, scheduler.queue.tenants().values()), default=0)
 
 
 _COUNTERS: dict[str, tuple[str, Callable[[Scheduler], float]]] = {
@@ -30,15 +62,59 @@ _COUNTERS: dict[str, tuple[str, Callable[[Scheduler], float]]] = {
     ),
 }
 _GAUGES: dict[str, tuple[str, Callable[[Scheduler], float]]] = {
-    "llm_serving_engine_saved_cache_bytes": (
-        "Memory of the caches of requests that lost their slots.",
-        lambda scheduler: scheduler.preemption.saved_bytes,
-    ),
     "llm_serving_engine_cached_tokens": (
         "Tokens that finished requests left in the caches of idle slots.",
         _cached_tokens,
     ),
+    "llm_serving_engine_cache_tokens": (
+        "Tokens in the caches of all slots, of running and of finished requests.",
+        _cache_tokens,
+    ),
+    "llm_serving_engine_cache_tokens_max": (
+        "Tokens that the caches of all slots can hold.",
+        _cache_tokens_max,
+    ),
+    "llm_serving_engine_cache_bytes": (
+        "Memory of the tokens in the caches of all slots.",
+        lambda scheduler: _cache_tokens(scheduler) * _token_bytes(scheduler),
+    ),
+    "llm_serving_engine_cache_bytes_max": (
+        "Memory of the caches of all slots, which is taken when the model is loaded.",
+        lambda scheduler: _cache_tokens_max(scheduler) * _token_bytes(scheduler),
+    ),
 }
+_LIMITED = (
+    _Limited(
+        "llm_serving_engine_saved_cache_bytes",
+        "Memory of the caches of requests that lost their slots.",
+        lambda scheduler: scheduler.preemption.saved_bytes,
+        lambda config: config.saved_cache_bytes_max,
+    ),
+    _Limited(
+        "llm_serving_engine_queue_requests",
+        "Requests in the queue, of all classes.",
+        lambda scheduler: len(scheduler.queue),
+        lambda config: config.queue_requests_max,
+    ),
+    _Limited(
+        "llm_serving_engine_queue_tokens",
+        "Tokens that the requests in the queue ask for.",
+        lambda scheduler: scheduler.queue.tokens,
+        lambda config: config.queue_tokens_max,
+    ),
+    _Limited(
+        "llm_serving_engine_queue_tenant_requests",
+        "Requests in the queue of the tenant that has the most.",
+        lambda scheduler: _most_of_a_tenant(scheduler, lambda load: load.requests),
+        lambda config: config.queue_requests_per_tenant_max,
+    ),
+    _Limited(
+        "llm_serving_engine_queue_tenant_tokens",
+        "Tokens asked for in the queue by the tenant that asks for the most.",
+        lambda scheduler: _most_of_a_tenant(scheduler, lambda load: load.tokens),
+        lambda config: config.queue_tokens_per_tenant_max,
+    ),
+)
 
 
 class SchedulerCollector(Collector):
@@ -63,9 +139,28 @@ class SchedulerCollector(Collector):
             for model, read in self._readers.items()
             if (scheduler := read()) is not None
         }
-        for kind, table in ((CounterMetricFamily, _COUNTERS), (GaugeMetricFamily, _GAUGES)):
-            for name, (documentation, value) in table.items():
-                family = kind(name, documentation, labels=("model",))
-                for model, scheduler in schedulers.items():
-                    family.add_metric((model,), value(scheduler))
-                yield family
+        for name, (documentation, value) in _COUNTERS.items():
+            values = {model: value(scheduler) for model, scheduler in schedulers.items()}
+            yield _filled(CounterMetricFamily(name, documentation, labels=("model",)), values)
+        for name, (documentation, value) in _GAUGES.items():
+            values = {model: value(scheduler) for model, scheduler in schedulers.items()}
+            yield _filled(GaugeMetricFamily(name, documentation, labels=("model",)), values)
+        for limited in _LIMITED:
+            yield from _use_and_limit(limited, schedulers)
+
+
+def _use_and_limit(
+    limited: _Limited, schedulers: Mapping[str, Scheduler]
+) -> Iterator[GaugeMetricFamily]:
+    used = {model: limited.use(scheduler) for model, scheduler in schedulers.items()}
+    limits = {model: limited.limit(scheduler.config) for model, scheduler in schedulers.items()}
+    name, documentation = limited.name, limited.documentation
+    yield _filled(GaugeMetricFamily(name, documentation, labels=("model",)), used)
+    name, documentation = f"{limited.name}_max", f"The limit of {limited.name}."
+    yield _filled(GaugeMetricFamily(name, documentation, labels=("model",)), limits)
+
+
+def _filled(family: F, values: Mapping[str, float]) -> F:
+    for model, value in values.items():
+        family.add_metric((model,), value)
+    return family

@@ -54,10 +54,28 @@ METRICS = {
     "llm_serving_engine_moves_total": {"model"},
     "llm_serving_engine_prefix_hits_total": {"model"},
     "llm_serving_engine_cached_tokens": {"model"},
+    "llm_serving_engine_cache_tokens": {"model"},
+    "llm_serving_engine_cache_tokens_max": {"model"},
+    "llm_serving_engine_cache_bytes": {"model"},
+    "llm_serving_engine_cache_bytes_max": {"model"},
     "llm_serving_engine_saved_cache_bytes": {"model"},
+    "llm_serving_engine_saved_cache_bytes_max": {"model"},
+    "llm_serving_engine_queue_requests": {"model"},
+    "llm_serving_engine_queue_requests_max": {"model"},
+    "llm_serving_engine_queue_tokens": {"model"},
+    "llm_serving_engine_queue_tokens_max": {"model"},
+    "llm_serving_engine_queue_tenant_requests": {"model"},
+    "llm_serving_engine_queue_tenant_requests_max": {"model"},
+    "llm_serving_engine_queue_tenant_tokens": {"model"},
+    "llm_serving_engine_queue_tenant_tokens_max": {"model"},
+    "llm_serving_engine_stream_buffer_tokens": {"model"},
+    "llm_serving_engine_stream_buffer_tokens_max": {"model"},
     "llm_serving_engine_sequences_max": {"model"},
     "llm_serving_engine_model_ready": {"model"},
     "llm_serving_engine_runner_memory_bytes": {"model"},
+    "llm_serving_engine_runner_memory_bytes_max": {"model"},
+    "llm_serving_engine_runner_losses_total": {"model", "loss"},
+    "llm_serving_engine_server_memory_bytes": set(),
     "llm_serving_engine_build_info": {"version"},
 }
 
@@ -318,7 +336,7 @@ def test_the_memory_of_saved_caches(metrics: Metrics) -> None:
 
 def test_model_gauges(metrics: Metrics, observer: ModelObserver) -> None:
     memory = 100.0
-    metrics.watch_runner_memory("m", lambda: memory)
+    metrics.processes.watch_memory("m", lambda: memory, limit=300)
     metrics.set_model_ready("m", True)
     assert value(metrics, "llm_serving_engine_model_ready") == 1
     assert value(metrics, "llm_serving_engine_runner_memory_bytes") == 100
@@ -342,7 +360,8 @@ def everything() -> Metrics:
     observer = metrics.observer("m", 1)
     observer.refused(Request("r", (1,), 1), LimitReached("queue.requests", "full", 1.0))
     metrics.set_model_ready("m", True)
-    metrics.watch_runner_memory("m", lambda: 0.0)
+    metrics.processes.watch_memory("m", lambda: 0.0)
+    metrics.processes.watch_streams("m", lambda: 0.0, 1)
     Course(observer, 0.0)
     metrics.watch_scheduler("m", lambda: Scheduler(Capabilities(1, 16)))
     return metrics

@@ -1,0 +1,76 @@
+"""How much of each limit is used, and what became of runners."""
+
+from __future__ import annotations
+
+import os
+
+import psutil
+import pytest
+
+from llm_serving_engine.backends.process.loss import LossReason
+from llm_serving_engine.scheduler.config import SchedulerConfig
+from llm_serving_engine.scheduler.core import Scheduler
+from llm_serving_engine.scheduler.request import Request
+from llm_serving_engine.scheduler.step import Capabilities
+from llm_serving_engine.server.telemetry.metrics import Metrics
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(f"llm_serving_engine_{name}", {"model": "m", **labels})
+
+
+def use_and_limit(metrics: Metrics, name: str) -> tuple[float | None, float | None]:
+    return value(metrics, name), value(metrics, f"{name}_max")
+
+
+def test_the_queue(metrics: Metrics) -> None:
+    config = SchedulerConfig(queue_requests_max=9, queue_tokens_max=1000)
+    scheduler = Scheduler(Capabilities(1, 64), config)
+    metrics.watch_scheduler("m", lambda: scheduler)
+    assert use_and_limit(metrics, "queue_requests") == (0, 9)
+    for number, tenant in enumerate("aab"):
+        scheduler.submit(Request(str(number), (1, 2, 3), max_tokens=10, tenant=tenant), 0.0)
+    assert use_and_limit(metrics, "queue_requests") == (3, 9)
+    assert use_and_limit(metrics, "queue_tokens") == (39, 1000)
+    defaults = SchedulerConfig()
+    per_tenant = defaults.queue_requests_per_tenant_max, defaults.queue_tokens_per_tenant_max
+    assert use_and_limit(metrics, "queue_tenant_requests") == (2, per_tenant[0])
+    assert use_and_limit(metrics, "queue_tenant_tokens") == (26, per_tenant[1])
+
+
+def test_the_cache(metrics: Metrics) -> None:
+    scheduler = Scheduler(Capabilities(2, 64, cache_bytes_per_token=10))
+    metrics.watch_scheduler("m", lambda: scheduler)
+    scheduler.submit(Request("a", (1, 2, 3), max_tokens=10), 0.0)
+    scheduler.schedule(0.0)
+    scheduler.slots[1].left_over = (4, 5, 6, 7)
+    assert use_and_limit(metrics, "cache_tokens") == (7, 128)
+    assert use_and_limit(metrics, "cache_bytes") == (70, 1280)
+    assert value(metrics, "saved_cache_bytes_max") == SchedulerConfig().saved_cache_bytes_max
+
+
+def test_slow_readers(metrics: Metrics) -> None:
+    metrics.processes.watch_streams("m", lambda: 12, limit=100)
+    assert use_and_limit(metrics, "stream_buffer_tokens") == (12, 100)
+
+
+def test_processes(metrics: Metrics) -> None:
+    metrics.processes.watch_memory("m", lambda: 50, limit=None)
+    assert use_and_limit(metrics, "runner_memory_bytes") == (50, 0)
+    metrics.processes.watch_memory("m", lambda: 50, limit=70)
+    assert use_and_limit(metrics, "runner_memory_bytes") == (50, 70)
+    resident = metrics.registry.get_sample_value("llm_serving_engine_server_memory_bytes")
+    assert resident == pytest.approx(psutil.Process(os.getpid()).memory_info().rss, rel=0.2)
+
+
+def test_losses_are_there_before_there_are_any(metrics: Metrics) -> None:
+    metrics.processes.watch_memory("m", lambda: 0)
+    assert {value(metrics, "runner_losses_total", loss=one.value) for one in LossReason} == {0}
+    metrics.processes.lost("m", LossReason.HUNG)
+    assert value(metrics, "runner_losses_total", loss="hung") == 1
+    assert value(metrics, "runner_losses_total", loss="killed") == 0
