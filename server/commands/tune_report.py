@@ -150,11 +150,12 @@ class Report:
 
     def _step(self) -> str:
         reading, chunk = self.tuning.reading, self.tuning.settings.prefill_chunk
-        decode = reading.decode_step_seconds * 1000
-        prefill = chunk * reading.prefill_token_seconds * 1000
-        return (
-            f"{decode:.0f} ms for {reading.rows} rows, {prefill:.0f} ms for {chunk} prompt tokens"
-        )
+        decode, prefill = reading.decode_step_seconds, chunk * reading.prefill_token_seconds
+        rows = f"{decode * 1000:.0f} ms for {reading.rows} rows"
+        tokens = f"{prefill * 1000:.0f} ms for {chunk} prompt tokens"
+        held = decode + prefill > STEP_TARGET_MAX_SECONDS
+        bound = "; held down, as streams would stutter" if held else ""
+        return f"{rows}, {tokens}{bound}"
 
 
 def gains(choice: Choice) -> str:
