@@ -113,16 +113,11 @@ def outcome(
 
 def described(facts: ServerFacts) -> str:
     """A server in one line."""
-    words = [
-        facts.kind,
-        facts.version,
-        f"at {facts.address},",
-        facts.model,
-        facts.weights,
-        f"{facts.slots} slots" if facts.slots else "",
-        f"of {facts.context} tokens" if facts.context else "",
-    ]
-    return " ".join(word for word in words if word)
+    slots = f"{facts.slots} slots" if facts.slots else ""
+    context = f"of {facts.context} tokens" if facts.context else ""
+    found = (facts.model, facts.weights, f"{slots} {context}".strip())
+    head = " ".join(word for word in (facts.kind, facts.version, "at", facts.address) if word)
+    return ": ".join(part for part in (head, ", ".join(word for word in found if word)) if part)
 
 
 def _server(server: ServerOutcome) -> dict[str, Any]:

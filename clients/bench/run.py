@@ -19,7 +19,6 @@ from llm_serving_engine.clients.bench.workloads import Workload
 
 WARM_UP_WORDS = 16
 WARM_UP_TOKENS = 8
-WARM_UP_STREAMS_MAX = 64
 SETTLE_SECONDS = 1.0  # between two servers: what one still does for those who left is its own
 
 SIDES = ("this", "other")
@@ -75,8 +74,10 @@ async def run(
 
     first = _prepared(workload.calibration(settings), settings, nonce)
     total = sum(phase.requests for phase in first)
+    widest = max(len(phase.lanes) for phase in first or workload.plan(settings))
     for target in targets:
-        await warm_up(target, min(_widest(first or workload.plan(settings)), WARM_UP_STREAMS_MAX))
+        # More than it has slots would wait, and may be refused.
+        await warm_up(target, min(widest, settings.slots))
     found = [await carry_out(phase, 0, phase.name) for phase in first]
     settings = workload.calibrated(settings, found)
 
@@ -112,10 +113,6 @@ def _prepared(plan: Plan, settings: Settings, nonce: str) -> Plan:
     if nonce:
         plan = plan_with_nonce(plan, nonce)
     return plan if settings.deadline is None else with_deadline(plan, settings.deadline)
-
-
-def _widest(plan: Plan) -> int:
-    return max(len(phase.lanes) for phase in plan)
 
 
 async def warm_up(target: Target, streams: int) -> None:

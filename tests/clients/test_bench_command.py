@@ -8,6 +8,9 @@ from typing import get_args, get_origin
 import grpc
 import pytest
 import typer
+from completion_server import LLAMA, OPENAI, Completions, in_a_thread
+from google.protobuf import duration_pb2
+from google.rpc import error_details_pb2
 from typer.testing import CliRunner
 
 from llm_serving_engine.clients.bench.workloads import WORKLOADS
@@ -61,7 +64,7 @@ def test_priority(bench, server):
     assert low["finished"] > 0
     assert high["requests"] > 0
     assert set(added["added_by_the_load"]) == {"p50", "p95", "p99", "max"}
-    classes = [request.priority for request in server.requests[17:19]]
+    classes = [request.priority for request in server.requests[4:6]]
     assert classes == [generation_pb2.PRIORITY_HIGH] * 2
     assert generation_pb2.PRIORITY_LOW in {request.priority for request in server.requests}
 
@@ -71,7 +74,7 @@ def test_determinism(bench, server):
     assert (outcome.exit_code, outcome.stderr) == (0, "")
     (result,) = found["results"]
     assert (result["requests"], result["identical"], result["differences"]) == (12, 12, [])
-    measured = server.requests[12:]
+    measured = server.requests[4:]
     alone, together = measured[:12], measured[12:]
     assert sorted(request.prompt for request in alone) == sorted(
         request.prompt for request in together
@@ -113,7 +116,7 @@ def test_fairness(bench, server):
     assert few["output_tokens"] <= 80 * 2
     assert both["both_waited_seconds"] > 0
     tenants = [metadata["x-tenant-id"] for metadata in server.metadata]
-    assert [tenants.count(name) for name in ("acme", "bench-few", "bench-many")] == [12, 80, 160]
+    assert [tenants.count(name) for name in ("acme", "bench-few", "bench-many")] == [4, 80, 160]
 
 
 def test_churn(bench, server):
@@ -124,6 +127,102 @@ def test_churn(bench, server):
     assert (result["clients"], result["requests"]) == (2, len(measured))
     assert result["output_tokens"] == sum(request.max_tokens for request in measured)
     assert len({request.max_tokens for request in measured}) > 1
+
+
+def test_burst(bench, server):
+    outcome, found = bench("burst", "--clients 9 --rounds 1 --prompt-words 4 --max-tokens 2")
+    assert (outcome.exit_code, outcome.stderr) == (0, "")
+    (result,) = found["results"]
+    assert (result["clients"], result["finished"], result["output_tokens"]) == (9, 9, 18)
+    assert "tiny" in outcome.stdout
+
+
+def test_chat_sends_what_was_said_so_far(bench, server):
+    outcome, found = bench(
+        "chat", "--conversations 1 --turns 2 --rounds 1 --prompt-words 3 --max-tokens 2"
+    )
+    assert (outcome.exit_code, outcome.stderr) == (0, "")
+    assert [one["turn"] for one in found["results"]] == [1, 2]
+    first, second = (request.prompt for request in server.requests[1:])
+    assert second.startswith(f"{first}w0 w1 \nQuestion: ")
+
+
+def test_overload_measures_first_and_then_sends_twice_that(bench, server):
+    outcome, found = bench("overload", "--seconds 0.3 --prompt-words 3 --max-tokens 5")
+    assert (outcome.exit_code, outcome.stderr) == (0, "")
+    (result,) = found["results"]
+    assert found["settings"]["rate"] > 0
+    assert result["requests"] == result["in_time"] + result["late"] + result["refused"] > 0
+    assert result["retry_info"] == 0
+
+
+def test_overload_tells_refusals_from_failures(bench, server):
+    retry = error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=2))
+    full, admit = server.fail(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", retry), server._admit
+
+    async def refuse_after_the_warm_up(request, context):
+        await admit(request, context)
+        if request.max_tokens == 9:
+            await full(context)
+
+    server._admit = refuse_after_the_warm_up
+    outcome, found = bench("overload", "--rate 100 --seconds 0.1 --max-tokens 9 --deadline 30")
+    (result,) = found["results"]
+    assert (outcome.exit_code, outcome.stderr) == (0, "")
+    assert result["refused"] == result["retry_info"] == result["requests"] > 0
+    assert result["errors"] == {"RESOURCE_EXHAUSTED": result["requests"]}
+
+
+@pytest.mark.parametrize("kind", [LLAMA, OPENAI])
+def test_against_another_server(bench, server, tmp_path, kind):
+    page = tmp_path / "report.html"
+    with in_a_thread(Completions(kind)) as other:
+        outcome, found = bench(
+            "steady",
+            "--clients 2 --rounds 2 --prompt-words 3 --max-tokens 4 "
+            f"--against {other.url} --html {page}",
+        )
+    assert (outcome.exit_code, outcome.stderr) == (0, "")
+    nonce = found["run"]["nonce"]
+    mine = [request.prompt for request in server.requests][2:]
+    assert sorted(mine) == sorted(other.prompts[2:])
+    assert len(set(mine)) == 4
+    assert all(prompt.startswith(f"{nonce} ") for prompt in mine)
+    assert found["against"]["server"]["address"] == other.url
+    assert [one["output_tokens"] for one in (*found["results"], *found["against"]["results"])] == [
+        16,
+        16,
+    ]
+    assert {len(one["pairs"]) for one in found["comparison"]} == {2}
+    assert "This server by the other" in outcome.stdout
+    assert other.url in page.read_text()
+
+
+def test_a_run_of_one_server_has_no_nonce_and_is_the_same_again(bench, server):
+    for _ in range(2):
+        _, found = bench("steady", "--clients 1 --rounds 1 --prompt-words 3 --max-tokens 2")
+        assert found["run"]["nonce"] == ""
+    _, first, _, second = server.requests
+    assert first.prompt == second.prompt
+    assert first.cache_salt != second.cache_salt
+
+
+def test_another_server_that_is_not_there(bench, server):
+    outcome, found = bench("steady", "--against http://127.0.0.1:1")
+    assert (outcome.exit_code, found) == (1, None)
+    assert outcome.stderr.startswith("error: nothing was measured: http://127.0.0.1:1: ")
+    assert outcome.stderr.count("\n") == 1
+
+
+def test_a_server_of_another_kind_alone(server):
+    app = typer.Typer()
+    register(app)
+    with in_a_thread(Completions()) as other:
+        words = f"bench --clients 2 --rounds 1 --max-tokens 3 --address {other.url}"
+        outcome = CliRunner().invoke(app, words.split())
+    assert (outcome.exit_code, outcome.stderr) == (0, "")
+    assert "llama-server b7-abc" in outcome.stdout
+    assert server.requests == []
 
 
 def test_refusals_under_load_are_counted(bench, server):

@@ -6,8 +6,10 @@ import asyncio
 import time
 
 import pytest
+from running_server import gated
 
 from llm_serving_engine.clients.bench.drive import ERROR_PAUSE_SECONDS, drive
+from llm_serving_engine.clients.bench.grpc_target import GrpcTarget
 from llm_serving_engine.clients.bench.plan import Gate, Phase, PlannedRequest
 from llm_serving_engine.clients.bench.record import SHORT_ANSWER, PromptTokens
 from llm_serving_engine.clients.bench.run import run, warm_up
@@ -150,6 +152,39 @@ async def test_the_warm_up_raises_what_goes_wrong():
 
     with pytest.raises(TargetError, match="no"):
         await warm_up(Broken(), 2)
+
+
+async def test_a_request_that_continues_has_the_answer_in_its_prompt(target):
+    first, failing = PlannedRequest("a", 2), PlannedRequest(" b", 1, continues=True)
+    await drive(phase([first, failing, PlannedRequest(" c", 1, continues=True)]), target)
+    begun = [entry for entry in target.log if entry.endswith("begins")]
+    assert begun == ["a begins", "a0 1  b begins", "a0 1  b0  c begins"]
+
+
+async def test_the_warm_up_is_no_wider_than_the_server(target):
+    settings = Settings(clients=(9,), rounds=1, max_tokens=2, slots=3)
+    await run(WORKLOADS["steady"], settings, [target], lambda *told: None)
+    assert len([entry for entry in target.log if entry.endswith(" 7")]) == 3
+
+
+async def test_a_real_server_that_is_full_refuses_and_says_when_to_come_again():
+    async with (
+        gated(sequences=1, scheduler={"queue_requests_max": 1}) as server,
+        GrpcTarget(server.address, cache_salt="x") as target,
+    ):
+        assert (await target.describe()).slots == 1
+        held = [asyncio.ensure_future(server.generate(request_id=name)) for name in ("a", "b")]
+        await server.runner.held(1)
+        await server.recorder.until(lambda: len(server.recorder.states) == 2)
+        refused = PlannedRequest("c", 3, deadline=30)
+        (record,) = (await drive(phase([refused]), target)).requests
+        assert (record.error, record.refused, record.failed) == ("RESOURCE_EXHAUSTED", True, False)
+        assert record.retry_after is not None
+        server.runner.open()
+        await asyncio.gather(*held)
+        (record,) = (await drive(phase([refused]), target)).requests
+        assert (record.finished, record.in_time, record.tokens) == (True, True, 3)
+        assert record.text
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
