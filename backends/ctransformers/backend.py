@@ -23,6 +23,7 @@ from llm_serving_engine.backends.models.errors import ModelError
 from llm_serving_engine.backends.models.ggml_file import GGMLFile, is_legacy
 from llm_serving_engine.backends.models.gguf_file import GGUFFile
 from llm_serving_engine.backends.models.info import ModelInfo
+from llm_serving_engine.backends.models.memory import check_fits
 from llm_serving_engine.backends.sampler import Logits
 from llm_serving_engine.backends.slot_samplers import SlotSamplers
 from llm_serving_engine.backends.text.ggml_tokenizer import GGMLTokenizer
@@ -57,6 +58,8 @@ class CTransformersBackend:
         self._samplers = SlotSamplers(self._settings.sequences)
         self._lengths = [0] * self._settings.sequences
         self._failures: dict[int, str] = {}
+        # What follows computes, and the host wants to see that it goes on.
+        progress(1.0)
         self.report = self._make_report(needs, self._warm_up())
 
     @staticmethod
@@ -135,14 +138,12 @@ class CTransformersBackend:
             prefill_token_seconds=speed[0],
             decode_step_seconds=speed[1],
         )
-        cells = needs.training_context if needs.fixed_context else settings.context_per_sequence
-        cache = cells * needs.token_bytes * settings.sequences
+        estimate = needs.memory(settings.sequences, settings.context_per_sequence)
         resident = psutil.Process().memory_info().rss
-        weights = self._model.weights_bytes
         memory = {
-            "weights": weights,
-            "cache": cache,
-            "buffers": max(resident - weights - cache, 0),
+            "weights": estimate.weights,
+            "cache": estimate.cache,
+            "buffers": max(resident - estimate.weights - estimate.cache, 0),
         }
         return LoadReport(capabilities, settings.described(), memory)
 
@@ -151,19 +152,27 @@ def _load(
     path: Path, config: BackendConfig, progress: Progress
 ) -> tuple[SlotModel, Settings, Needs]:
     """Load a file of either kind. Raises ModelError or LoadError."""
-    if is_legacy(path):
-        legacy = GGMLFile.read(path, config.architecture)
+    legacy = GGMLFile.read(path, config.architecture) if is_legacy(path) else None
+    if legacy is not None:
         info, layout = legacy.info, legacy.layout
         token_bytes = info.cache_bytes_per_token(layout.cache_bytes)
-        needs = Needs(info.training_context, token_bytes, info.weights_bytes, layout.fixed_context)
-        settings = Settings.choose(config, needs)
-        return GGMLModel(info, settings, progress), settings, needs
-    file = GGUFFile.read(path)
-    info = ModelInfo.of(file)
-    check_file(file)
-    needs = Needs(info.training_context, info.cache_bytes_per_token())
+    else:
+        file, layout = GGUFFile.read(path), None
+        info = ModelInfo.of(file)
+        check_file(file)
+        token_bytes = info.cache_bytes_per_token()
+    needs = Needs(
+        training_context=info.training_context,
+        token_bytes=token_bytes,
+        weights_bytes=info.weights_bytes,
+        copied=legacy is not None,
+        fixed_context=layout is not None and layout.fixed_context,
+    )
     settings = Settings.choose(config, needs)
-    return GGUFModel(path, settings, progress), settings, needs
+    estimate = needs.memory(settings.sequences, settings.context_per_sequence)
+    check_fits(estimate, config.memory_bytes_max)
+    kind = GGMLModel if legacy is not None else GGUFModel
+    return kind(info, settings, progress), settings, needs
 
 
 def _seconds(do: Callable[[], object]) -> float:

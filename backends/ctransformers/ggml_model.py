@@ -33,7 +33,6 @@ class GGMLModel:
         self._library = library()
         self._info = info
         self._settings = settings
-        self.weights_bytes = info.weights_bytes * settings.sequences
         self._models: list[Any] = []
         for slot in range(settings.sequences):
             self._models.append(self._load())
@@ -67,9 +66,9 @@ class GGMLModel:
                 path.encode(), architecture.encode(), config
             )
         if not model:
-            reason = (b"".join(written).decode("utf-8", "replace").strip() or "no reason given",)
-            line = reason[0].splitlines()[0]
-            raise LoadError(f"{path} cannot be loaded by ctransformers: {line}")
+            lines = b"".join(written).decode("utf-8", "replace").splitlines()
+            reason = lines[0] if lines else "no reason given"
+            raise LoadError(f"{path} cannot be loaded by ctransformers: {reason}")
         return model
 
     def _make_room(self, slot: int) -> None:

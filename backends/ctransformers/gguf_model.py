@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from llm_serving_engine.backends.ctransformers.library import (
 from llm_serving_engine.backends.ctransformers.model import ComputeError
 from llm_serving_engine.backends.ctransformers.settings import Settings
 from llm_serving_engine.backends.models.gguf_file import GGUFFile
+from llm_serving_engine.backends.models.info import ModelInfo
 from llm_serving_engine.backends.sampler import Logits
 
 # What the library's llama.cpp knows of. It dies of some files that it does not
@@ -52,7 +52,7 @@ def _refusal(file: GGUFFile, what: str) -> LoadError:
 class GGUFModel:
     """See `SlotModel`."""
 
-    def __init__(self, path: Path, settings: Settings, progress: Progress) -> None:
+    def __init__(self, info: ModelInfo, settings: Settings, progress: Progress) -> None:
         """Load a file that `check_file` has passed. Raises LoadError."""
         self._library = library()
         self._threads = settings.threads
@@ -60,13 +60,12 @@ class GGUFModel:
         # Kept, as the library keeps it.
         self._log = LogCallback(self._note)
         self._library.llama_log_set(self._log, None)
-        params = self._params(settings, progress)
+        params, path = self._params(settings, progress), info.path
         self._model = self._library.llama_load_model_from_file(str(path).encode(), params)
         if not self._model:
             reason = self._errors[0] if self._errors else "no reason given"
             raise LoadError(f"{path} cannot be loaded by ctransformers: {reason}")
         self._vocabulary_size: int = self._library.llama_model_n_vocab(self._model)
-        self.weights_bytes: int = self._library.llama_model_size(self._model)
         self._contexts = [self._context(params) for _ in range(settings.sequences)]
 
     def compute(self, slot: int, position: int, tokens: tuple[int, ...]) -> Logits:

@@ -86,7 +86,6 @@ def _declare(found: Any) -> Any:
         ("llama_eval", integer, (pointer, tokens, integer, integer, integer)),
         ("llama_get_logits", logits, (pointer,)),
         ("llama_model_n_vocab", integer, (pointer,)),
-        ("llama_model_size", ctypes.c_uint64, (pointer,)),
         ("llama_free", None, (pointer,)),
         ("llama_free_model", None, (pointer,)),
         ("llama_log_set", None, (LogCallback, pointer)),

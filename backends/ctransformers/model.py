@@ -14,10 +14,6 @@ class ComputeError(Exception):
 class SlotModel(Protocol):
     """Weights, and a cache for each slot."""
 
-    @property
-    def weights_bytes(self) -> int:
-        """Memory that weights take, copies included."""
-
     def compute(self, slot: int, position: int, tokens: tuple[int, ...]) -> Logits:
         """Compute a run of tokens; what the slot held from `position` on is overwritten.
 

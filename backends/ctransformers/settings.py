@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 from llm_serving_engine.backends import machine
 from llm_serving_engine.backends.backend import BackendConfig, LoadError
+from llm_serving_engine.backends.models.memory import MemoryEstimate
 
 # They take turns: more of them let more requests begin, and make none of them faster.
 SEQUENCES = 8
@@ -17,6 +18,8 @@ COPIES_SHARE = 0.5
 PREFILL_CHUNK = 64
 # The loaders of GGML files keep all that a chunk computes in one buffer.
 PREFILL_CHUNK_COPIED = 32
+# The interpreter, NumPy, and the library: measured on Linux and x86-64.
+PROGRAM_BYTES = 57_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +29,30 @@ class Needs:
     Attributes:
         training_context: Tokens.
         token_bytes: Memory for one token of a sequence's cache.
-        copied_bytes: Weights that each sequence has of its own; 0 where they share them.
+        weights_bytes: All weights.
+        copied: Each sequence has weights of its own.
         fixed_context: The cache is as long as the file says, whatever is configured.
     """
 
     training_context: int
     token_bytes: int
-    copied_bytes: int = 0
+    weights_bytes: int
+    copied: bool = False
     fixed_context: bool = False
+
+    def cache_bytes(self, context: int) -> int:
+        """Of one sequence that may hold `context` tokens."""
+        cells = self.training_context if self.fixed_context else context
+        return cells * self.token_bytes
+
+    def memory(self, sequences: int, context: int) -> MemoryEstimate:
+        """What a runner will take."""
+        return MemoryEstimate(
+            weights=self.weights_bytes * (sequences if self.copied else 1),
+            repacked=0,
+            cache=self.cache_bytes(context) * sequences,
+            buffers=PROGRAM_BYTES,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +73,7 @@ class Settings:
         """
         _check(config, needs)
         sequences, context = _shape(config, needs)
-        chunk = PREFILL_CHUNK_COPIED if needs.copied_bytes else PREFILL_CHUNK
+        chunk = PREFILL_CHUNK_COPIED if needs.copied else PREFILL_CHUNK
         return cls(
             sequences=sequences,
             context_per_sequence=context,
@@ -74,10 +93,11 @@ def _shape(config: BackendConfig, needs: Needs) -> tuple[int, int]:
     context = config.context_per_sequence or (
         longest if needs.fixed_context else min(CONTEXT, longest)
     )
-    cells = longest if needs.fixed_context else context
-    each = cells * needs.token_bytes + needs.copied_bytes
-    share = COPIES_SHARE if needs.copied_bytes else CACHE_SHARE
-    budget = machine.available_memory() * share
+    each = needs.cache_bytes(context) + (needs.weights_bytes if needs.copied else 0)
+    memory = machine.available_memory()
+    if config.memory_bytes_max is not None:
+        memory = min(memory, config.memory_bytes_max)
+    budget = memory * (COPIES_SHARE if needs.copied else CACHE_SHARE)
     while config.sequences is None and sequences > 1 and sequences * each > budget:
         sequences //= 2
     return sequences, context

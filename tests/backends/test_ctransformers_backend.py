@@ -148,7 +148,9 @@ def test_progress_goes_up_to_one(load: Load, tiny_model_path: Path, tmp_path: Pa
 def choose(config: BackendConfig, available: int, **needs: Any) -> tuple[int, int]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(machine, "available_memory", lambda: available)
-        settings = Settings.choose(config, Needs(**{"training_context": 4096, **needs}))
+        settings = Settings.choose(
+            config, Needs(**{"training_context": 4096, "weights_bytes": 1, **needs})
+        )
     return settings.sequences, settings.context_per_sequence
 
 
@@ -159,8 +161,15 @@ def test_sequences_are_as_many_as_fit() -> None:
     assert choose(free, 4 * 8 * 2048 * 1000 - 1, token_bytes=1000) == (4, 2048)
     assert choose(free, 1, token_bytes=1000) == (1, 2048)
     assert choose(BackendConfig(sequences=3), 1, token_bytes=1000) == (3, 2048)
+    limited = BackendConfig(memory_bytes_max=4 * 2 * 2048 * 1000)
+    assert choose(limited, 100 * GIGABYTE, token_bytes=1000) == (2, 2048)
     # A half, where each has weights of its own, and the context that the file says.
-    copies = {"token_bytes": 1000, "copied_bytes": GIGABYTE, "fixed_context": True}
+    copies = {
+        "token_bytes": 1000,
+        "weights_bytes": GIGABYTE,
+        "copied": True,
+        "fixed_context": True,
+    }
     each = GIGABYTE + 4096 * 1000
     assert choose(free, 2 * 8 * each, **copies) == (8, 4096)
     assert choose(free, 2 * 8 * each - 1, **copies) == (4, 4096)
@@ -177,6 +186,7 @@ def test_sequences_are_as_many_as_fit() -> None:
         ({"gpu_layers": -1}, "gpu_layers is -1; ctransformers runs on the CPU"),
         ({"sequences": 257}, "sequences is 257; it can be 1 to 256"),
         ({"context_per_sequence": 1025}, "the model was trained for 1024"),
+        ({"memory_bytes_max": 10**6}, "memory_bytes_max is 1 MB: lower sequences"),
     ],
 )
 def test_settings_that_cannot_be(
