@@ -21,7 +21,10 @@ from bootstrap.llama_cpp import LlamaCppWheel
 from bootstrap.toolchain import check_toolchain
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-EXTRAS = {"serve": ("server", "bench"), "test": ("server", "bench", "dev")}
+EXTRAS = {
+    "serve": ("server", "bench", "ctransformers"),
+    "test": ("server", "bench", "ctransformers", "dev"),
+}
 """The project's extras that each stage installs."""
 
 
