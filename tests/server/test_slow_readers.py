@@ -174,7 +174,7 @@ def test_just_too_late(wait: Wait, error: type[RequestError]) -> None:
 def test_each_message_has_its_own_time() -> None:
     async def scenario(loop: Clock, peer: Peer) -> None:
         async def write_two() -> None:
-            with PATIENCE.reader(peer) as reader:
+            with PATIENCE.reader(peer) as reader:  # type: ignore[arg-type]
                 await reader.write("first")
                 await reader.write("second")
 
