@@ -92,13 +92,13 @@ def changed(plan: Plan, change: Callable[[PlannedRequest], PlannedRequest]) -> P
 
 
 def with_nonce(plan: Plan, nonce: str) -> Plan:
-    """The plan with words in front of every prompt that no earlier run has sent.
+    """The plan with words in front of every prompt that no earlier run has sent, if any.
 
     This keeps a run cold on servers whose caches know no salts.
     """
 
     def change(request: PlannedRequest) -> PlannedRequest:
-        if request.continues:
+        if request.continues or not nonce:
             return request
         return replace(request, prompt=f"{nonce} {request.prompt}")
 

@@ -9,8 +9,13 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from llm_serving_engine.clients.bench.drive import drive
-from llm_serving_engine.clients.bench.plan import Phase, Plan, PlannedRequest, with_deadline
-from llm_serving_engine.clients.bench.plan import with_nonce as plan_with_nonce
+from llm_serving_engine.clients.bench.plan import (
+    Phase,
+    Plan,
+    PlannedRequest,
+    with_deadline,
+    with_nonce,
+)
 from llm_serving_engine.clients.bench.record import PhaseRecord
 from llm_serving_engine.clients.bench.settings import Settings
 from llm_serving_engine.clients.bench.target import Target
@@ -19,7 +24,7 @@ from llm_serving_engine.clients.bench.workloads import Workload
 
 WARM_UP_WORDS = 16
 WARM_UP_TOKENS = 8
-SETTLE_SECONDS = 1.0  # between two servers: what one still does for those who left is its own
+SETTLE_SECONDS = 1.0  # between phases whose servers may still be busy with requests that were left
 
 SIDES = ("this", "other")
 
@@ -56,40 +61,51 @@ async def run(
         targets: One, or two to compare. Both get the same requests at the same times.
         on_progress: Called as requests end.
         nonce: Words in front of every prompt that no earlier run has sent; empty for none.
-        settle: Seconds between two targets.
+        settle: Seconds between two targets, and after a calibration.
 
     Raises:
         TargetError: In the warm-up.
     """
-    ended, total = 0, 0
-
-    async def carry_out(phase: Phase, target: int, of: str) -> PhaseRecord:
-        def count() -> None:
-            nonlocal ended
-            ended += 1
-            on_progress(ended, total, of)
-
-        on_progress(ended, total, of)
-        return await drive(phase, targets[target], count)
-
-    first = _prepared(workload.calibration(settings), settings, nonce)
-    total = sum(phase.requests for phase in first)
+    progress = _Progress(on_progress)
+    first = with_nonce(workload.calibration(settings), nonce)
     widest = max(len(phase.lanes) for phase in first or workload.plan(settings))
     for target in targets:
         # More than it has slots would wait, and may be refused.
         await warm_up(target, min(widest, settings.slots))
-    found = [await carry_out(phase, 0, phase.name) for phase in first]
+    progress.total += sum(phase.requests for phase in first)
+    found = [await drive(phase, targets[0], progress.on(phase.name)) for phase in first]
     settings = workload.calibrated(settings, found)
-
-    plan = _prepared(_plan(workload, settings, comparing=len(targets) > 1), settings, nonce)
-    total += len(targets) * sum(phase.requests for phase in plan)
+    plan = with_nonce(_plan(workload, settings, comparing=len(targets) > 1), nonce)
+    if settings.deadline is not None:
+        plan = with_deadline(plan, settings.deadline)
+    progress.total += len(targets) * sum(phase.requests for phase in plan)
     records: list[list[PhaseRecord]] = [[] for _ in targets]
     for turn, (phase, number) in enumerate(_turns(plan, len(targets))):
-        if turn and len(targets) > 1:
+        if found or (turn and len(targets) > 1):
             await asyncio.sleep(settle)
         side = f", {SIDES[number]} server" if len(targets) > 1 else ""
-        records[number].append(await carry_out(phase, number, phase.name + side))
+        of = progress.on(phase.name + side)
+        records[number].append(await drive(phase, targets[number], of))
     return Measured(settings, tuple(map(tuple, records)))
+
+
+class _Progress:
+    """Counts requests that have ended, and tells."""
+
+    def __init__(self, on_progress: OnProgress) -> None:
+        self.total = 0
+        self._ended = 0
+        self._on_progress = on_progress
+
+    def on(self, what: str) -> Callable[[], None]:
+        """To be called as each request of `what` ends."""
+
+        def count() -> None:
+            self._ended += 1
+            self._on_progress(self._ended, self.total, what)
+
+        self._on_progress(self._ended, self.total, what)
+        return count
 
 
 def _turns(plan: Plan, targets: int) -> Iterator[tuple[Phase, int]]:
@@ -107,12 +123,6 @@ def _plan(workload: Workload, settings: Settings, comparing: bool) -> Plan:
         return workload.plan(settings)
     seeds = range(settings.seed, settings.seed + settings.rounds)
     return tuple(phase for seed in seeds for phase in workload.plan(replace(settings, seed=seed)))
-
-
-def _prepared(plan: Plan, settings: Settings, nonce: str) -> Plan:
-    if nonce:
-        plan = plan_with_nonce(plan, nonce)
-    return plan if settings.deadline is None else with_deadline(plan, settings.deadline)
 
 
 async def warm_up(target: Target, streams: int) -> None:

@@ -43,7 +43,6 @@ async def session(
     servers: Servers,
     arguments: Sequence[str],
     on_progress: OnProgress,
-    settle: float = SETTLE_SECONDS,
 ) -> Outcome:
     """Measure. Raises TargetError where a server cannot be reached or its warm-up fails."""
     salt = uuid.uuid4().hex
@@ -66,6 +65,6 @@ async def session(
         facts = run_facts(arguments, nonce)
         settings = replace(settings, slots=described[0].slots or SLOTS)
         measured = await run(
-            WORKLOADS[workload], settings, targets, on_progress, nonce=nonce, settle=settle
+            WORKLOADS[workload], settings, targets, on_progress, nonce=nonce, settle=SETTLE_SECONDS
         )
     return outcome(workload, WORKLOADS[workload], measured, described, facts)

@@ -13,11 +13,18 @@ from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2
 from typer.testing import CliRunner
 
+from llm_serving_engine.clients.bench import session
 from llm_serving_engine.clients.bench.workloads import WORKLOADS
 from llm_serving_engine.clients.commands import bench_options, register
 from llm_serving_engine.v1 import generation_pb2
 
 WARM_UP_TOKENS = 8
+
+
+@pytest.fixture(autouse=True)
+def without_settling(monkeypatch):
+    """No test depends on what a server still does for those who left."""
+    monkeypatch.setattr(session, "SETTLE_SECONDS", 0)
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ class Logging:
 
 
 async def asked(workload, settings, nonce=""):
-    log = []
+    log: list[tuple[str, PlannedRequest]] = []
     targets = [Logging(name, log) for name in ("this", "other")]
     measured = await run(workload, settings, targets, lambda *told: None, nonce=nonce, settle=0)
     return log, measured

@@ -145,7 +145,7 @@ async def test_a_time_holds_a_request_back(target):
 
 
 async def test_the_warm_up_raises_what_goes_wrong():
-    class Broken:
+    class Broken(FakeTarget):
         async def stream(self, request):
             raise TargetError("UNAVAILABLE", "no")
             yield

@@ -223,7 +223,7 @@ def test_ratios_are_placed_and_told_apart():
     root = ElementTree.fromstring(draw_ratios([less, more, none]))
     dots = root.findall(f".//{SVG}circle")
     assert [dot.get("class") for dot in dots] == ["dot better", "dot worse", "dot better"]
-    places = [float(dot.get("cx")) for dot in dots]
+    places = [float(dot.attrib["cx"]) for dot in dots]
     assert places[0] < places[1] < places[2]
     labels = [one.text for one in root.iter(f"{SVG}text")]
     assert {"1: TTFT", "1: output"} <= set(labels)

@@ -191,6 +191,6 @@ def test_overload_is_twice_what_was_measured_unless_the_rate_is_given():
     given = replace(settings, rate=7.0)
     assert (overload.calibration(given), overload.calibrated(given, [])) == ((), given)
     nothing = PhaseRecord("capacity", (Record("", 0.0, 2.0, (), "UNAVAILABLE"),))
-    assert overload.calibrated(settings, [nothing]).rate > 0
+    assert overload.calibrated(settings, [nothing]).rate == overload.RATE_MIN
     later = {one.prompt for one in requests_of(*overload.plan(replace(settings, rate=9.0)))}
     assert not later & {one.prompt for one in requests_of(phase)}
