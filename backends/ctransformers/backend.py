@@ -26,6 +26,7 @@ from llm_serving_engine.backends.models.info import ModelInfo
 from llm_serving_engine.backends.models.memory import check_fits
 from llm_serving_engine.backends.sampler import Logits
 from llm_serving_engine.backends.slot_samplers import SlotSamplers
+from llm_serving_engine.backends.text.falcon_tokenizer import FalconTokenizer, is_early_falcon
 from llm_serving_engine.backends.text.ggml_tokenizer import GGMLTokenizer
 from llm_serving_engine.backends.text.tokenizer import LlamaTokenizer, Tokenizer
 from llm_serving_engine.scheduler.step import (
@@ -67,7 +68,8 @@ class CTransformersBackend:
         """The vocabulary, without ctransformers: its library can end the process. See registry."""
         if is_legacy(path):
             return GGMLTokenizer(GGMLFile.read(path, config.architecture))
-        return LlamaTokenizer(path)
+        early_falcon = is_early_falcon(GGUFFile.read(path))
+        return FalconTokenizer(path) if early_falcon else LlamaTokenizer(path)
 
     def execute(self, step: Step) -> StepResult:
         """Do a step's parts in order."""

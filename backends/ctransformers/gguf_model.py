@@ -20,6 +20,7 @@ from llm_serving_engine.backends.ctransformers.settings import Settings
 from llm_serving_engine.backends.models.gguf_file import GGUFFile
 from llm_serving_engine.backends.models.info import ModelInfo
 from llm_serving_engine.backends.sampler import Logits
+from llm_serving_engine.backends.text.falcon_tokenizer import is_early_falcon
 
 # What the library's llama.cpp knows of. It dies of some files that it does not
 # know, and gives no reason for others: so they are told apart before it sees them.
@@ -40,6 +41,8 @@ def check_file(file: GGUFFile) -> None:
         raise _refusal(file, f"a {architecture} model with a vocabulary of type {vocabulary!r}")
     if "output.weight" not in {tensor.name for tensor in file.tensors}:
         raise _refusal(file, "a model whose output shares the weights of its embeddings")
+    if architecture == "falcon" and not is_early_falcon(file):
+        raise _refusal(file, "a falcon model whose vocabulary is not of the files of 2023")
     unknown = {tensor.type.name for tensor in file.tensors} - _TENSOR_TYPES
     if unknown:
         raise _refusal(file, f"weights stored as {', '.join(sorted(unknown))}")

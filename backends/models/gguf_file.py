@@ -113,6 +113,9 @@ class Tensor(NamedTuple):
         return self.elements // self.type.block * self.type.bytes
 
 
+_Strings = dict[str, tuple[bytes, ...]]
+
+
 @dataclass(frozen=True, slots=True)
 class GGUFFile:
     """A file's header.
@@ -141,25 +144,44 @@ class GGUFFile:
             ModelNotFound: There is no such file.
             ModelFileError: It is not a GGUF file, or not a whole one.
         """
-        try:
-            with path.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                if size < 24:
-                    raise ModelFileError(f"{path} is not a GGUF file: it has only {size} bytes")
-                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                    return _Reader(path, data).file()
-        except FileNotFoundError:
-            raise ModelNotFound(f"there is no file {path}") from None
-        except OSError as error:
-            raise ModelFileError(f"{path} cannot be read: {error.strerror}") from error
+        return _read(path)[0]
+
+
+def read_strings(path: Path, *keys: str) -> tuple[tuple[bytes, ...], ...]:
+    """The arrays of strings under some keys; empty where there is none.
+
+    Raises:
+        ModelNotFound: There is no such file.
+        ModelFileError: It is not a GGUF file, or not a whole one.
+    """
+    _, strings = _read(path, frozenset(keys))
+    return tuple(strings.get(key, ()) for key in keys)
+
+
+def _read(path: Path, wanted: frozenset[str] = frozenset()) -> tuple[GGUFFile, _Strings]:
+    """Read a header, and those arrays of strings that are wanted."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size < 24:
+                raise ModelFileError(f"{path} is not a GGUF file: it has only {size} bytes")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                reader = _Reader(path, data, wanted)
+                return reader.file(), reader.strings
+    except FileNotFoundError:
+        raise ModelNotFound(f"there is no file {path}") from None
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read: {error.strerror}") from error
 
 
 class _Reader:
     """Walks over a header; every read is checked against the file's end."""
 
-    def __init__(self, path: Path, data: mmap.mmap) -> None:
+    def __init__(self, path: Path, data: mmap.mmap, wanted: frozenset[str]) -> None:
+        self.strings: _Strings = {}
         self._path = path
         self._data = data
+        self._wanted = wanted
         self._size = len(data)
         self._position = 0
         self._strings_left = _ARRAY_STRINGS_MAX
@@ -198,7 +220,7 @@ class _Reader:
         length = self._scalar(_UINT64)
         self._array_lengths[key] = length
         if code == _STRING:
-            self._skip_strings(key, length)
+            self._strings(key, length)
             return None
         if code not in _SCALARS:
             raise self._broken(f"{key!r} is an array of unknown type {code}")
@@ -208,10 +230,13 @@ class _Reader:
         self._skip(length * _SCALARS[code].size)
         return None
 
-    def _skip_strings(self, key: str, count: int) -> None:
+    def _strings(self, key: str, count: int) -> None:
         self._strings_left -= count
         if self._strings_left < 0:
             raise self._broken(f"{key!r} makes more than {_ARRAY_STRINGS_MAX} strings")
+        if key in self._wanted:
+            self.strings[key] = tuple(self._take(self._scalar(_UINT64)) for _ in range(count))
+            return
         for _ in range(count):
             self._skip(self._scalar(_UINT64))
 
