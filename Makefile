@@ -1,7 +1,7 @@
 # Everything is set up on the first use: only Python 3.10 or newer, a C and C++
 # compiler, and CMake must be there. `make help` says what there is.
 .POSIX:
-.PHONY: help serve test lint proto bench diagrams test-external setup clean distclean _server _dev
+.PHONY: help serve test lint proto bench diagrams test-external endurance setup clean distclean _server _dev
 
 PYTHON ?= python3
 ARGS ?=
@@ -42,6 +42,9 @@ bench: _server ## measure the server that `make serve` runs elsewhere
 test-external: _dev ## test with real tools: Envoy, grpcurl, the Go and Node clients
 	@$(BIN)/python deploy/tools.py
 	@$(BIN)/python -m pytest tests/external $(ARGS)
+
+endurance: _dev ## the long runs: runners killed under load, 10,000 requests (half an hour)
+	@$(BIN)/python -m pytest -s tests/endurance $(ARGS)
 
 setup: _dev ## only set up
 

@@ -83,7 +83,7 @@ class SchedulerConfig:
     determinism: Determinism = "fast"
     stream_buffer_tokens_max: int = 4096
     runner_losses_max: int = 1
-    recovery_seconds_max: float = 120.0
+    recovery_seconds_max: float = 300.0
 
     def __post_init__(self) -> None:
         for field in fields(self):

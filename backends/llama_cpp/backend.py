@@ -67,10 +67,7 @@ class LlamaCppBackend:
         self._failures: dict[int, str] = {}
         self._saved: dict[int, SavedCache] = {}
         self._config = config
-        # What follows computes, and the host wants to see that it goes on.
-        progress(1.0)
-        self._speed = self._warm_up()
-        progress(1.0)
+        self._speed = self._warm_up(lambda: progress(1.0))
         self.report = self._make_report(info)
 
     @staticmethod
@@ -170,22 +167,29 @@ class LlamaCppBackend:
         self._failures[slot] = reason
         self._model.clear(slot)
 
-    def _warm_up(self) -> tuple[float, float]:
+    def _warm_up(self, goes_on: Callable[[], None]) -> tuple[float, float]:
         """Touch the weights and the buffers, so that the first request is like any other.
+
+        Args:
+            goes_on: Told after each computation: a large model's take long, and
+                whoever waits for it must know that it does not hang.
 
         Returns:
             Seconds for a prompt token, and for a step of one decode row.
         """
         length = min(self._model.settings.prefill_chunk, self._model.context_per_sequence // 2)
         chunk = (0,) * length
+        goes_on()
         self._model.decode_chunk(0, 0, chunk, sample=True)
         self._model.clear(0)
+        goes_on()
         prefill = _seconds(lambda: self._model.decode_chunk(0, 0, chunk, sample=True))
         decode = min(
             _seconds(lambda: self._model.decode_rows((DecodeRow(0, length + i, 0),)))  # noqa: B023
             for i in range(DECODE_TRIALS)
         )
         self._model.clear(0)
+        goes_on()
         return prefill / length, decode
 
     def _make_report(self, info: ModelInfo) -> LoadReport:

@@ -31,7 +31,7 @@ class Supervision:
     """
 
     step_seconds_max: float = 30.0
-    load_silence_seconds_max: float = 300.0
+    load_silence_seconds_max: float = 120.0
     restart_delay_seconds_max: float = 30.0
     healthy_seconds: float = 300.0
 

@@ -60,9 +60,10 @@ def test_what_a_type_of_weights_adds(
 ) -> None:
     infos = [ModelInfo.read(path) for path in (builtin_model_path, q4_0_path)]
 
-    def repacked(machine_name: str, **config: int) -> list[int]:
+    def repacked(machine_name: str, gpu_layers: int = 0) -> list[int]:
         monkeypatch.setattr(memory.platform, "machine", lambda: machine_name)  # type: ignore[attr-defined]
-        settings = [Settings.choose(BackendConfig(threads=1, **config), info) for info in infos]
+        config = BackendConfig(threads=1, gpu_layers=gpu_layers)
+        settings = [Settings.choose(config, info) for info in infos]
         return [estimate_memory(*both).repacked for both in zip(infos, settings, strict=True)]
 
     matrices = infos[1].matrix_bytes["Q4_0"]

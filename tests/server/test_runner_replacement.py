@@ -7,6 +7,7 @@ import os
 import random
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,10 @@ def losses(server: RunningServer, loss: str) -> float | None:
     labels = {"model": server.model.name, "loss": loss}
     registry = server.app.metrics.registry
     return registry.get_sample_value("llm_serving_engine_runner_losses_total", labels)
+
+
+def has_done(server: RunningServer, steps: int) -> bool:
+    return len(server.recorder.steps) >= steps
 
 
 def tokens_of(events: list[inference_pb2.StreamResponse]) -> list[int]:
@@ -68,7 +73,7 @@ async def test_every_stream_survives_every_kill(
     }
     async with serving(tiny_quantized_model_path, **settings) as server:
         # More than there are slots, of many lengths, some of which share a beginning.
-        requests = [
+        requests: list[dict[str, Any]] = [
             {"prompt": "once upon a time " * dice.randrange(1, 12) + chr(97 + n), "max_tokens": 150}
             for n in range(8)
         ]
@@ -77,7 +82,7 @@ async def test_every_stream_survives_every_kill(
         reading = asyncio.gather(*map(read_all, streams))
         for _ in range(5):
             steps = len(server.recorder.steps) + dice.randrange(5, 60)
-            await server.recorder.until(lambda steps=steps: len(server.recorder.steps) >= steps)
+            await server.recorder.until(partial(has_done, server, steps))
             signal_runner(server, signal.SIGKILL)
         for events, answer in zip(await reading, answers, strict=True):
             assert tokens_of(events) == list(answer.token_ids)
