@@ -138,110 +138,12 @@ def test_chunks_that_are_not_aligned_give_nearly_the_same(
     assert other.chosen == pytest.approx(logprobs.chosen, abs=1e-3)
 
 
-def test_company_changes_nothing(backend: LlamaCppBackend) -> None:
-    count = 8
-    prompts = [prompt_of(10 + slot, 11 + 9 * slot) for slot in range(4)]
-    samplings = [GREEDY, Sampling(seed=1), Sampling(temperature=2.0, seed=2), GREEDY]
-    asked = list(zip(prompts, samplings, strict=True))
-    expected = [alone(backend, 3 - slot, *one) for slot, one in enumerate(asked)]
-    produced: list[list[Position]] = [[] for _ in range(4)]
-
-    def row(slot: int) -> DecodeRow:
-        position = len(prompts[slot]) + len(produced[slot]) - 1
-        return DecodeRow(slot, position, produced[slot][-1][0])
-
-    def execute(*chunks: PrefillChunk, opens: tuple[OpenSequence, ...] = ()) -> None:
-        going = [slot for slot in range(4) if 0 < len(produced[slot]) < count]
-        clears = tuple(ClearSlot(one.slot) for one in opens)
-        step = Step(1, clears, opens, chunks, tuple(map(row, going)))
-        for sampled in backend.execute(step).tokens:
-            produced[sampled.slot].append(plain(sampled))
-
-    # One prompt after the other, while those before go on.
-    for slot, (prompt, sampling) in enumerate(asked):
-        execute(chunk(slot, 0, prompt), opens=(opened(slot, sampling),))
-    while len(produced[3]) < count:
-        execute()
-    assert produced == expected
-
-
-def test_a_copied_prefix(backend: LlamaCppBackend) -> None:
-    prompt = prompt_of(4, 3 * UNIT + 5)
-    expected = begin(backend, 0, prompt)
-    other = prompt_of(5, 40)
-    begin(backend, 2, other)
-    for shared in (UNIT, 2 * UNIT, 3 * UNIT):
-        operations = (CopyPrefix(0, 2, shared),)
-        step = Step(1, operations, (opened(2),), (chunk(2, shared, prompt[shared:]),))
-        result = backend.execute(step)
-        assert not result.failures
-        assert plain(result.tokens[0]) == expected
-    # The source goes on as if nothing had been.
-    row = DecodeRow(0, len(prompt), expected[0])
-    after = backend.execute(Step(1, decodes=(row,))).tokens[0]
-    assert plain(after) == alone(backend, 1, prompt, count=2)[1]
-
-
 def test_copying_nothing_clears(backend: LlamaCppBackend) -> None:
     prompt = prompt_of(6, 20)
     expected = begin(backend, 0, prompt)
     begin(backend, 1, prompt_of(7, 33))
     step = Step(1, (CopyPrefix(0, 1, 0),), (opened(1),), (chunk(1, 0, prompt),))
     assert plain(backend.execute(step).tokens[0]) == expected
-
-
-def test_a_slot_that_is_cleared_in_part(backend: LlamaCppBackend) -> None:
-    prompt = prompt_of(8, 2 * UNIT + 9)
-    expected = begin(backend, 0, prompt)
-    begin(backend, 1, prompt[: 2 * UNIT] + prompt_of(9, 30))
-    step = Step(
-        1, (ClearSlot(1, 2 * UNIT),), (opened(1),), (chunk(1, 2 * UNIT, prompt[2 * UNIT :]),)
-    )
-    assert plain(backend.execute(step).tokens[0]) == expected
-
-
-def test_a_slot_without_room_fails_alone(backend: LlamaCppBackend) -> None:
-    neighbour = prompt_of(11, 20)
-    expected = alone(backend, 1, neighbour, count=3)
-    first = begin(backend, 1, neighbour)
-    too_long = chunk(0, 0, prompt_of(12, CONTEXT + 1))
-    step = Step(
-        1,
-        (ClearSlot(0),),
-        (opened(0),),
-        (too_long,),
-        (DecodeRow(1, len(neighbour), first[0]),),
-    )
-    result = backend.execute(step)
-    (failure,) = result.failures
-    assert failure.slot == 0
-    assert "no room" in failure.reason
-    assert [plain(sampled) for sampled in result.tokens] == [expected[1]]
-    # Its slot is clear, and can be used again.
-    assert begin(backend, 0, neighbour) == expected[0]
-
-
-def test_a_full_slot(backend: LlamaCppBackend) -> None:
-    prompt = prompt_of(13, CONTEXT - 1)
-    token, _ = begin(backend, 0, prompt)
-    result = backend.execute(Step(1, decodes=(DecodeRow(0, CONTEXT - 1, token),)))
-    assert len(result.tokens) == 1
-
-
-def test_greedy_is_the_likeliest_and_penalties_count(backend: LlamaCppBackend) -> None:
-    prompt = prompt_of(14, 12)
-    sampling = Sampling(temperature=0.0, logit_bias={77: 100.0}, presence_penalty=2.0)
-    assert [token for token, _ in alone(backend, 0, prompt, sampling, 3)] == [77, 77, 77]
-
-
-def test_a_sequence_goes_on_in_another_slot(backend: LlamaCppBackend) -> None:
-    prompt = prompt_of(15, UNIT)
-    sampling = Sampling(temperature=1.5, seed=9, frequency_penalty=0.5, top_k=0, min_p=0.0)
-    expected = alone(backend, 0, prompt, sampling)
-    output = tuple(token for token, _ in expected[:4])
-    again = OpenSequence(3, sampling, TOP, prompt, output)
-    step = Step(1, (ClearSlot(3),), (again,), (chunk(3, 0, prompt + output),))
-    assert backend.execute(step).tokens[0].token == expected[4][0]
 
 
 @given(
