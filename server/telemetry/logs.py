@@ -30,8 +30,10 @@ _ROOT = "llm_serving_engine"
 # Its exporter complains several times about every batch that it cannot send.
 _THROTTLED = "opentelemetry"
 _THROTTLE_SECONDS = 60.0
-# gRPC's traceback for metadata that is not UTF-8, several for each request that has any.
-_CALLERS_FAULT = ("grpc._cython.cygrpc", "Invalid encoding")
+# Where gRPC shows tracebacks for what callers do: metadata that are not UTF-8, and
+# leaving while the last of their answer is on its way.
+_GRPC = "grpc._cython.cygrpc"
+_CALLERS_DOING = ("Invalid encoding", "ExecuteBatchError raised in core")
 
 # The caller had what it asked for, or asked for what cannot be.
 _AS_ASKED = frozenset(
@@ -72,7 +74,7 @@ def configure(
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
     handler.addFilter(_Throttle(_THROTTLED, _THROTTLE_SECONDS))
-    handler.addFilter(_by_us)
+    handler.addFilter(is_ours)
     own = logging.getLogger(_ROOT)
     own.setLevel(level.upper())
     root = logging.getLogger()
@@ -82,6 +84,11 @@ def configure(
         library = logging.getLogger(name)
         library.handlers.clear()
         library.propagate = True
+
+
+def is_ours(record: logging.LogRecord) -> bool:
+    """Whether a record is not just gRPC's word on what a caller has done."""
+    return record.name != _GRPC or not str(record.msg).startswith(_CALLERS_DOING)
 
 
 def log_request(
@@ -188,12 +195,6 @@ class _Throttle(logging.Filter):
             return False
         self._next = record.created + self._seconds
         return True
-
-
-def _by_us(record: logging.LogRecord) -> bool:
-    """Whether a record is not about what a caller did wrong."""
-    library, beginning = _CALLERS_FAULT
-    return record.name != library or not str(record.msg).startswith(beginning)
 
 
 def _progress(sequence: Sequence) -> Fields:
