@@ -21,8 +21,8 @@ lint: _dev ## style, types, proto files, generated code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy deploy/bootstrap deploy/*.py
-	MYPYPATH=deploy:tests/fixtures $(BIN)/mypy --explicit-package-bases \
+	$(BIN)/mypy deploy/bootstrap deploy/*.py docs/examples/*.py
+	MYPYPATH=deploy:tests/fixtures:tests/benchmarks $(BIN)/mypy --explicit-package-bases \
 	    --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls tests
 	$(BIN)/buf lint proto
 	$(BIN)/python deploy/proto.py --check
