@@ -13,6 +13,8 @@ DOCUMENTS = (
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
     "deploy/README.md",
+    "docs/backends.md",
+    "docs/runners.md",
     "docs/scheduling.md",
 )
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)\s#]+)")
