@@ -108,8 +108,13 @@ class CTransformersBackend:
             raise ComputeError(f"the slot holds {self._lengths[chunk.slot]} tokens")
         if end > self._settings.context_per_sequence:
             raise ComputeError("there is no room in the cache")
-        for position, tokens, _ in split_chunk(chunk, self._settings.prefill_chunk):
+        prompt = len(chunk.tokens) - chunk.replayed
+        known = chunk._replace(tokens=chunk.tokens[:prompt], replayed=0)
+        for position, tokens, _ in split_chunk(known, self._settings.prefill_chunk):
             logits = self._model.compute(chunk.slot, position, tokens)
+        # One by one, as it was decoded: so its bits are the same.
+        for position, token in enumerate(chunk.tokens[prompt:], chunk.position + prompt):
+            logits = self._model.compute(chunk.slot, position, (token,))
         self._lengths[chunk.slot] = end
         return logits
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llm_serving_engine.backends.backend import LoadError
+from llm_serving_engine.backends.chunks import REPLAY_ROWS_MAX
 from llm_serving_engine.backends.llama_cpp.batch import Batch
 from llm_serving_engine.backends.llama_cpp.settings import Settings
 from llm_serving_engine.backends.llama_library import captured_errors, library
@@ -80,7 +81,7 @@ class LlamaModel:
 
     @property
     def _rows_max(self) -> int:
-        return max(self.settings.prefill_chunk, self.settings.sequences)
+        return max(self.settings.prefill_chunk, self.settings.sequences, REPLAY_ROWS_MAX)
 
     def _context_params(self) -> Any:
         settings = self.settings

@@ -63,7 +63,8 @@ class MarkovBackend:
             self._samplers.open(opened)
         tokens: list[SampledToken] = []
         failures: list[SlotFailure] = []
-        for part in (*step.prefills, *step.decodes):
+        parts: tuple[PrefillChunk | DecodeRow, ...] = (*step.prefills, *step.decodes)
+        for part in parts:
             outcome = self._compute(part)
             if isinstance(outcome, SampledToken):
                 tokens.append(outcome)

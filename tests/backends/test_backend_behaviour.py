@@ -222,12 +222,13 @@ async def test_a_slot_is_used_again(bench: Bench) -> None:
 
 
 async def test_a_sequence_goes_on_in_another_slot(bench: Bench) -> None:
-    prompt = prompt_of(22, UNIT)
-    expected = await bench.alone(0, prompt, DRAWN)
-    output = tuple(sampled.token for sampled in expected[:4])
-    again = bench.opened(3, DRAWN, output)
-    result = await bench.execute(ClearSlot(3), again, PrefillChunk(3, 0, prompt + output, True))
-    assert result.tokens[0].token == expected[4].token
+    prompt = prompt_of(22, 3 * UNIT + 5)
+    expected = await bench.alone(0, prompt, DRAWN, count=21)
+    output = tuple(sampled.token for sampled in expected[:20])
+    chunk = PrefillChunk(3, 0, prompt + output, True, replayed=len(output))
+    result = await bench.execute(ClearSlot(3), bench.opened(3, DRAWN, output), chunk)
+    # To the bit: what was decoded is computed again as it was then.
+    assert [in_slot_0(sampled) for sampled in result.tokens] == expected[20:]
 
 
 async def test_a_slot_is_cleared_in_part(bench: Bench) -> None:
