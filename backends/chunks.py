@@ -12,18 +12,28 @@ from llm_serving_engine.scheduler.step import PrefillChunk
 REPLAY_ROWS_MAX = 32
 
 
-def split_chunk(chunk: PrefillChunk, unit: int) -> list[tuple[int, tuple[int, ...], bool]]:
-    """Cut a chunk at the multiples of `unit` from its sequence's start, up to where the output is.
+def split_chunk(
+    chunk: PrefillChunk, unit: int, *, aligned: bool = True
+) -> list[tuple[int, tuple[int, ...], bool]]:
+    """Cut a chunk into parts of at most `unit` tokens, up to where the output is.
 
     Output that is computed again is cut from the prompt, and into parts of at
     most REPLAY_ROWS_MAX tokens.
+
+    Args:
+        chunk: What to cut.
+        unit: Tokens.
+        aligned: Whether to cut at the multiples of `unit` from the sequence's
+            start, which keeps bits the same wherever the chunk begins; else the
+            parts are as few as can be.
 
     Returns:
         (position, tokens, sample) of each part; only the last can sample.
     """
     end = chunk.position + len(chunk.tokens)
     output = end - chunk.replayed
-    within = range((chunk.position // unit + 1) * unit, output, unit)
+    origin = chunk.position // unit * unit if aligned else chunk.position
+    within = range(origin + unit, output, unit)
     starts = [start for start in (chunk.position, *within) if start < output]
     cuts = [*starts, *_replay_cuts(output, end), end]
     return [

@@ -121,7 +121,8 @@ class LlamaCppBackend:
     def _compute(self, chunk: PrefillChunk) -> npt.NDArray[np.float32]:
         logits = np.empty((0, 0), np.float32)
         output = chunk.position + len(chunk.tokens) - chunk.replayed
-        for position, tokens, sample in split_chunk(chunk, self._model.settings.prefill_chunk):
+        unit, aligned = self._model.settings.prefill_chunk, self._config.batch_invariant
+        for position, tokens, sample in split_chunk(chunk, unit, aligned=aligned):
             if len(tokens) == 1 and position >= output:
                 # It was a decode row, and had company where it needed some.
                 logits = self._compute_rows((DecodeRow(chunk.slot, position, *tokens),))

@@ -152,20 +152,22 @@ def test_copying_nothing_clears(backend: LlamaCppBackend) -> None:
     st.booleans(),
     st.integers(1, 40),
     st.integers(0, 80),
+    st.booleans(),
 )
 def test_split_chunk(
-    position: int, tokens: list[int], sample: bool, unit: int, replayed: int
+    position: int, tokens: list[int], sample: bool, unit: int, replayed: int, aligned: bool
 ) -> None:
     whole = PrefillChunk(3, position, tuple(tokens), sample, min(replayed, len(tokens)))
     output = position + len(tokens) - whole.replayed
-    parts = split_chunk(whole, unit)
+    parts = split_chunk(whole, unit, aligned=aligned)
+    origin = 0 if aligned else position
     at = position
     for start, part, _ in parts:
         assert start == at
         assert part
         if start < output:
             # No part reaches over a multiple of the unit, or into the output.
-            assert start // unit == (start + len(part) - 1) // unit
+            assert (start - origin) // unit == (start + len(part) - 1 - origin) // unit
             assert start + len(part) <= output
         else:
             assert len(part) <= REPLAY_ROWS_MAX
