@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def large_model_path(builtin_model_path: Path) -> Path:
+    """The file that ENDURANCE_MODEL names, or else the built-in model's."""
+    return Path(os.environ.get("ENDURANCE_MODEL") or builtin_model_path)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -60,7 +60,9 @@ async def disturb(process: ServeProcess, number: signal.Signals, times: int) -> 
 @pytest.mark.parametrize(
     ("number", "times"), [(signal.SIGKILL, KILLS), (signal.SIGSTOP, STOPS)], ids=["kill", "stop"]
 )
-@pytest.mark.parametrize("model", ["tiny_quantized_model_path", "builtin_model_path"])
+@pytest.mark.parametrize(
+    "model", ["tiny_quantized_model_path", "large_model_path"], ids=["tiny", "builtin"]
+)
 async def test_every_stream_completes(
     model: str, number: signal.Signals, times: int, request: pytest.FixtureRequest
 ) -> None:
