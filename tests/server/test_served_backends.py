@@ -171,6 +171,28 @@ async def test_what_a_client_can_read_of_it(served: RunningServer) -> None:
     assert answer.model.capabilities.logprobs
 
 
+@pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.name))
+async def test_the_same_answers_where_classes_take_slots_from_each_other(
+    case: BackendCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skip_where_missing(case)
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.setenv("PYTHONPATH", str(EXAMPLES))
+    runner = asdict(replace(case.config, sequences=2))
+    scheduler = {"determinism": "batch_invariant", "preemption_share_tokens": 2}
+    path, model = case.write_model(tmp_path), {"backend": case.backend, "runner": runner}
+    async with serving(path, model=model, scheduler=scheduler) as server:
+        alone = [await answer_of(server, one) for one in requests(30)]
+        low = [
+            asyncio.create_task(answer_of(server, {**one, "priority": 1})) for one in requests(30)
+        ]
+        await server.recorder.until(lambda: server.slots_in_use == 2)
+        high = [answer_of(server, {**one, "priority": 4}) for one in requests(30)]
+        assert await asyncio.gather(*high) == alone
+        assert await asyncio.gather(*low) == alone
+        assert server.model.engine.scheduler.tally.preemptions > 0
+
+
 # Which backend
 
 
