@@ -10,12 +10,16 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.metadata
+from pathlib import Path
 from typing import Any
 
 from llm_serving_engine.backends.backend import LoadError
 
 _PACKAGE = "ctransformers"
 _VERSION = "0.2.27"  # the last one; `ContextParams` is its layout
+# Linux says here what the processor can do.
+_PROCESSOR = Path("/proc/cpuinfo")
+_VARIANTS = {"avx2": {"avx2", "fma", "f16c"}, "avx": {"avx", "f16c"}}
 
 LOG_ERROR = 2
 LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
@@ -63,7 +67,7 @@ def library() -> Any:
             raise LoadError(f"ctransformers {version} is installed; {_VERSION} is needed")
         from ctransformers.llm import load_library
 
-        return _declare(load_library())
+        return _declare(load_library(_variant()))
     except ImportError as error:
         raise LoadError(
             f"ctransformers cannot be imported ({error}): "
@@ -73,6 +77,21 @@ def library() -> Any:
         # Its wheel brings libraries for x86-64 and for macOS, and is installed anywhere.
         reason = str(error).partition("\n")[0]
         raise LoadError(f"ctransformers has no library for this platform: {reason}") from error
+
+
+def _variant() -> str | None:
+    """The build that suits the processor; None where ctransformers is to find out.
+
+    It can everywhere, and takes more than a second.
+    """
+    try:
+        flags = set(_PROCESSOR.read_text().split())
+    except OSError:
+        return None
+    for name, needed in _VARIANTS.items():
+        if needed <= flags:
+            return name
+    return "basic"
 
 
 def _declare(found: Any) -> Any:

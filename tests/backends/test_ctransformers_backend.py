@@ -265,3 +265,31 @@ def test_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(LoadError, match="cannot be imported") as raised:
         library.library.__wrapped__()
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "variant"),
+    [
+        ("flags : fpu avx avx2 f16c fma", "avx2"),
+        ("flags : fpu avx f16c", "avx"),
+        ("Features : fp asimd", "basic"),
+        (None, None),
+    ],
+)
+def test_the_build_for_the_processor(
+    flags: str | None, variant: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "cpuinfo"
+    if flags is not None:
+        path.write_text(flags)
+    monkeypatch.setattr(library, "_PROCESSOR", path)
+    assert library._variant() == variant
+
+
+def test_a_library_of_another_platform(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_library(variant: str | None) -> None:
+        raise OSError("invalid ELF header")
+
+    monkeypatch.setattr("ctransformers.llm.load_library", load_library)
+    with pytest.raises(LoadError, match="no library for this platform: invalid ELF header"):
+        library.library.__wrapped__()
