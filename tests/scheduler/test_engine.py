@@ -218,6 +218,26 @@ async def test_a_request_whose_runner_died_twice_fails_and_others_go_on() -> Non
         assert await read(stage.engine.submit(ask("b"))) == expected(ask("b"))
 
 
+async def test_nobody_waits_longer_than_is_set_for_a_runner_to_come_back() -> None:
+    back = asyncio.Event()
+    async with running(recovery_seconds_max=0.01) as stage:
+        stage.runner.recover = back.wait  # type: ignore[assignment, method-assign]
+        stage.runner.loses = 1
+        with pytest.raises(RunnerFailed, match="did not come back"):
+            await read(stage.engine.submit(ask()))
+        # It is still being brought back, and then goes on.
+        back.set()
+        assert await read(stage.engine.submit(ask("b"))) == expected(ask("b"))
+
+
+async def test_how_far_readers_are_behind() -> None:
+    async with running() as stage:
+        assert stage.engine.tokens_behind == 0
+        stage.engine.submit(ask("unread", max_tokens=30))
+        await read(stage.engine.submit(ask("read", max_tokens=20)))
+        assert stage.engine.tokens_behind == 20
+
+
 async def test_drain_lets_requests_finish_and_refuses_others() -> None:
     async with running() as stage:
         stage.runner.open.clear()
