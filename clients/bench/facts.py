@@ -64,10 +64,11 @@ class RunFacts:
     def line(self) -> str:
         """All of it that fits under a table."""
         machine = self.machine
+        load = machine.load_average
         memory = f", {machine.memory_bytes / 2**30:.0f} GiB" if machine.memory_bytes else ""
         return (
             f"{self.date}, {machine.cpu}, {machine.cores} cores{memory}, {machine.system}, "
-            f"Python {machine.python}"
+            f"Python {machine.python}" + ("" if load is None else f", load {load:.1f} before")
         )
 
 
