@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -59,6 +60,8 @@ def _load(channel: BlockingChannel) -> Backend | None:
     except LoadError as error:
         channel.send(LoadFailed(str(error)))
         return None
+    # What is loaded stays, and is no affair of the collector's between two steps.
+    gc.freeze()
     channel.send(Loaded(backend.report))
     return backend
 
