@@ -102,10 +102,12 @@ def _measure(workload: str, settings: Settings, servers: Servers) -> Outcome:
 def _run(measuring: Coroutine[Any, Any, Outcome]) -> Outcome:
     """Run it on the event loop that takes the least from the servers on the same machine."""
     try:
-        from uvloop import run
+        import uvloop
     except ImportError:
-        from asyncio import run
-    return run(measuring)
+        import asyncio
+
+        return asyncio.run(measuring)
+    return uvloop.run(measuring)
 
 
 def _finish(outcome: Outcome, json_file: Path | None, html_file: Path | None) -> None:
