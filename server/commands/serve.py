@@ -47,6 +47,7 @@ def serve(
     from llm_serving_engine.backends.backend import LoadError
     from llm_serving_engine.backends.models.errors import ModelError
     from llm_serving_engine.server.config import ConfigError, load_config
+    from llm_serving_engine.server.open_files import allow_connections
     from llm_serving_engine.server.telemetry import logs
 
     flags = _flags(
@@ -59,6 +60,7 @@ def serve(
     try:
         settings = load_config(config, flags)
         logs.configure(settings.log.format, settings.log.level)
+        allow_connections(settings.grpc.connections_max)
         # Before the event loop: a download is interrupted like any other command.
         name, path = _find_model(settings)
         uvloop.run(_run(settings, name, path))

@@ -15,6 +15,7 @@ DOCUMENTS = (
     "deploy/README.md",
     "docs/backends.md",
     "docs/runners.md",
+    "docs/limits.md",
     "docs/scheduling.md",
 )
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)\s#]+)")
