@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -84,19 +85,22 @@ class _Guard:
         except Exception as error:
             await _end(context, error)
 
-    async def _converse(self, requests: AsyncIterator[Any], context: Context) -> None:
+    async def _converse(self, requests: object, context: Context) -> None:
         try:
-            await self._write_all(self._handle(self._decoded_all(requests), context), context)
+            async with contextlib.aclosing(self._read_all(context)) as messages:
+                await self._write_all(self._handle(messages, context), context)
         except Exception as error:
             await _end(context, error)
 
     async def _write_all(self, answer: Any, context: Context) -> None:
-        if not isinstance(answer, AsyncIterator):
+        if not isinstance(answer, AsyncGenerator):
             await answer
             return
-        with self._patience.reader(context) as reader:
-            async for message in answer:
-                await reader.write(message)
+        # Closed here, and not at some time by the garbage collector.
+        async with contextlib.aclosing(answer) as messages:
+            with self._patience.reader(context) as reader:
+                async for message in messages:
+                    await reader.write(message)
 
     async def _read(self, context: Context) -> Any:
         try:
@@ -105,9 +109,9 @@ class _Guard:
             log_request(rpc=self._method.lstrip("/"), status_code=error.code, error=error)
             raise
 
-    async def _decoded_all(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        async for request in requests:
-            yield self._decoded(request)
+    async def _read_all(self, context: Context) -> AsyncGenerator[Any, None]:
+        while (message := await context.read()) is not grpc.aio.EOF:
+            yield self._decoded(message)
 
     def _decoded(self, request: Any) -> Any:
         if isinstance(request, Undecodable):
