@@ -44,11 +44,16 @@ def server(path: Path) -> Iterator[ServeProcess]:
         yield process
 
 
-async def disturb(process: ServeProcess, number: signal.Signals, times: int) -> set[int]:
+async def disturb(
+    process: ServeProcess, probe: HealthProbe, number: signal.Signals, times: int
+) -> set[int]:
     """Send a signal to one runner after the other, at random moments; their ids."""
     dice = random.Random(times)
     hit: set[int] = set()
     while len(hit) < times:
+        # One in eight may be hit while it loads; the others have work to do.
+        if dice.randrange(8):
+            await probe.serving.wait()
         await asyncio.sleep(dice.uniform(0.0, 2.5))
         for runner in psutil.Process(process.process.pid).children():
             if runner.pid not in hit:
@@ -74,7 +79,7 @@ async def test_every_stream_completes(
             files, began = main.num_fds(), time.perf_counter()
             enough, probe = asyncio.Event(), HealthProbe(process.address)
             calling = asyncio.gather(callers.call(STREAMS, enough), probe.run(enough))
-            disturbing = asyncio.ensure_future(disturb(process, number, times))
+            disturbing = asyncio.ensure_future(disturb(process, probe, number, times))
             tasks: set[asyncio.Future[Any]] = {calling, disturbing}
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             enough.set()
