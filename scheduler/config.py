@@ -8,7 +8,13 @@ from typing import Literal
 Determinism = Literal["batch_invariant", "fast"]
 
 _MAY_BE_ZERO = frozenset(
-    {"runner_losses_max", "tenant_tokens_per_second", "saved_cache_bytes_max", "prefix_tokens_min"}
+    {
+        "ahead_step_seconds_max",
+        "runner_losses_max",
+        "tenant_tokens_per_second",
+        "saved_cache_bytes_max",
+        "prefix_tokens_min",
+    }
 )
 
 
@@ -40,6 +46,9 @@ class SchedulerConfig:
         step_target_seconds: How long a step may take while prompts are
             computed. Bounds the gap between the tokens of running streams, and
             what an urgent request waits for; shorter costs throughput.
+        ahead_step_seconds_max: Steps that are expected to be shorter are sent
+            before the one before them is done, so that the runner never waits.
+            Whoever arrives then waits for one step more; 0 for never.
         prefill_tokens_max: Prompt tokens of a step, however fast they are.
         preemption: Whether a waiting request takes the slot of a running one
             of a lower class.
@@ -73,6 +82,7 @@ class SchedulerConfig:
     tenant_tokens_burst: int = 100_000
     tenants_max: int = 10_000
     step_target_seconds: float = 0.2
+    ahead_step_seconds_max: float = 0.05
     prefill_tokens_max: int = 512
     preemption: bool = True
     preemption_share_tokens: int = 32

@@ -2,10 +2,11 @@
 
 It has no clock, no thread, no I/O, and no randomness: time comes in as an
 argument, decisions go out as a `Step`, and what happened to requests goes out
-as events. One step is under way at a time:
+as events. Steps are done one after the other:
 
     submit, cancel, finish ...   at any time
     schedule(now) -> Step        what to do next
+    schedule_ahead(now) -> Step  what to do after that, where it is certain already
     apply(result, now)           what came of it
     take_events() -> events      what it all meant for the requests, in order
 """
@@ -27,6 +28,7 @@ from llm_serving_engine.scheduler.errors import (
 )
 from llm_serving_engine.scheduler.events import Begun, Moved, Produced, SchedulerEvent
 from llm_serving_engine.scheduler.lifecycle import Event, State
+from llm_serving_engine.scheduler.lookahead import rows_ahead
 from llm_serving_engine.scheduler.placement import Place, Placement
 from llm_serving_engine.scheduler.planner import StepPlanner
 from llm_serving_engine.scheduler.policy import Policy, load_policy
@@ -48,8 +50,9 @@ from llm_serving_engine.scheduler.tally import Tally
 
 @dataclass(slots=True)
 class _UnderWay:
-    """The step that the runner is at."""
+    """A step that the runner has."""
 
+    step: Step
     shape: Shape
     holders: dict[int, Sequence]
 
@@ -69,7 +72,7 @@ class Scheduler:
         self.policy = policy or load_policy(self.config.policy, self.config)
         self.queue = WaitingQueue(self.policy)
         self.slots = SlotTable(capabilities.sequences_max)
-        self.cost = CostModel(_speed(capabilities))
+        self.cost = CostModel(Speed.of(capabilities))
         self.tally = Tally()
         self.admission = Admission(self.config, self.queue, self.slots, self.cost)
         self.preemption = Preemption(capabilities, self.config, self.cost, self.policy)
@@ -78,6 +81,7 @@ class Scheduler:
         self._deadlines = Deadlines()
         self._numbers = itertools.count(1)
         self._under_way: _UnderWay | None = None
+        self._ahead: _UnderWay | None = None
         self._events: list[SchedulerEvent] = []
         # Whose turn it is, where rows and prompts are too long for one step.
         self._prompts_turn = False
@@ -150,8 +154,7 @@ class Scheduler:
         """
         if self._under_way is not None:
             raise RuntimeError("a step is under way")
-        for request_id in self._deadlines.pop_overdue(now):
-            self._expire(self._sequences[request_id], now)
+        self._expire_overdue(now)
         planner = StepPlanner(
             self.slots, self._placement, self.policy, self.cost, self.capabilities, self.config
         )
@@ -166,12 +169,32 @@ class Scheduler:
         chunks = tuple(chunk for _, chunk in planner.planned)
         step = Step(next(self._numbers), operations, tuple(planner.opens), chunks, planner.rows)
         if not step.empty:
-            self._under_way = _UnderWay(self._shape(step), self._holders(step))
+            self._under_way = _UnderWay(step, self._shape(step), self._holders(step))
+        return step
+
+    def schedule_ahead(self, now: float) -> Step | None:
+        """The step after the one under way, where that is certain without its result.
+
+        So the runner waits for nobody. It is where all who run decode, and
+        nobody who waits could get a slot. Whose output turns out to be complete
+        has computed a row for nothing.
+        """
+        self._expire_overdue(now)
+        if not self._under_way or self._ahead or self._operations or self._may_admit():
+            return None
+        rows = rows_ahead(self._under_way.step, self.slots.holders(), self.capabilities)
+        step = Step(next(self._numbers), decodes=rows)
+        shape = self._shape(step)
+        if not rows or self.cost.predict(shape) > self.config.ahead_step_seconds_max:
+            return None
+        for sequence in self.slots.holders():
+            sequence.computed += 1
+        self._ahead = _UnderWay(step, shape, self._holders(step))
         return step
 
     def apply(self, result: StepResult, now: float) -> None:
         """Take in what the step brought. What came for requests ended meanwhile is dropped."""
-        under_way, self._under_way = self._under_way, None
+        under_way, self._under_way, self._ahead = self._under_way, self._ahead, None
         if under_way is None:
             raise RuntimeError("no step is under way")
         self.cost.learn(under_way.shape, result.duration)
@@ -184,7 +207,7 @@ class Scheduler:
 
     def runner_lost(self, now: float) -> None:
         """The runner died with all its slots: what ran goes back to the head of the queue."""
-        self._under_way = None
+        self._under_way = self._ahead = None
         self._operations.clear()
         self.preemption.forget()
         for sequence in self.queue:
@@ -256,13 +279,11 @@ class Scheduler:
         self._move(sequence, Event.ADMIT, now)
 
     def _may_admit(self) -> bool:
-        """Whether anybody can get a slot: asked of each step, so without looking at all."""
-        if self.slots.idle():
-            return True
+        """Whether anybody may get a slot: asked of each step, so without looking at all."""
         highest = self.queue.highest_class()
-        return highest is not None and any(
-            sequence.request.priority < highest for sequence in self.slots.holders()
-        )
+        if highest is None or self.slots.idle():
+            return highest is not None
+        return any(holder.request.priority < highest for holder in self.slots.holders())
 
     def _charge_prompt(self, sequence: Sequence) -> None:
         if len(sequence.history) == 1:
@@ -358,6 +379,10 @@ class Scheduler:
         self._move(sequence, event, now)
         self.tally.outcomes[sequence.state] += 1
 
+    def _expire_overdue(self, now: float) -> None:
+        for request_id in self._deadlines.pop_overdue(now):
+            self._expire(self._sequences[request_id], now)
+
     def _expire(self, sequence: Sequence, now: float) -> None:
         if len(sequence.history) == 1:
             reason, where = DeadlinePassed.QUEUE_TIMEOUT, "while the request waited in the queue"
@@ -369,9 +394,3 @@ class Scheduler:
     def _move(self, sequence: Sequence, event: Event, now: float) -> None:
         sequence.advance(event, now)
         self._events.append(Moved(sequence, sequence.history[-1]))
-
-
-def _speed(capabilities: Capabilities) -> Speed | None:
-    if not capabilities.prefill_token_seconds or not capabilities.decode_step_seconds:
-        return None
-    return Speed(capabilities.prefill_token_seconds, capabilities.decode_step_seconds)

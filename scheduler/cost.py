@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from llm_serving_engine.scheduler.step import CopyPrefix, Step
+from llm_serving_engine.scheduler.step import Capabilities, CopyPrefix, Step
 
 
 class Shape(NamedTuple):
@@ -81,6 +81,12 @@ class Speed:
 
     prefill_token: float
     decode_step: float
+
+    @classmethod
+    def of(cls, capabilities: Capabilities) -> Speed | None:
+        """A runner's; None where it did not measure."""
+        seconds = capabilities.prefill_token_seconds, capabilities.decode_step_seconds
+        return cls(*seconds) if all(seconds) else None
 
 
 class CostModel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from collections.abc import Sequence as Several
 
 from llm_serving_engine.scheduler.core import Scheduler
@@ -126,17 +126,29 @@ class Engine:
         await self._work.wait()
 
     async def _execute(self, step: Step) -> None:
+        """Have a step done, and those that can be told before it is."""
         # The step is on its way before anybody is told of the one before it:
         # the runner never waits for text, telemetry, or sockets.
         pending = self._runner.begin(step)
-        self._publish()
-        try:
-            result = await pending
-        except RunnerLost:
-            await self._recover()
-        else:
+        while True:
+            self._publish()
+            ahead = self._begin_ahead()
+            try:
+                result = await pending
+            except RunnerLost:
+                await self._recover()
+                return
             self.scheduler.apply(result, self.clock())
             self._done = step, result
+            if ahead is None:
+                return
+            step, pending = ahead
+
+    def _begin_ahead(self) -> tuple[Step, Awaitable[StepResult]] | None:
+        if not self._runner.takes_ahead:
+            return None
+        step = self.scheduler.schedule_ahead(self.clock())
+        return None if step is None else (step, self._runner.begin(step))
 
     async def _recover(self) -> None:
         self._runner_lost = False

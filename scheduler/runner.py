@@ -13,11 +13,15 @@ class RunnerLost(Exception):
 
 
 class Runner(Protocol):
-    """Executes steps, one at a time."""
+    """Executes steps, one after the other."""
 
     @property
     def capabilities(self) -> Capabilities:
         """What it can do; fixed once it is started."""
+
+    @property
+    def takes_ahead(self) -> bool:
+        """Whether a step can be sent before the one before it is done."""
 
     def begin(self, step: Step) -> Awaitable[StepResult]:
         """Send a step. It is on its way when this returns.

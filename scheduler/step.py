@@ -128,8 +128,16 @@ class PrefillChunk(NamedTuple):
     replayed: int = 0
 
 
+FOLLOW = -1
+"""In a row: the token that the step before chose for the slot."""
+
+
 class DecodeRow(NamedTuple):
-    """Compute one token at its position, and sample the next."""
+    """Compute one token at its position, and sample the next.
+
+    The token is FOLLOW where the step was sent before the result of the one
+    before it was known; a backend never sees that.
+    """
 
     slot: int
     position: int
@@ -158,6 +166,22 @@ class Step(NamedTuple):
     def empty(self) -> bool:
         """Whether there is nothing to do."""
         return not (self.operations or self.opens or self.prefills or self.decodes)
+
+    @property
+    def only_decodes(self) -> bool:
+        """Whether there are rows, and nothing else."""
+        return bool(self.decodes) and not (self.operations or self.opens or self.prefills)
+
+    def following(self, last: StepResult) -> Step:
+        """The same after `last`: its tokens for FOLLOW, and no rows for which it has none."""
+        if all(row.token != FOLLOW for row in self.decodes):
+            return self
+        chosen = {sampled.slot: sampled.token for sampled in last.tokens}
+        rows = (
+            row._replace(token=chosen.get(row.slot, FOLLOW)) if row.token == FOLLOW else row
+            for row in self.decodes
+        )
+        return self._replace(decodes=tuple(row for row in rows if row.token != FOLLOW))
 
 
 class Logprobs(NamedTuple):

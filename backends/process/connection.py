@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import cast
 
 from llm_serving_engine.backends.backend import LoadError, LoadReport
@@ -17,6 +19,19 @@ from llm_serving_engine.backends.process.wire import (
 )
 from llm_serving_engine.scheduler.runner import RunnerLost
 from llm_serving_engine.scheduler.step import Step, StepResult
+
+
+@dataclass(frozen=True, slots=True)
+class _Owed:
+    """A step's result that has not come, and the seconds within which it should."""
+
+    result: asyncio.Future[StepResult]
+    seconds: float
+
+    def fail(self, reason: str) -> None:
+        if not self.result.done():
+            self.result.set_exception(RunnerLost(reason))
+            self.result.exception()  # where nobody waits for it any more
 
 
 class Connection(asyncio.Protocol):
@@ -42,7 +57,7 @@ class Connection(asyncio.Protocol):
         """
         loop = asyncio.get_running_loop()
         self.loaded: asyncio.Future[LoadReport] = loop.create_future()
-        self._result: asyncio.Future[StepResult] | None = None
+        self._owed: deque[_Owed] = deque()
         self._on_progress = on_progress
         self._on_idle_loss = on_idle_loss
         self._on_overdue = on_overdue
@@ -60,14 +75,19 @@ class Connection(asyncio.Protocol):
         self._watch_loading()
 
     def send_step(self, step: Step, seconds: float) -> asyncio.Future[StepResult]:
-        """Have a step done within some seconds. Its future raises RunnerLost."""
-        self._result = asyncio.get_running_loop().create_future()
+        """Have a step done within some seconds of the one before it.
+
+        Its future raises RunnerLost.
+        """
+        owed = _Owed(asyncio.get_running_loop().create_future(), seconds)
         if self._lost:
-            self._result.set_exception(RunnerLost("the runner's process has ended"))
-        else:
-            self._write(step)
-            self._watch(seconds, f"a step took longer than {seconds:g} s")
-        return self._result
+            owed.fail("the runner's process has ended")
+            return owed.result
+        self._write(step)
+        self._owed.append(owed)
+        if len(self._owed) == 1:
+            self._watch_step()
+        return owed.result
 
     def close(self) -> None:
         """Close the socket; the worker ends when it sees that."""
@@ -100,16 +120,21 @@ class Connection(asyncio.Protocol):
         if not self.loaded.done():
             self.loaded.set_exception(RunnerLost("the runner's process ended while loading"))
             self.loaded.exception()  # whoever starts the runner may have gone
-        elif self._result is not None and not self._result.done():
-            self._result.set_exception(RunnerLost("the runner's process ended"))
+        elif self._owed:
+            for owed in self._owed:
+                owed.fail("the runner's process ended")
+            self._owed.clear()
         elif self._serving:
             self._on_idle_loss()
 
     def _received(self, message: Message) -> None:
         if isinstance(message, StepResult):
             self._relax()
-            if self._result is not None and not self._result.done():
-                self._result.set_result(message)
+            owed = self._owed.popleft()
+            if not owed.result.done():
+                owed.result.set_result(message)
+            if self._owed:
+                self._watch_step()
         elif isinstance(message, Progress):
             self._watch_loading()
             self._on_progress(message.fraction)
@@ -126,6 +151,10 @@ class Connection(asyncio.Protocol):
         self._transport.write(encode(message))
 
     # The watch
+
+    def _watch_step(self) -> None:
+        seconds = self._owed[0].seconds
+        self._watch(seconds, f"a step took longer than {seconds:g} s")
 
     def _watch_loading(self) -> None:
         seconds = self._load_seconds

@@ -118,6 +118,11 @@ class ProcessRunner:
         self._keep_shape()
         return self._report
 
+    @property
+    def takes_ahead(self) -> bool:
+        """The worker's socket holds what it has not come to."""
+        return True
+
     def begin(self, step: Step) -> asyncio.Future[StepResult]:
         """Send a step. It is on its way when this returns."""
         if self._connection is None:

@@ -19,7 +19,7 @@ from llm_serving_engine.backends.process.wire import (
     Progress,
 )
 from llm_serving_engine.backends.registry import load_factory
-from llm_serving_engine.scheduler.step import Step
+from llm_serving_engine.scheduler.step import Step, StepResult
 
 
 def main() -> None:
@@ -67,8 +67,10 @@ def _load(channel: BlockingChannel) -> Backend | None:
 
 
 def _serve(channel: BlockingChannel, backend: Backend) -> None:
+    result = StepResult(0)
     while isinstance(step := channel.receive(), Step):
-        channel.send(backend.execute(step))
+        result = backend.execute(step.following(result))
+        channel.send(result)
 
 
 def _report_crash() -> int:

@@ -16,7 +16,9 @@ DOCUMENTS = (
     "docs/backends.md",
     "docs/runners.md",
     "docs/limits.md",
+    "docs/performance.md",
     "docs/scheduling.md",
+    "docs/tuning.md",
 )
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)\s#]+)")
 # `folder/file.py` in code type, from the root of the checkout.

@@ -34,6 +34,7 @@ class GatedRunner:
         self.open = asyncio.Event()
         self.open.set()
         self.begun: list[Step] = []
+        self.takes_ahead = False
         self.loses = 0
         self.recoveries = 0
 
