@@ -17,7 +17,7 @@ from llm_serving_engine.backends.backend import (
     Progress,
 )
 from llm_serving_engine.backends.chunks import split_chunk
-from llm_serving_engine.backends.llama_cpp.company import add_company
+from llm_serving_engine.backends.llama_cpp.company import add_company, fill_holes
 from llm_serving_engine.backends.llama_cpp.memory import estimate_memory
 from llm_serving_engine.backends.llama_cpp.model import DecodeError, LlamaModel, SavedCache
 from llm_serving_engine.backends.llama_cpp.probe import keeps_bits
@@ -147,18 +147,17 @@ class LlamaCppBackend:
         ]
 
     def _compute_rows(self, rows: tuple[DecodeRow, ...]) -> npt.NDArray[np.float32]:
-        batch = self._with_company(rows)
-        logits = self._model.decode_rows(batch)
-        if len(batch) > len(rows):
-            logits = logits[[i for i, row in enumerate(batch) if row in rows]]
-            for row in set(batch) - set(rows):
+        batch = fill_holes(rows, self._room)
+        if self._config.batch_invariant:
+            batch = add_company(batch, self._model.settings.sequences, self._room)
+        if len(batch) == len(rows):
+            return self._model.decode_rows(rows)
+        slots = {row.slot for row in rows}
+        logits = self._model.decode_rows(batch, [row.slot in slots for row in batch])
+        for row in batch:
+            if row.slot not in slots:
                 self._model.clear(row.slot, row.position)
         return logits
-
-    def _with_company(self, rows: tuple[DecodeRow, ...]) -> tuple[DecodeRow, ...]:
-        if not self._config.batch_invariant:
-            return rows
-        return add_company(rows, self._model.settings.sequences, self._room)
 
     def _room(self, slot: int) -> int | None:
         length = self._model.length(slot)

@@ -42,12 +42,12 @@ class Batch:
         self._outputs[:count] = 0
         self._outputs[count - 1] = sample
 
-    def fill_rows(self, rows: Sequence[DecodeRow]) -> None:
-        """Hold one token each of many sequences, with logits for all."""
+    def fill_rows(self, rows: Sequence[DecodeRow], wanted: Sequence[bool] = ()) -> None:
+        """Hold one token each of many sequences, with logits for all, or for those wanted."""
         count = len(rows)
         self.structure.n_tokens = count
         self._slots[:count], self._positions[:count], self._tokens[:count] = zip(*rows, strict=True)
-        self._outputs[:count] = 1
+        self._outputs[:count] = wanted or 1
 
 
 def _pointer(array: np.ndarray[Any, Any], kind: Any) -> Any:

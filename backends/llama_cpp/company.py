@@ -1,19 +1,54 @@
-"""Company for rows that would be computed alone.
+"""Rows of no meaning, computed beside others and dropped afterwards.
 
-llama.cpp computes a run of consecutive slots as one batch. A batch of a single
-row that looks at many cells is split between the threads, and adds up in
-another order than the same row does beside others: its bits differ. A row of
-no meaning in the next slot, dropped afterwards, keeps them the same.
+llama.cpp computes a run of consecutive slots as one batch, and every run goes
+through all of the weights. A small hole between two runs costs less when it is
+filled than as a reason for a second batch.
+
+A batch of a single row that looks at many cells is split between the threads,
+and adds up in another order than the same row does beside others: its bits
+differ. Company keeps them the same.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 from llm_serving_engine.scheduler.step import DecodeRow
 
+# What the hole's rows take is less than what a second batch does.
+HOLE_MAX = 2
+ROWS_MIN = 4
+# A row makes all rows of its batch look at as many cells as it does, by so many.
+CELLS_UNIT = 256
+
 # The split begins at 512 cells in view, and cells come into view by 256.
 ALONE_UP_TO = 255
+
+
+def fill_holes(
+    rows: Sequence[DecodeRow], room: Callable[[int], int | None]
+) -> tuple[DecodeRow, ...]:
+    """The rows, and more of them in the small holes between, in ascending order of slots.
+
+    Args:
+        rows: In ascending order of slots.
+        room: The position after the last of a slot's cache; None where it is full.
+    """
+    if len(rows) < ROWS_MIN:
+        return tuple(rows)
+    cells = max(row.position for row in rows) // CELLS_UNIT
+    filled = [rows[0]]
+    for before, after in itertools.pairwise(rows):
+        hole = range(before.slot + 1, after.slot)
+        if 0 < len(hole) <= HOLE_MAX:
+            positions = [room(slot) for slot in hole]
+            if all(at is not None and at // CELLS_UNIT <= cells for at in positions):
+                filled += (
+                    DecodeRow(slot, at or 0, 0) for slot, at in zip(hole, positions, strict=True)
+                )
+        filled.append(after)
+    return tuple(filled)
 
 
 def add_company(

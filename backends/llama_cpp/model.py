@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -134,13 +134,19 @@ class LlamaModel:
         self._batch.fill_chunk(slot, position, tokens, sample)
         return self._decode(int(sample))
 
-    def decode_rows(self, rows: tuple[Any, ...]) -> npt.NDArray[np.float32]:
+    def decode_rows(
+        self, rows: tuple[Any, ...], wanted: Sequence[bool] = ()
+    ) -> npt.NDArray[np.float32]:
         """Compute one token each of many sequences; at most `sequences` rows.
 
-        Returns and raises as `decode_chunk`; the shape is (rows, vocabulary).
+        Args:
+            rows: In ascending order of slots.
+            wanted: Which of them are to have logits; empty for all.
+
+        Returns and raises as `decode_chunk`; the shape is (rows wanted, vocabulary).
         """
-        self._batch.fill_rows(rows)
-        return self._decode(len(rows))
+        self._batch.fill_rows(rows, wanted)
+        return self._decode(sum(wanted) if wanted else len(rows))
 
     def _decode(self, outputs: int) -> npt.NDArray[np.float32]:
         code = self._library.llama_decode(self._context, self._batch.structure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,14 @@ from hypothesis import given
 
 from llm_serving_engine.backends.backend import BackendConfig
 from llm_serving_engine.backends.llama_cpp.backend import LlamaCppBackend
-from llm_serving_engine.backends.llama_cpp.company import ALONE_UP_TO, add_company
+from llm_serving_engine.backends.llama_cpp.company import (
+    ALONE_UP_TO,
+    CELLS_UNIT,
+    HOLE_MAX,
+    ROWS_MIN,
+    add_company,
+    fill_holes,
+)
 from llm_serving_engine.scheduler.request import Sampling
 from llm_serving_engine.scheduler.step import (
     ClearSlot,
@@ -158,3 +166,39 @@ def test_everybody_who_needs_company_and_can_have_it_gets_it(
             assert neighbours <= full
     for row in set(together) - set(rows):
         assert row.slot not in full
+
+
+@given(slots_and_positions, st.sets(st.integers(0, 7)), st.integers(0, 999))
+def test_small_holes_are_filled(positions: dict[int, int], full: set[int], at: int) -> None:
+    rows = tuple(DecodeRow(slot, position, 1) for slot, position in sorted(positions.items()))
+    filled = fill_holes(rows, lambda slot: None if slot in full else at)
+    slots = [row.slot for row in filled]
+    assert slots == sorted(set(slots))
+    assert set(rows) <= set(filled)
+    fits = at // CELLS_UNIT <= max(positions.values()) // CELLS_UNIT
+    for before, after in itertools.pairwise(rows):
+        hole = set(range(before.slot + 1, after.slot))
+        fill = 0 < len(hole) <= HOLE_MAX and len(rows) >= ROWS_MIN and fits and not hole & full
+        assert hole & set(slots) == (hole if fill else set())
+    assert slots[0] == rows[0].slot
+    assert slots[-1] == rows[-1].slot
+
+
+def test_a_filled_hole_changes_nobodys_tokens(tiny_quantized_model_path: Path) -> None:
+    config = BackendConfig(sequences=6, context_per_sequence=256, threads=2)
+    other = LlamaCppBackend(str(tiny_quantized_model_path), config, lambda fraction: None)
+    prompts = {slot: prompt_of(10 + slot, 20 + slot) for slot in range(6)}
+
+    def begun(slot: int) -> DecodeRow:
+        token = other.execute(prefill(slot, prompts[slot])).tokens[0].token
+        return DecodeRow(slot, len(prompts[slot]), token)
+
+    rows = {slot: begun(slot) for slot in prompts}
+    alone = {slot: other.execute(Step(2, decodes=(row,))).tokens[0] for slot, row in rows.items()}
+    rows = {slot: begun(slot) for slot in prompts}
+    together = other.execute(Step(3, decodes=tuple(rows[slot] for slot in (0, 1, 3, 5)))).tokens
+    assert together == tuple(alone[slot] for slot in (0, 1, 3, 5))
+    # What was in the holes is there as it was.
+    for slot in (2, 4):
+        assert other.execute(Step(4, decodes=(rows[slot],))).tokens == (alone[slot],)
+    other.close()

@@ -15,6 +15,7 @@ class Pieces:
 
     bos_text = eos_text = ""
     chat_template = None
+    info = None
     training_context = 0
     stop_tokens: frozenset[int] = frozenset()
 
