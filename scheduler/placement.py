@@ -149,20 +149,20 @@ class Placement:
     def _cheapest(self, idle: list[Slot], sequence: Sequence) -> Slot:
         """An idle slot, by what is lost with it and what it costs in density.
 
-        Of those with something left over, only the least recently used is
-        considered.
+        What was left over long ago is asked for less often than what is new.
         """
-        empty = [slot for slot in idle if not slot.left_over]
-        oldest = sorted((slot for slot in idle if slot.left_over), key=lambda s: s.used_at)[:1]
+        by_age = sorted((slot for slot in idle if slot.left_over), key=lambda s: s.used_at)
+        freshness = {slot: (age + 1) / len(by_age) for age, slot in enumerate(by_age)}
         held = {holder.slot for holder in self._slots.holders() if holder.slot is not None}
         runs = count_runs(sorted(held))
         steps = self._expected_steps(sequence)
 
-        def price(slot: Slot) -> tuple[float, int]:
+        def price(slot: Slot) -> tuple[float, float, int]:
             more_runs = count_runs(sorted(held | {slot.index})) - runs
-            return self._value(slot) + more_runs * self._cost.cost.runs * steps, slot.index
+            lost = self._value(slot) * freshness.get(slot, 0.0)
+            return lost + more_runs * self._cost.cost.runs * steps, slot.used_at, slot.index
 
-        return min([*empty, *oldest], key=price)
+        return min(idle, key=price)
 
     def _value(self, slot: Slot) -> float:
         """Seconds that are expected to be lost with what is left over in a slot."""

@@ -60,7 +60,8 @@ class Run:
     def __init__(self, plans: list[Plan], slots: int, deaths: frozenset[int]) -> None:
         self.slots, self.deaths = slots, deaths
         self.backend = self._new_backend()
-        config = SchedulerConfig(queue_requests_max=20, prefill_tokens_max=64)
+        # Classes are strict here: nobody rises with age.
+        config = SchedulerConfig(queue_requests_max=20, prefill_tokens_max=64, aging_seconds=1e6)
         self.scheduler = Scheduler(self.backend.report.capabilities, config)
         self.simulation = Simulation(self.scheduler, self._execute)
         for number, plan in enumerate(plans):
