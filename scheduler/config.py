@@ -81,7 +81,7 @@ class SchedulerConfig:
     tenant_tokens_per_second: float = 0.0
     tenant_tokens_burst: int = 100_000
     tenants_max: int = 10_000
-    step_target_seconds: float = 0.2
+    step_target_seconds: float = 0.125
     ahead_step_seconds_max: float = 0.05
     prefill_tokens_max: int = 512
     preemption: bool = True

@@ -132,7 +132,7 @@ class StepPlanner:
 
     def _plan_chunks(self, prompts: list[Sequence], seconds: float) -> None:
         unit, tokens = self._capabilities.prefill_unit, self._config.prefill_tokens_max
-        budget = PrefillBudget(self._cost, seconds, tokens, unit)
+        budget = PrefillBudget(self._cost, seconds, tokens, unit, self._least)
         self.planned = list(plan_prefill(prompts, budget))
         for sequence, chunk in self.planned:
             sequence.computed += len(chunk.tokens)
@@ -147,9 +147,18 @@ class StepPlanner:
 
     def _smallest(self, sequence: Sequence) -> float:
         """Seconds of the least that can be computed of a prompt."""
-        unit = self._capabilities.prefill_unit
         rest = sequence.known_tokens - sequence.computed
-        return self._cost.prefill_seconds(min(unit, rest), sequence.computed)
+        return self._cost.prefill_seconds(min(self._least, rest), sequence.computed)
+
+    @property
+    def _least(self) -> int:
+        """Tokens of the smallest chunk: half a unit, where bits need not be kept.
+
+        Far into a long prompt a whole one takes more than twice as long as at its
+        beginning. Smaller ones than half would lose too much of the kernels' speed.
+        """
+        unit = self._capabilities.prefill_unit
+        return unit if self._config.determinism == "batch_invariant" else max(unit // 2, 1)
 
     def _decoding(self) -> list[Sequence]:
         return [s for s in self._slots.holders() if s.state is State.DECODE]

@@ -12,7 +12,9 @@ from llm_serving_engine.scheduler.step import PrefillChunk
 class PrefillBudget:
     """The time and the tokens that a step has for prompts."""
 
-    def __init__(self, cost: CostModel, seconds: float, tokens: int, unit: int) -> None:
+    def __init__(
+        self, cost: CostModel, seconds: float, tokens: int, unit: int, least: int | None = None
+    ) -> None:
         """Begin a step.
 
         Args:
@@ -20,22 +22,27 @@ class PrefillBudget:
             seconds: What the step has left of its target; may be below 0.
             tokens: What it may compute at most.
             unit: Chunks end at multiples of this.
+            least: A part of the unit at which they may end where a whole one is
+                too long; None for never.
         """
         self._cost = cost
         self._seconds = seconds
         self._tokens = tokens
         self._unit = unit
+        self._least = least or unit
         self._untouched = True
 
     def take(self, sequence: Sequence) -> int:
         """Tokens of `sequence` to compute in this step; 0 where nothing is left.
 
-        The first sequence always gets its chunk to the next multiple of the
-        unit: prompts go on however tight the target is.
+        The first sequence always gets its chunk, to the next multiple of the
+        unit or of its part: prompts go on however tight the target is.
         """
         start, end = sequence.computed, sequence.known_tokens
         budget = min(self._cost.prefill_tokens(self._seconds, start), self._tokens)
-        length = chunk_length(start, end, budget, self._unit, must_progress=self._untouched)
+        length = chunk_length(start, end, budget, self._unit) or chunk_length(
+            start, end, budget, self._least, must_progress=self._untouched
+        )
         if length:
             self._untouched = False
             self._tokens -= length
@@ -64,7 +71,9 @@ def plan_prefill(
         yield sequence, chunk
 
 
-def chunk_length(start: int, end: int, budget: int, unit: int, must_progress: bool) -> int:
+def chunk_length(
+    start: int, end: int, budget: int, unit: int, *, must_progress: bool = False
+) -> int:
     """Tokens to compute of those from `start` to `end`; 0 where the budget has no room."""
     if end - start <= budget:
         return end - start

@@ -78,3 +78,16 @@ def test_a_first_token_does_not_wait_for_a_lower_class() -> None:
     budget = PrefillBudget(CostModel(), 1e9, 250, unit=100)
     planned = list(plan_prefill([long, low], budget))
     assert [(chunk.slot, len(chunk.tokens)) for _, chunk in planned] == [(0, 200)]
+
+
+def test_half_a_unit_where_a_whole_one_is_too_long() -> None:
+    cost = CostModel()
+
+    def planned(units: float) -> int:
+        sequence = prefilling(0, 500)
+        seconds = cost.prefill_seconds(round(units * 64))
+        budget = PrefillBudget(cost, seconds, 9999, unit=64, least=32)
+        [(_, chunk)] = plan_prefill([sequence], budget)
+        return len(chunk.tokens)
+
+    assert [planned(units) for units in (0, 0.4, 0.6, 1.1, 1.9, 2.1)] == [32, 32, 32, 64, 64, 128]
