@@ -271,7 +271,8 @@ def test_decode_rows_never_wait_for_a_long_prompt() -> None:
 def test_rows_and_prompts_take_turns_where_they_are_too_long_together() -> None:
     capabilities = Capabilities(2, 4000, prefill_unit=64)
     # 64 tokens take 0.15 s, and a row some 0.02 s.
-    scheduler = Scheduler(capabilities, SchedulerConfig(step_target_seconds=0.15))
+    config = SchedulerConfig(step_target_seconds=0.15, determinism="batch_invariant")
+    scheduler = Scheduler(capabilities, config)
     short = scheduler.submit(ask("short", max_tokens=100), now=0.0)
     run_step(scheduler)
     scheduler.submit(ask("long", prompt=3000), now=0.0)

@@ -192,7 +192,7 @@ def test_a_slot_that_waits_for_a_shared_prefix() -> None:
 
 
 def test_a_preemption() -> None:
-    driven = Driven(slots=1, saved_cache_bytes_max=5000)
+    driven = Driven(slots=1, saved_cache_bytes_max=5000, step_target_seconds=0.2)
     driven.submit("r1", (1,) * 60, priority=Priority.LOW, max_tokens=20)
     driven.step(2)
     assert driven.state.saved_cache_bytes == 0

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from running_server import asked, error_of, gated
 
+from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.cost import Shape
 from llm_serving_engine.scheduler.lifecycle import Event, State
-from llm_serving_engine.scheduler.replay import replay
+from llm_serving_engine.scheduler.replay import ReplaySettings, replay
 from llm_serving_engine.scheduler.request import Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence, Transition
 from llm_serving_engine.scheduler.trace import TraceRecord, read_trace
@@ -65,7 +66,9 @@ async def test_what_was_recorded_can_be_replayed(tmp_path: Path) -> None:
         server.runner.open()
         for _ in range(2):
             await server.inference.Generate(asked(SECRET, max_tokens=3))
-    found = replay(read_trace(path), "fair")
+    # In one step each, so that the second finds all that the first has in common with it.
+    settings = ReplaySettings(config=SchedulerConfig(step_target_seconds=1.0))
+    found = replay(read_trace(path), "fair", settings)
     assert [outcome.output_tokens for outcome in found.outcomes] == [3, 3]
     assert found.tally.prefix_tokens == 64
     costs = json.loads((tmp_path / "trace.cost.json").read_text())
