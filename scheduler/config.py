@@ -46,6 +46,10 @@ class SchedulerConfig:
         step_target_seconds: How long a step may take while prompts are
             computed. Bounds the gap between the tokens of running streams, and
             what an urgent request waits for; shorter costs throughput.
+        step_stretch_max: How many times the target a step may take where many
+            prompts wait to be computed: one time for each two of them. More
+            gives a burst its first tokens sooner, and lets streams that run
+            wait for it; 1 for never.
         ahead_step_seconds_max: Steps that are expected to be shorter are sent
             before the one before them is done, so that the runner never waits.
             Whoever arrives then waits for one step more; 0 for never.
@@ -82,6 +86,7 @@ class SchedulerConfig:
     tenant_tokens_burst: int = 100_000
     tenants_max: int = 10_000
     step_target_seconds: float = 0.125
+    step_stretch_max: int = 4
     ahead_step_seconds_max: float = 0.05
     prefill_tokens_max: int = 512
     preemption: bool = True

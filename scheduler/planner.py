@@ -23,6 +23,10 @@ from llm_serving_engine.scheduler.step import (
 SHARING_PART = 0.5
 
 
+# For so many prompts that wait, a step may be as long as the target once more.
+PROMPTS_PER_TARGET = 2
+
+
 class StepPlanner:
     """Collects the parts of the next step.
 
@@ -121,7 +125,7 @@ class StepPlanner:
         """
         decoding, prompts = self._decoding(), self._prefilling(now)
         base = self._shape_of(decoding)
-        seconds = self._config.step_target_seconds - self._cost.predict(base)
+        seconds = self._target(len(prompts)) - self._cost.predict(base)
         self.takes_turns = bool(decoding and prompts) and seconds < self._smallest(prompts[0])
         if self.takes_turns and prompts_turn:
             self._plan_chunks(prompts, seconds=0.0)
@@ -144,6 +148,11 @@ class StepPlanner:
             row_context=sum(s.computed for s in decoding) / 1000,
             copies=sum(isinstance(operation, CopyPrefix) for operation in self.operations),
         )
+
+    def _target(self, prompts: int) -> float:
+        """Seconds that a step may take: longer where many wait for their first token."""
+        stretch = min(max(prompts // PROMPTS_PER_TARGET, 1), self._config.step_stretch_max)
+        return stretch * self._config.step_target_seconds
 
     def _smallest(self, sequence: Sequence) -> float:
         """Seconds of the least that can be computed of a prompt."""

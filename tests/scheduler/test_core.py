@@ -284,6 +284,19 @@ def test_rows_and_prompts_take_turns_where_they_are_too_long_together() -> None:
     assert len(short.output) == 6
 
 
+@pytest.mark.parametrize(("prompts", "times"), [(1, 1), (3, 1), (4, 2), (7, 3), (8, 4), (15, 4)])
+def test_a_step_is_stretched_for_many_prompts(prompts: int, times: int) -> None:
+    config = SchedulerConfig(step_target_seconds=0.2, prefix_cache=False)
+    scheduler = Scheduler(Capabilities(16, 4000), config)
+    scheduler.submit(ask("running", max_tokens=100), now=0.0)
+    run_step(scheduler)
+    for number in range(prompts):
+        scheduler.submit(ask(f"{number}", prompt=3000), now=0.0)
+    tokens = run_step(scheduler).prefill_tokens
+    beside = config.step_target_seconds * times - scheduler.cost.decode_seconds(1)
+    assert tokens == pytest.approx(scheduler.cost.prefill_tokens(beside, 0), rel=0.1)
+
+
 def test_a_higher_class_is_prefilled_first() -> None:
     scheduler = new_scheduler(context=1000, prefill_tokens_max=10)
     scheduler.submit(ask("normal", prompt=30), now=0.0)
