@@ -52,7 +52,8 @@ class SchedulerConfig:
             wait for it; 1 for never.
         ahead_step_seconds_max: Steps that are expected to be shorter are sent
             before the one before them is done, so that the runner never waits.
-            Whoever arrives then waits for one step more; 0 for never.
+            Whoever arrives then waits for one step more, and where threads take
+            all cores, longer steps gain nothing by it; 0 for never.
         prefill_tokens_max: Prompt tokens of a step, however fast they are.
         preemption: Whether a waiting request takes the slot of a running one
             of a lower class.
@@ -87,7 +88,7 @@ class SchedulerConfig:
     tenants_max: int = 10_000
     step_target_seconds: float = 0.125
     step_stretch_max: int = 4
-    ahead_step_seconds_max: float = 0.05
+    ahead_step_seconds_max: float = 0.025
     prefill_tokens_max: int = 512
     preemption: bool = True
     preemption_share_tokens: int = 32
