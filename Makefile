@@ -43,7 +43,7 @@ test-external: _dev ## test with real tools: Envoy, grpcurl, the Go and Node cli
 	@$(BIN)/python deploy/tools.py
 	@$(BIN)/python -m pytest tests/external $(ARGS)
 
-endurance: _dev ## the long runs: runners killed under load, 10,000 requests (half an hour)
+endurance: _dev ## the long runs: runners killed under load, fuzzing, overload, 10,000 requests (an hour)
 	@$(BIN)/python -m pytest -s tests/endurance $(ARGS)
 
 setup: _dev ## only set up
