@@ -15,7 +15,7 @@ from llm_serving_engine.clients.bench.record import SHORT_ANSWER, PromptTokens
 from llm_serving_engine.clients.bench.run import run, warm_up
 from llm_serving_engine.clients.bench.settings import Settings
 from llm_serving_engine.clients.bench.target import Ended, Output, ServerFacts, TargetError
-from llm_serving_engine.clients.bench.workloads import WORKLOADS
+from llm_serving_engine.clients.bench.workloads import WORKLOADS, chat
 
 
 class FakeTarget:
@@ -188,7 +188,8 @@ async def test_a_real_server_that_is_full_refuses_and_says_when_to_come_again():
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
-async def test_every_workload_runs(target, name):
+async def test_every_workload_runs(target, name, monkeypatch):
+    monkeypatch.setattr(chat, "THINK_SECONDS", (0.0, 0.01))
     settings = Settings(
         rounds=2,
         prompt_words=3,
