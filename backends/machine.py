@@ -72,6 +72,12 @@ def _fields(path: Path) -> dict[str, int]:
     return {name: int(value) for name, value in map(str.split, path.read_text().splitlines())}
 
 
+def memory_within(limit: int | None) -> int:
+    """Bytes that can be taken of this machine's memory, and no more than `limit`."""
+    available = available_memory()
+    return available if limit is None else min(available, limit)
+
+
 def apple_silicon() -> bool:
     """Whether there is a GPU that shares this machine's memory."""
     return sys.platform == "darwin" and platform.machine() == "arm64"

@@ -183,10 +183,13 @@ class Scheduler:
         if not self._under_way or self._ahead or self._operations or self._may_admit():
             return None
         rows = rows_ahead(self._under_way.step, self.slots.holders(), self.capabilities)
-        step = Step(next(self._numbers), decodes=rows)
-        shape = self._shape(step)
-        if not rows or self.cost.predict(shape) > self.config.ahead_step_seconds_max:
+        if not rows:
             return None
+        step = Step(self._under_way.step.number + 1, decodes=rows)
+        shape = self._shape(step)
+        if self.cost.predict(shape) > self.config.ahead_step_seconds_max:
+            return None
+        next(self._numbers)
         for sequence in self.slots.holders():
             sequence.computed += 1
         self._ahead = _UnderWay(step, shape, self._holders(step))

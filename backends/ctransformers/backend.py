@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -26,6 +25,7 @@ from llm_serving_engine.backends.models.info import ModelInfo
 from llm_serving_engine.backends.models.memory import check_fits
 from llm_serving_engine.backends.sampler import Logits
 from llm_serving_engine.backends.slot_samplers import SlotSamplers
+from llm_serving_engine.backends.speed import measured_speed
 from llm_serving_engine.backends.text.falcon_tokenizer import FalconTokenizer, is_early_falcon
 from llm_serving_engine.backends.text.ggml_tokenizer import GGMLTokenizer
 from llm_serving_engine.backends.text.tokenizer import LlamaTokenizer, Tokenizer
@@ -38,9 +38,6 @@ from llm_serving_engine.scheduler.step import (
     Step,
     StepResult,
 )
-
-# The fastest of some steps is what a step takes on a machine that does nothing else.
-DECODE_TRIALS = 3
 
 
 class CTransformersBackend:
@@ -127,11 +124,11 @@ class CTransformersBackend:
         length = min(self._settings.prefill_chunk, self._settings.context_per_sequence // 2) or 1
         chunk = (0,) * length
         self._model.compute(0, 0, chunk)
-        prefill = _seconds(lambda: self._model.compute(0, 0, chunk))
-        decode = min(
-            _seconds(lambda: self._model.compute(0, length - 1, (0,))) for _ in range(DECODE_TRIALS)
+        return measured_speed(
+            length,
+            lambda: self._model.compute(0, 0, chunk),
+            lambda trial: self._model.compute(0, length - 1, (0,)),
         )
-        return prefill / length, decode
 
     def _make_report(self, needs: Needs, speed: tuple[float, float]) -> LoadReport:
         settings = self._settings
@@ -180,9 +177,3 @@ def _load(
     check_fits(estimate, config.memory_bytes_max)
     kind = GGMLModel if legacy is not None else GGUFModel
     return kind(info, settings, progress), settings, needs
-
-
-def _seconds(do: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    do()
-    return time.perf_counter() - started

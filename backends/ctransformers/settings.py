@@ -94,10 +94,8 @@ def _shape(config: BackendConfig, needs: Needs) -> tuple[int, int]:
         longest if needs.fixed_context else min(CONTEXT, longest)
     )
     each = needs.cache_bytes(context) + (needs.weights_bytes if needs.copied else 0)
-    memory = machine.available_memory()
-    if config.memory_bytes_max is not None:
-        memory = min(memory, config.memory_bytes_max)
-    budget = memory * (COPIES_SHARE if needs.copied else CACHE_SHARE)
+    share = COPIES_SHARE if needs.copied else CACHE_SHARE
+    budget = machine.memory_within(config.memory_bytes_max) * share
     while config.sequences is None and sequences > 1 and sequences * each > budget:
         sequences //= 2
     return sequences, context

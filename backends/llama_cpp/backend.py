@@ -26,6 +26,7 @@ from llm_serving_engine.backends.models.errors import ModelError
 from llm_serving_engine.backends.models.info import ModelInfo
 from llm_serving_engine.backends.models.memory import check_fits
 from llm_serving_engine.backends.slot_samplers import SlotSamplers
+from llm_serving_engine.backends.speed import measured_speed
 from llm_serving_engine.backends.text.tokenizer import LlamaTokenizer
 from llm_serving_engine.scheduler.step import (
     CacheOperation,
@@ -41,9 +42,6 @@ from llm_serving_engine.scheduler.step import (
     Step,
     StepResult,
 )
-
-# The fastest of some steps is what a step takes on a machine that does nothing else.
-DECODE_TRIALS = 3
 
 
 class LlamaCppBackend:
@@ -183,14 +181,14 @@ class LlamaCppBackend:
         self._model.decode_chunk(0, 0, chunk, sample=True)
         self._model.clear(0)
         goes_on()
-        prefill = _seconds(lambda: self._model.decode_chunk(0, 0, chunk, sample=True))
-        decode = min(
-            _seconds(lambda: self._model.decode_rows((DecodeRow(0, length + i, 0),)))  # noqa: B023
-            for i in range(DECODE_TRIALS)
+        speed = measured_speed(
+            length,
+            lambda: self._model.decode_chunk(0, 0, chunk, sample=True),
+            lambda trial: self._model.decode_rows((DecodeRow(0, length + trial, 0),)),
         )
         self._model.clear(0)
         goes_on()
-        return prefill / length, decode
+        return speed
 
     def _make_report(self, info: ModelInfo) -> LoadReport:
         settings, model = self._model.settings, self._model
@@ -215,9 +213,3 @@ class LlamaCppBackend:
             "buffers": max(resident - model.weights_bytes - cache, 0),
         }
         return LoadReport(capabilities, settings.described(), memory, self._estimate.total)
-
-
-def _seconds(do: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    do()
-    return time.perf_counter() - started

@@ -77,10 +77,7 @@ def _shape(config: BackendConfig, info: ModelInfo, token_bytes: int) -> tuple[in
     """Sequences, and context of each: halved, context first, until the cache fits its share."""
     sequences = config.sequences or SEQUENCES
     context = config.context_per_sequence or min(CONTEXT, info.training_context or CONTEXT)
-    memory = machine.available_memory()
-    if config.memory_bytes_max is not None:
-        memory = min(memory, config.memory_bytes_max)
-    budget = memory * CACHE_SHARE
+    budget = machine.memory_within(config.memory_bytes_max) * CACHE_SHARE
 
     def fits() -> bool:
         return sequences * context * token_bytes <= budget

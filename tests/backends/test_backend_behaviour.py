@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import pytest_asyncio
-from backend_cases import CASES, EXAMPLES, BackendCase, skip_where_missing
+from backend_cases import CASES, BackendCase, examples_on_path, skip_where_missing
 
 from llm_serving_engine.backends.process.host import ProcessRunner
 from llm_serving_engine.scheduler.config import SchedulerConfig
@@ -117,8 +117,7 @@ async def bench(
     skip_where_missing(case)
     path = case.write_model(tmp_path_factory.mktemp("model"))
     runner = ProcessRunner(case.backend, str(path), case.config)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(EXAMPLES))
+    with examples_on_path():
         await runner.start()
         yield Bench(case, runner)
         await runner.close()

@@ -95,6 +95,9 @@ def test_never_where_steps_are_long() -> None:
     driven.scheduler.submit(ask("a", max_tokens=9), 0.0)
     driven.run()
     assert driven.steps_ahead == 0
+    # What was not sent has no number: nine steps and an empty one went before.
+    driven.scheduler.submit(ask("b"), driven.now)
+    assert driven.scheduler.schedule(driven.now).number == 11
 
 
 def test_a_row_for_nothing() -> None:

@@ -26,10 +26,7 @@ TOKENS = 200
 
 def stop_runner(server: RunningServer) -> int:
     """Hold the runner's process where it is; its id."""
-    process_id = server.model.runner_process_id
-    assert process_id is not None
-    os.kill(process_id, signal.SIGSTOP)
-    return process_id
+    return server.signal_runner(signal.SIGSTOP)
 
 
 def kill(process_id: int) -> None:

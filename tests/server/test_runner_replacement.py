@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import signal
 from collections.abc import Callable
@@ -23,12 +22,6 @@ from llm_serving_engine.v1 import inference_pb2, models_pb2
 
 HEALTH = health_pb2.HealthCheckResponse
 TINY = {"sequences": 4, "context_per_sequence": 512, "threads": 1}
-
-
-def signal_runner(server: RunningServer, number: signal.Signals) -> None:
-    process_id = server.model.runner_process_id
-    assert process_id is not None
-    os.kill(process_id, number)
 
 
 def losses(server: RunningServer, loss: str) -> float | None:
@@ -51,7 +44,7 @@ async def test_streams_survive_a_runner_that_hangs() -> None:
         undisturbed = await server.generate(max_tokens=400)
         stream = server.stream(request_id="survivor", max_tokens=400)
         events = [await stream.read(), await stream.read()]
-        signal_runner(server, signal.SIGSTOP)
+        server.signal_runner(signal.SIGSTOP)
         # Whoever asks meanwhile gets an answer: nothing of the server waits for the runner.
         status = await server.health.Check(health_pb2.HealthCheckRequest())
         assert status.status == HEALTH.SERVING
@@ -83,7 +76,7 @@ async def test_every_stream_survives_every_kill(
         for _ in range(5):
             steps = len(server.recorder.steps) + dice.randrange(5, 60)
             await server.recorder.until(partial(has_done, server, steps))
-            signal_runner(server, signal.SIGKILL)
+            server.signal_runner(signal.SIGKILL)
         for events, answer in zip(await reading, answers, strict=True):
             assert tokens_of(events) == list(answer.token_ids)
             assert events[-1].finished.usage.completion_tokens == 150
@@ -102,7 +95,7 @@ async def test_a_runner_that_cannot_be_brought_back_and_then_can(
         events = [await stream.read(), await stream.read()]
         path.rename(aside)
         monkeypatch.setattr(supervision, "DELAY_FIRST_SECONDS", 3.0)
-        signal_runner(server, signal.SIGKILL)
+        server.signal_runner(signal.SIGKILL)
         await server.recorder.until(lambda: server.model.state.value == "failed")
         model = (await server.models.GetModel(models_pb2.GetModelRequest())).model
         assert model.state == models_pb2.MODEL_STATE_FAILED
@@ -133,7 +126,7 @@ async def test_nobody_waits_for_a_runner_for_ever(
         stream = server.stream(max_tokens=400)
         assert (await stream.read()).HasField("started")
         path.unlink()
-        signal_runner(server, signal.SIGKILL)
+        server.signal_runner(signal.SIGKILL)
         error = await error_of(read_all(stream))
         assert error.code() is grpc.StatusCode.UNAVAILABLE
         assert detail(error, error_details_pb2.ErrorInfo).reason == "RUNNER_FAILED"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
-from backend_cases import CASES, EXAMPLES, BackendCase, skip_where_missing
+from backend_cases import CASES, BackendCase, examples_on_path, skip_where_missing
 from ggml_model import write_ggml_model
 from google.rpc import error_details_pb2
 from running_server import (
@@ -56,10 +55,7 @@ async def served(
     skip_where_missing(case)
     path = case.write_model(tmp_path_factory.mktemp("model"))
     runner = asdict(replace(case.config, sequences=STREAMS, context_per_sequence=None))
-    with pytest.MonkeyPatch.context() as patch:
-        # Here for the tokenizer, and in the runner for the rest.
-        patch.syspath_prepend(EXAMPLES)
-        patch.setenv("PYTHONPATH", str(EXAMPLES))
+    with examples_on_path():
         async with serving(path, model={"backend": case.backend, "runner": runner}) as server:
             yield server
 
@@ -151,9 +147,7 @@ async def test_streams_go_on_where_the_runner_is_lost(served: RunningServer) -> 
     expected = await answer_of(served, request)
     stream = served.inference.Stream(asked(**request))
     events = [await stream.read(), await stream.read()]
-    process = served.model.runner_process_id
-    assert process is not None
-    os.kill(process, signal.SIGKILL)
+    process = served.signal_runner(signal.SIGKILL)
     events += await read_all(stream)
     assert "".join(event.delta.text for event in events) == expected[0]
     assert [token for event in events for token in event.delta.token_ids] == expected[1]
@@ -173,24 +167,35 @@ async def test_what_a_client_can_read_of_it(served: RunningServer) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.name))
 async def test_the_same_answers_where_classes_take_slots_from_each_other(
-    case: BackendCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: BackendCase, tmp_path: Path
 ) -> None:
     skip_where_missing(case)
-    monkeypatch.syspath_prepend(EXAMPLES)
-    monkeypatch.setenv("PYTHONPATH", str(EXAMPLES))
     runner = asdict(replace(case.config, sequences=2))
     scheduler = {"determinism": "batch_invariant", "preemption_share_tokens": 2}
     path, model = case.write_model(tmp_path), {"backend": case.backend, "runner": runner}
-    async with serving(path, model=model, scheduler=scheduler) as server:
-        alone = [await answer_of(server, one) for one in requests(30)]
-        low = [
-            asyncio.create_task(answer_of(server, {**one, "priority": 1})) for one in requests(30)
+    with examples_on_path():
+        async with serving(path, model=model, scheduler=scheduler) as server:
+            await _take_slots(server)
+
+
+async def _take_slots(server: RunningServer) -> None:
+    asked_for = requests(30)
+    alone = [await answer_of(server, one) for one in asked_for]
+
+    def ask(priority: int) -> list[asyncio.Task[tuple[str, list[int]]]]:
+        return [
+            asyncio.create_task(answer_of(server, {**one, "priority": priority}))
+            for one in asked_for
         ]
-        await server.recorder.until(lambda: server.slots_in_use == 2)
-        high = [answer_of(server, {**one, "priority": 4}) for one in requests(30)]
-        assert await asyncio.gather(*high) == alone
-        assert await asyncio.gather(*low) == alone
-        assert server.model.engine.scheduler.tally.preemptions > 0
+
+    low = ask(1)
+    await server.recorder.until(lambda: server.slots_in_use == 2)
+    with server.runner_held():
+        high = ask(4)
+        await server.recorder.taken(3 * len(asked_for))
+    assert await asyncio.gather(*high) == alone
+    assert await asyncio.gather(*low) == alone
+    assert server.model.engine.scheduler.tally.preemptions > 0
 
 
 # Which backend
