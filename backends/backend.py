@@ -34,6 +34,9 @@ class BackendConfig:
         context_per_sequence: Tokens that one request can hold, prompt and
             output together. Memory grows with sequences times context.
         threads: Threads that compute. More than there are cores makes it slower.
+        yield_cores: Whether fewer threads compute while other processes want the
+            cores. Without that, one busy process beside makes steps many times
+            as long: threads wait for each other, and for the one off its core.
         prefill_chunk: Prompt tokens computed in one call. Larger ones take
             more memory for intermediate results; a GPU needs them to be fast.
         cache_type: How the cache is stored: "f16", or "q8_0" for half the
@@ -52,6 +55,7 @@ class BackendConfig:
     sequences: int | None = None
     context_per_sequence: int | None = None
     threads: int | None = None
+    yield_cores: bool = True
     prefill_chunk: int | None = None
     cache_type: str = "f16"
     flash_attention: bool = True

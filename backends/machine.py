@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -22,13 +23,30 @@ def logical_cores() -> int:
     No more than a container's share of the time: threads beyond it are stopped
     again and again, and the others wait for them.
     """
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min((n for n in (allowed, os.cpu_count(), _cgroup_cores()) if n), default=1)
+    return min((n for n in (len(allowed_cores()), _cgroup_cores()) if n), default=1)
+
+
+def allowed_cores() -> list[int]:
+    """The numbers of the logical cores that this process may be put on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def compute_threads() -> int:
     """Threads that can compute at full speed: physical cores that this process may use."""
     return min(logical_cores(), psutil.cpu_count(logical=False) or logical_cores())
+
+
+def core_seconds_of_others() -> float:
+    """What other processes have had so far of the cores that this one may be put on."""
+    times = psutil.cpu_times(percpu=True)
+    # What a hypervisor takes for itself is not counted: fewer threads would not help.
+    busy = sum(
+        core.user + core.system + core.nice + getattr(core, "irq", 0) + getattr(core, "softirq", 0)
+        for core in (times[number] for number in allowed_cores() if number < len(times))
+    )
+    return busy - time.process_time()
 
 
 def available_memory() -> int:

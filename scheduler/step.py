@@ -218,9 +218,11 @@ class StepResult(NamedTuple):
             the slot failed.
         failures: The slots whose part failed.
         duration: Seconds that the runner took.
+        threads: How many computed; 0 where that is not said.
     """
 
     number: int
     tokens: tuple[SampledToken, ...] = ()
     failures: tuple[SlotFailure, ...] = ()
     duration: float = 0.0
+    threads: int = 0

@@ -29,6 +29,7 @@ from llm_serving_engine.backends.speed import measured_speed
 from llm_serving_engine.backends.text.falcon_tokenizer import FalconTokenizer, is_early_falcon
 from llm_serving_engine.backends.text.ggml_tokenizer import GGMLTokenizer
 from llm_serving_engine.backends.text.tokenizer import LlamaTokenizer, Tokenizer
+from llm_serving_engine.backends.threads import ThreadCount
 from llm_serving_engine.scheduler.step import (
     Capabilities,
     ClearSlot,
@@ -54,6 +55,7 @@ class CTransformersBackend:
         except ModelError as error:
             raise LoadError(str(error)) from error
         self._samplers = SlotSamplers(self._settings.sequences)
+        self._threads = ThreadCount.of(self._settings.threads, config)
         self._lengths = [0] * self._settings.sequences
         self._failures: dict[int, str] = {}
         # What follows computes, and the host wants to see that it goes on.
@@ -72,6 +74,8 @@ class CTransformersBackend:
         """Do a step's parts in order."""
         started = time.perf_counter()
         self._failures = {}
+        if self._threads.begin():
+            self._model.threads = self._threads.now
         for operation in step.operations:
             assert isinstance(operation, ClearSlot), f"{operation} is beyond the capabilities"
             self._lengths[operation.slot] = operation.from_position
@@ -81,7 +85,9 @@ class CTransformersBackend:
         for row in step.decodes:
             sampled += self._prefill(PrefillChunk(row.slot, row.position, (row.token,), True))
         failures = tuple(SlotFailure(slot, reason) for slot, reason in self._failures.items())
-        return StepResult(step.number, tuple(sampled), failures, time.perf_counter() - started)
+        self._threads.end()
+        seconds = time.perf_counter() - started
+        return StepResult(step.number, tuple(sampled), failures, seconds, self._threads.now)
 
     def close(self) -> None:
         """Free the model."""

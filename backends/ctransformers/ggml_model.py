@@ -33,6 +33,7 @@ class GGMLModel:
         self._library = library()
         self._info = info
         self._settings = settings
+        self.threads = settings.threads
         self._models: list[Any] = []
         for slot in range(settings.sequences):
             self._models.append(self._load())
@@ -44,7 +45,7 @@ class GGMLModel:
         model, count = self._models[slot], len(tokens)
         array = (ctypes.c_int * count)(*tokens)
         if not self._library.ctransformers_llm_batch_eval(
-            model, array, count, position, count, self._settings.threads
+            model, array, count, position, count, self.threads
         ):
             raise ComputeError("ctransformers failed to evaluate tokens")
         size = self._library.ctransformers_llm_logits_size(model)

@@ -58,7 +58,7 @@ class GGUFModel:
     def __init__(self, info: ModelInfo, settings: Settings, progress: Progress) -> None:
         """Load a file that `check_file` has passed. Raises LoadError."""
         self._library = library()
-        self._threads = settings.threads
+        self.threads = settings.threads
         self._errors: list[str] = []
         # Kept, as the library keeps it.
         self._log = LogCallback(self._note)
@@ -75,7 +75,7 @@ class GGUFModel:
         """See `SlotModel.compute`."""
         context = self._contexts[slot]
         array = (ctypes.c_int * len(tokens))(*tokens)
-        if self._library.llama_eval(context, array, len(tokens), position, self._threads):
+        if self._library.llama_eval(context, array, len(tokens), position, self.threads):
             raise ComputeError("llama_eval failed")
         logits = self._library.llama_get_logits(context)
         return np.ctypeslib.as_array(logits, (self._vocabulary_size,))

@@ -12,7 +12,13 @@ class ComputeError(Exception):
 
 
 class SlotModel(Protocol):
-    """Weights, and a cache for each slot."""
+    """Weights, and a cache for each slot.
+
+    Attributes:
+        threads: How many compute, from the next call on.
+    """
+
+    threads: int
 
     def compute(self, slot: int, position: int, tokens: tuple[int, ...]) -> Logits:
         """Compute a run of tokens; what the slot held from `position` on is overwritten.

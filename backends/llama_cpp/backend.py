@@ -28,6 +28,7 @@ from llm_serving_engine.backends.models.memory import check_fits
 from llm_serving_engine.backends.slot_samplers import SlotSamplers
 from llm_serving_engine.backends.speed import measured_speed
 from llm_serving_engine.backends.text.tokenizer import LlamaTokenizer
+from llm_serving_engine.backends.threads import ThreadCount
 from llm_serving_engine.scheduler.step import (
     CacheOperation,
     Capabilities,
@@ -65,6 +66,7 @@ class LlamaCppBackend:
         self._failures: dict[int, str] = {}
         self._saved: dict[int, SavedCache] = {}
         self._config = config
+        self._threads = ThreadCount.of(self._model.settings.threads, config)
         self._speed = self._warm_up(lambda: progress(1.0))
         self.report = self._make_report(info)
 
@@ -78,6 +80,8 @@ class LlamaCppBackend:
         """Do a step's parts in order."""
         started = time.perf_counter()
         self._failures = {}
+        if self._threads.begin():
+            self._model.use_threads(self._threads.now)
         for operation in step.operations:
             self._operate(operation)
         for opened in step.opens:
@@ -85,7 +89,9 @@ class LlamaCppBackend:
         sampled = [token for chunk in step.prefills for token in self._prefill(chunk)]
         sampled += self._decode(step.decodes)
         failures = tuple(SlotFailure(slot, reason) for slot, reason in self._failures.items())
-        return StepResult(step.number, tuple(sampled), failures, time.perf_counter() - started)
+        self._threads.end()
+        seconds = time.perf_counter() - started
+        return StepResult(step.number, tuple(sampled), failures, seconds, self._threads.now)
 
     def close(self) -> None:
         """Free the model."""

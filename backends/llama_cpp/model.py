@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +19,6 @@ _GGML_TYPES = {"f16": 1, "q8_0": 8}
 _FLASH_ATTENTION_AUTO = -1
 _FLASH_ATTENTION_OFF = 0
 _NO_ROOM = 1
-SPINS = "10000"
 _EVERYTHING = -1
 
 
@@ -40,10 +38,6 @@ class LlamaModel:
     """Weights plus a context of partitioned sequences."""
 
     def __init__(self, path: str, settings: Settings, progress: Callable[[float], None]) -> None:
-        # How long OpenMP's threads spin before they sleep, read when the library
-        # is loaded. They wait for each other after every operation; where
-        # something else wants a core, spinning on takes it from the one waited for.
-        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
         self._library = library()
         self.settings = settings
         with captured_errors() as log:
@@ -158,6 +152,10 @@ class LlamaModel:
             return np.empty((0, self.vocabulary_size), np.float32)
         pointer = self._library.llama_get_logits(self._context)
         return np.ctypeslib.as_array(pointer, (outputs, self.vocabulary_size))
+
+    def use_threads(self, count: int) -> None:
+        """Compute with so many threads from now on; the bits stay, but for a long row alone."""
+        self._library.llama_set_n_threads(self._context, count, count)
 
     def clear(self, slot: int, from_position: int = 0) -> bool:
         """Drop a slot's cache from a position on; False where the model cannot drop a part."""

@@ -179,6 +179,7 @@ class RunnerContender:
             sequences=settings.sequences,
             context_per_sequence=settings.context_per_sequence,
             threads=settings.threads,
+            yield_cores=False,
             prefill_chunk=settings.prefill_chunk,
             cache_type=settings.cache_type,
             flash_attention=settings.flash_attention,

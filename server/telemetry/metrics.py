@@ -179,6 +179,9 @@ class Metrics:
         self.step_prefill_tokens = self._histogram(
             "llm_serving_engine_step_prefill_tokens", "Prompt tokens in a step.", _PREFILL_TOKENS
         )
+        self.step_threads = self._gauge(
+            "llm_serving_engine_step_threads", "Threads that computed the last step.", "model"
+        )
 
     def _define_model_metrics(self) -> None:
         self.sequences_max = self._gauge("llm_serving_engine_sequences_max", "Slots.", "model")
@@ -240,6 +243,7 @@ class ModelObserver:
         self._step_decode_rows = metrics.step_decode_rows.labels(model)
         self._step_decode_runs = metrics.step_decode_runs.labels(model)
         self._step_prefill_tokens = metrics.step_prefill_tokens.labels(model)
+        self._step_threads = metrics.step_threads.labels(model)
         self._tenants = metrics.tenants.of(model)
         metrics.sequences_max.labels(model).set(sequences_max)
 
@@ -269,6 +273,7 @@ class ModelObserver:
         self._step_decode_rows.observe(len(step.decodes))
         self._step_decode_runs.observe(count_runs(row.slot for row in step.decodes))
         self._step_prefill_tokens.observe(step.prefill_tokens)
+        self._step_threads.set(result.threads)
         produced = sum(_new_tokens(sequence, told) for sequence, told in self._running.items())
         self._completion_tokens.inc(produced)
 

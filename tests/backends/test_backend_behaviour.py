@@ -132,7 +132,7 @@ async def test_what_is_configured_is_what_there_is(bench: Bench) -> None:
 
 async def test_a_result_answers_its_step(bench: Bench) -> None:
     result = await bench.execute(ClearSlot(0), number=99)
-    assert result == StepResult(99, duration=result.duration)
+    assert result == StepResult(99, duration=result.duration, threads=result.threads)
     result = await bench.execute(
         ClearSlot(0), bench.opened(0), PrefillChunk(0, 0, (5, 6), False), number=100
     )

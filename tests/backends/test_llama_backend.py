@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from llm_serving_engine.backends.backend import BackendConfig, LoadError
 from llm_serving_engine.backends.chunks import REPLAY_ROWS_MAX, split_chunk
 from llm_serving_engine.backends.llama_cpp.backend import LlamaCppBackend
+from llm_serving_engine.backends.threads import ThreadCount
 from llm_serving_engine.scheduler.request import Sampling
 from llm_serving_engine.scheduler.step import (
     ClearSlot,
@@ -187,7 +189,7 @@ def test_progress_goes_up_to_one(tiny_model_path: Path) -> None:
 
 @pytest.mark.parametrize("flash_attention", [True, False])
 def test_a_larger_chunk_than_the_context(tiny_model_path: Path, flash_attention: bool) -> None:
-    config = BackendConfig(2, 256, 1, 1024, "f16", flash_attention)
+    config = replace(CONFIG, sequences=2, prefill_chunk=1024, flash_attention=flash_attention)
     backend = LlamaCppBackend(str(tiny_model_path), config, lambda fraction: None)
     assert begin(backend, 1, prompt_of(16, 250))[0] >= 0
     backend.close()
@@ -219,7 +221,21 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_cache_type_that_the_model_cannot_have(tiny_model_path: Path) -> None:
     # Its heads are 16 wide, and q8_0 stores 32 elements together.
-    config = BackendConfig(1, 256, 1, None, "q8_0")
+    config = replace(CONFIG, sequences=1, cache_type="q8_0")
     with pytest.raises(LoadError, match="q8_0") as caught:
         LlamaCppBackend(str(tiny_model_path), config, lambda fraction: None)
     assert "\n" not in str(caught.value)
+
+
+def test_fewer_threads_compute_the_same(tiny_quantized_model_path: Path) -> None:
+    config = replace(CONFIG, threads=2)
+    backend = LlamaCppBackend(str(tiny_quantized_model_path), config, lambda fraction: None)
+    prompt = prompt_of(31, 40)
+    expected = alone(backend, 0, prompt)
+    # Others have one of two cores.
+    passed = itertools.count(1)
+    backend._threads = ThreadCount(2, 2, lambda: next(passed) * 0.04, lambda: next(passed) * 0.04)
+    produced = alone(backend, 0, prompt)
+    assert backend.execute(Step(1)).threads == 1
+    assert produced == expected
+    backend.close()

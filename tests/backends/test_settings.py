@@ -56,7 +56,14 @@ def test_apple_silicon(info: ModelInfo, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_what_is_configured_stays(info: ModelInfo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "available_memory", lambda: 1)
-    config = BackendConfig(5, 512, 7, 32, "q8_0", True, 2)
+    config = BackendConfig(
+        sequences=5,
+        context_per_sequence=512,
+        threads=7,
+        prefill_chunk=32,
+        cache_type="q8_0",
+        gpu_layers=2,
+    )
     assert Settings.choose(config, info) == Settings(5, 512, 7, 32, "q8_0", True, 2)
 
 

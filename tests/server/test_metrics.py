@@ -50,6 +50,7 @@ METRICS = {
     "llm_serving_engine_step_decode_rows": {"model"},
     "llm_serving_engine_step_decode_runs": {"model"},
     "llm_serving_engine_step_prefill_tokens": {"model"},
+    "llm_serving_engine_step_threads": {"model"},
     "llm_serving_engine_preemptions_total": {"model"},
     "llm_serving_engine_moves_total": {"model"},
     "llm_serving_engine_prefix_hits_total": {"model"},
@@ -256,8 +257,8 @@ def test_refusals(metrics: Metrics, observer: ModelObserver) -> None:
     assert value(metrics, "llm_serving_engine_errors_total", error="limit_reached") == 1
     refusals = "llm_serving_engine_refusals_total"
     assert value(metrics, refusals, reason="queue.requests") == 1
-    unreachable = DeadlinePassed(DeadlinePassed.DEADLINE_UNREACHABLE, "too late")
-    observer.refused(Request("r", (1,), 1), unreachable)
+    late = DeadlinePassed(DeadlinePassed.DEADLINE_UNREACHABLE, "too late")
+    observer.refused(Request("r", (1,), 1), late)
     assert value(metrics, refusals, reason="deadline_unreachable") == 1
     unknown = {"model": "", "error": "unknown_model"}
     name = "llm_serving_engine_errors_total"
@@ -265,15 +266,16 @@ def test_refusals(metrics: Metrics, observer: ModelObserver) -> None:
 
 
 def test_steps(metrics: Metrics, observer: ModelObserver) -> None:
-    course = Course(observer, at=0.0).to(Event.ADMIT, 0.0).to(Event.FIRST_TOKEN, 1.0)
-    course.token(1.0).token(2.0)
+    Course(observer, 0.0).to(Event.ADMIT, 0.0).to(Event.FIRST_TOKEN, 1.0).token(1.0).token(2.0)
     chunk = PrefillChunk(slot=2, position=0, tokens=(1, 2, 3), sample=False)
     rows = (DecodeRow(0, 9, 1), DecodeRow(1, 9, 1), DecodeRow(3, 9, 1))
-    observer.stepped(Step(1, prefills=(chunk,), decodes=rows), StepResult(1, duration=0.25))
+    step = Step(1, prefills=(chunk,), decodes=rows)
+    observer.stepped(step, StepResult(1, duration=0.25, threads=2))
     assert value(metrics, "llm_serving_engine_step_seconds_sum") == 0.25
     assert value(metrics, "llm_serving_engine_step_decode_rows_sum") == 3
     assert value(metrics, "llm_serving_engine_step_decode_runs_sum") == 2
     assert value(metrics, "llm_serving_engine_step_prefill_tokens_sum") == 3
+    assert value(metrics, "llm_serving_engine_step_threads") == 2
     # While the request still runs.
     assert value(metrics, "llm_serving_engine_completion_tokens_total") == 2
 
@@ -377,8 +379,7 @@ def exported() -> dict[str, set[str]]:
 
 
 def test_names_and_labels() -> None:
-    ours = {name: labels for name, labels in exported().items() if not name.startswith("p")}
-    assert ours == METRICS
+    assert {n: labels for n, labels in exported().items() if not n.startswith("p")} == METRICS
 
 
 def test_every_metric_is_documented_with_its_labels() -> None:

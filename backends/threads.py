@@ -1,0 +1,84 @@
+"""How many threads compute: fewer while others want the cores.
+
+GGML's threads wait for each other after every operation, hundreds of times in a
+step. While another process has the core of one of them, all the others wait for
+that one, and a step takes ten times as long and more. With a thread less
+everything goes on at nearly the speed of the cores that are left.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+from llm_serving_engine.backends import machine
+from llm_serving_engine.backends.backend import BackendConfig
+
+# Seconds between two looks: long against the ticks that the system counts in.
+LOOK_SECONDS = 0.5
+# What others did while nothing was computed says nothing about what they want now.
+REST_SECONDS = 0.05
+# What others take of a thread's core until the thread is given up, and until it is
+# taken back. The server's own process and a client beside it take up to 0.3.
+GIVEN_UP_AT = 0.4
+TAKEN_BACK_AT = 0.25
+
+
+class ThreadCount:
+    """As many threads as were asked for, or what the cores have left.
+
+    Attributes:
+        now: How many compute.
+    """
+
+    def __init__(
+        self,
+        most: int,
+        cores: int,
+        others: Callable[[], float] = machine.core_seconds_of_others,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begin with all.
+
+        Args:
+            most: Threads while nobody else wants the cores.
+            cores: How many there are.
+            others: Core seconds that other processes have had so far.
+            clock: Seconds.
+        """
+        self.now = most
+        self._most = most
+        self._cores = cores
+        self._others = others
+        self._clock = clock
+        self._ended = clock()
+        self._look(self._ended)
+
+    @classmethod
+    def of(cls, most: int, config: BackendConfig) -> ThreadCount:
+        """On the cores of this process; without end where they are not to be yielded."""
+        return cls(most, len(machine.allowed_cores()) if config.yield_cores else sys.maxsize)
+
+    def begin(self) -> bool:
+        """Take in that computing begins; whether `now` is another number than before."""
+        at, before = self._clock(), self.now
+        if at - self._ended > REST_SECONDS:
+            self._look(at)
+        elif at - self._looked >= LOOK_SECONDS:
+            looked, seen = self._looked, self._seen
+            self._look(at)
+            self.now = self._fitting(self._cores - (self._seen - seen) / (at - looked))
+        return self.now != before
+
+    def end(self) -> None:
+        """Take in that computing has ended."""
+        self._ended = self._clock()
+
+    def _look(self, at: float) -> None:
+        self._looked, self._seen = at, self._others()
+
+    def _fitting(self, left: float) -> int:
+        """How many threads find their core free where so many cores are left."""
+        kept, taken = int(left + GIVEN_UP_AT), int(left + TAKEN_BACK_AT)
+        return max(min(self._most, max(min(self.now, kept), taken)), 1)
