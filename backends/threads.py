@@ -2,8 +2,8 @@
 
 GGML's threads wait for each other after every operation, hundreds of times in a
 step. While another process has the core of one of them, all the others wait for
-that one, and a step takes ten times as long and more. With a thread less
-everything goes on at nearly the speed of the cores that are left.
+that one, and a step takes several times as long. With a thread less, everything
+goes on at the speed of the cores that are left.
 """
 
 from __future__ import annotations
