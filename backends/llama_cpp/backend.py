@@ -16,8 +16,8 @@ from llm_serving_engine.backends.backend import (
     LoadReport,
     Progress,
 )
-from llm_serving_engine.backends.chunks import split_chunk
 from llm_serving_engine.backends.llama_cpp.company import add_company, fill_holes
+from llm_serving_engine.backends.llama_cpp.joint import Part, joint_calls, parts_of
 from llm_serving_engine.backends.llama_cpp.memory import estimate_memory
 from llm_serving_engine.backends.llama_cpp.model import DecodeError, LlamaModel, SavedCache
 from llm_serving_engine.backends.llama_cpp.probe import keeps_bits
@@ -86,7 +86,7 @@ class LlamaCppBackend:
             self._operate(operation)
         for opened in step.opens:
             self._samplers.open(opened)
-        sampled = [token for chunk in step.prefills for token in self._prefill(chunk)]
+        sampled = self._prefill(step.prefills)
         sampled += self._decode(step.decodes)
         failures = tuple(SlotFailure(slot, reason) for slot, reason in self._failures.items())
         self._threads.end()
@@ -112,27 +112,35 @@ class LlamaCppBackend:
         else:
             del self._saved[operation.key]
 
-    def _prefill(self, chunk: PrefillChunk) -> list[SampledToken]:
-        if chunk.slot in self._failures:
+    def _prefill(self, chunks: tuple[PrefillChunk, ...]) -> list[SampledToken]:
+        unit, aligned = self._model.settings.prefill_chunk, self._config.batch_invariant
+        calls = joint_calls(
+            [parts_of(chunk, unit, aligned=aligned) for chunk in chunks],
+            self._model.settings.rows_max,
+        )
+        return [token for parts in calls for token in self._compute(parts)]
+
+    def _compute(self, parts: list[Part]) -> list[SampledToken]:
+        parts = [part for part in parts if part.slot not in self._failures]
+        if not parts:
             return []
         try:
-            logits = self._compute(chunk)
+            logits = self._logits(parts)
         except DecodeError as error:
-            self._fail(chunk.slot, str(error))
+            if len(parts) > 1:
+                # Whose fault it is shows alone.
+                return [token for part in parts for token in self._compute([part])]
+            self._fail(parts[0].slot, str(error))
             return []
-        return [self._samplers.sample(chunk.slot, logits[0])] if chunk.sample else []
+        slots = (part.slot for part in parts if part.sample)
+        return [self._samplers.sample(slot, row) for slot, row in zip(slots, logits, strict=False)]
 
-    def _compute(self, chunk: PrefillChunk) -> npt.NDArray[np.float32]:
-        logits = np.empty((0, 0), np.float32)
-        output = chunk.position + len(chunk.tokens) - chunk.replayed
-        unit, aligned = self._model.settings.prefill_chunk, self._config.batch_invariant
-        for position, tokens, sample in split_chunk(chunk, unit, aligned=aligned):
-            if len(tokens) == 1 and position >= output:
-                # It was a decode row, and had company where it needed some.
-                logits = self._compute_rows((DecodeRow(chunk.slot, position, *tokens),))
-            else:
-                logits = self._model.decode_chunk(chunk.slot, position, tokens, sample)
-        return logits
+    def _logits(self, parts: list[Part]) -> npt.NDArray[np.float32]:
+        part = parts[0]
+        if part.row:
+            # As a decode row it had company where it needed some.
+            return self._compute_rows((DecodeRow(part.slot, part.position, *part.tokens),))
+        return self._model.decode_parts(parts)
 
     def _decode(self, rows: tuple[DecodeRow, ...]) -> list[SampledToken]:
         rows = tuple(row for row in rows if row.slot not in self._failures)

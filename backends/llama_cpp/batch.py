@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from llm_serving_engine.backends.llama_cpp.joint import Part
 from llm_serving_engine.scheduler.step import DecodeRow
 
 
@@ -32,15 +33,17 @@ class Batch:
             logits=_pointer(self._outputs, ctypes.c_int8),
         )
 
-    def fill_chunk(self, slot: int, position: int, tokens: Sequence[int], sample: bool) -> None:
-        """Hold a run of one sequence's tokens, with logits for the last where asked."""
-        count = len(tokens)
-        self.structure.n_tokens = count
-        self._tokens[:count] = tokens
-        self._positions[:count] = np.arange(position, position + count)
-        self._slots[:count] = slot
-        self._outputs[:count] = 0
-        self._outputs[count - 1] = sample
+    def fill_parts(self, parts: Sequence[Part]) -> None:
+        """Hold runs of tokens, with logits for the last of each where asked."""
+        end = 0
+        for part in parts:
+            start, end = end, end + len(part.tokens)
+            self._tokens[start:end] = part.tokens
+            self._positions[start:end] = np.arange(part.position, part.position + end - start)
+            self._slots[start:end] = part.slot
+            self._outputs[start:end] = 0
+            self._outputs[end - 1] = part.sample
+        self.structure.n_tokens = end
 
     def fill_rows(self, rows: Sequence[DecodeRow], wanted: Sequence[bool] = ()) -> None:
         """Hold one token each of many sequences, with logits for all, or for those wanted."""

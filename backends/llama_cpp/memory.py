@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import platform
 
-from llm_serving_engine.backends.chunks import REPLAY_ROWS_MAX
 from llm_serving_engine.backends.llama_cpp.settings import CACHE_TYPES, Settings
 from llm_serving_engine.backends.models.info import ModelInfo
 from llm_serving_engine.backends.models.memory import MemoryEstimate
@@ -48,9 +47,8 @@ def _repacked(info: ModelInfo) -> int:
 
 def _intermediate(info: ModelInfo, settings: Settings) -> int:
     """The buffers of a computation, and the logits: where they arise, and where they are kept."""
-    rows = max(settings.prefill_chunk, settings.sequences, REPLAY_ROWS_MAX)
     width = LIVE_ROWS * (info.embedding_length + info.feed_forward_length)
     if not settings.flash_attention:
         width += info.heads * settings.context_per_sequence
     logits = 2 * settings.sequences * info.vocabulary_size
-    return FLOAT_BYTES * (rows * width + logits)
+    return FLOAT_BYTES * (settings.rows_max * width + logits)

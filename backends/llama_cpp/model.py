@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from llm_serving_engine.backends.backend import LoadError
-from llm_serving_engine.backends.chunks import REPLAY_ROWS_MAX
 from llm_serving_engine.backends.llama_cpp.batch import Batch
+from llm_serving_engine.backends.llama_cpp.joint import Part
 from llm_serving_engine.backends.llama_cpp.settings import Settings
 from llm_serving_engine.backends.llama_library import captured_errors, library
 
@@ -53,7 +53,7 @@ class LlamaModel:
         vocabulary = self._library.llama_model_get_vocab(self._model)
         self.vocabulary_size: int = self._library.llama_vocab_n_tokens(vocabulary)
         self.context_per_sequence: int = self._library.llama_n_ctx_seq(self._context)
-        self._batch = Batch(self._library, self._rows_max)
+        self._batch = Batch(self._library, settings.rows_max)
 
     def _load(self, path: str, progress: Callable[[float], None]) -> Any:
         params = self._library.llama_model_default_params()
@@ -73,16 +73,12 @@ class LlamaModel:
         if not self._library.llama_model_has_decoder(self._model):
             raise LoadError("the model does not generate text")
 
-    @property
-    def _rows_max(self) -> int:
-        return max(self.settings.prefill_chunk, self.settings.sequences, REPLAY_ROWS_MAX)
-
     def _context_params(self) -> Any:
         settings = self.settings
         params = self._library.llama_context_default_params()
         params.n_ctx = settings.sequences * settings.context_per_sequence
         params.n_seq_max = settings.sequences
-        params.n_batch = params.n_ubatch = self._rows_max
+        params.n_batch = params.n_ubatch = settings.rows_max
         params.n_outputs_max = settings.sequences
         params.n_threads = params.n_threads_batch = settings.threads
         params.type_k = params.type_v = _GGML_TYPES[settings.cache_type]
@@ -113,20 +109,23 @@ class LlamaModel:
 
     # What it does
 
-    def decode_chunk(
-        self, slot: int, position: int, tokens: tuple[int, ...], sample: bool
-    ) -> npt.NDArray[np.float32]:
-        """Compute a run of one sequence; at most `prefill_chunk` tokens.
+    def decode_parts(self, parts: Sequence[Part]) -> npt.NDArray[np.float32]:
+        """Compute runs of sequences, one each; at most `rows_max` tokens in all.
 
         Returns:
-            Logits of shape (1, vocabulary) where `sample`, else (0, vocabulary);
-            valid until the next call.
+            Logits of shape (parts with `sample`, vocabulary); valid until the next call.
 
         Raises:
             DecodeError: There was no room; FatalDecodeError: it is all over.
         """
-        self._batch.fill_chunk(slot, position, tokens, sample)
-        return self._decode(int(sample))
+        self._batch.fill_parts(parts)
+        return self._decode(sum(part.sample for part in parts))
+
+    def decode_chunk(
+        self, slot: int, position: int, tokens: tuple[int, ...], sample: bool
+    ) -> npt.NDArray[np.float32]:
+        """Compute a run of one sequence; see `decode_parts`."""
+        return self.decode_parts((Part(slot, position, tokens, sample),))
 
     def decode_rows(
         self, rows: tuple[Any, ...], wanted: Sequence[bool] = ()
@@ -137,7 +136,7 @@ class LlamaModel:
             rows: In ascending order of slots.
             wanted: Which of them are to have logits; empty for all.
 
-        Returns and raises as `decode_chunk`; the shape is (rows wanted, vocabulary).
+        Returns and raises as `decode_parts`; the shape is (rows wanted, vocabulary).
         """
         self._batch.fill_rows(rows, wanted)
         return self._decode(sum(wanted) if wanted else len(rows))

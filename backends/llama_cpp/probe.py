@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from llm_serving_engine.backends.llama_cpp.joint import Part, joint_calls
 from llm_serving_engine.backends.llama_cpp.model import LlamaModel
 from llm_serving_engine.scheduler.step import DecodeRow
 
@@ -38,11 +39,14 @@ def _logits(
 ) -> list[npt.NDArray[np.float32]]:
     """The logits of a prompt and of some steps after it, with others beside it."""
     unit = model.settings.prefill_chunk
+    chunks = [[Part(one, 0, prompt[:unit], False)] for one in sorted((slot, *others))]
+    for (part,) in chunks:
+        model.clear(part.slot)
+    for call in joint_calls(chunks, model.settings.rows_max):
+        model.decode_parts(call)
     for other in others:
         model.clear(other)
         model.decode_chunk(other, 0, prompt[: other + 2], False)
-    model.clear(slot)
-    model.decode_chunk(slot, 0, prompt[:unit], False)
     logits = [model.decode_chunk(slot, unit, prompt[unit:], True)[0].copy()]
     for step in range(STEPS):
         rows = [DecodeRow(other, other + 2 + step, int(prompt[step])) for other in others]

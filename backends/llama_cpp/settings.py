@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from llm_serving_engine.backends import machine
 from llm_serving_engine.backends.backend import BackendConfig, LoadError
+from llm_serving_engine.backends.chunks import REPLAY_ROWS_MAX
 from llm_serving_engine.backends.models.info import ModelInfo
 
 # Bytes per element. q8_0 stores 32 elements in 34 bytes.
@@ -21,6 +22,8 @@ CACHE_SHARE = 0.25
 # tiled attention begins; a GPU wants more at a time.
 PREFILL_CHUNK_CPU = 64
 PREFILL_CHUNK_GPU = 512
+# Chunks of several sequences that are computed together: with more, nothing is gained.
+JOINT_ROWS_MAX = 256
 ALL_LAYERS = -1
 
 
@@ -59,6 +62,12 @@ class Settings:
             flash_attention=config.flash_attention,
             gpu_layers=gpu_layers,
         )
+
+    @property
+    def rows_max(self) -> int:
+        """Tokens that are computed in one call: decode rows, or a chunk, or several."""
+        joint = min(JOINT_ROWS_MAX, self.sequences * self.prefill_chunk)
+        return max(self.prefill_chunk, self.sequences, REPLAY_ROWS_MAX, joint)
 
     def described(self) -> dict[str, str]:
         """The settings in words, for the start-up line."""
