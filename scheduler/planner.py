@@ -23,10 +23,6 @@ from llm_serving_engine.scheduler.step import (
 SHARING_PART = 0.5
 
 
-# For so many prompts that wait, a step may be as long as the target once more.
-PROMPTS_PER_TARGET = 2
-
-
 class StepPlanner:
     """Collects the parts of the next step.
 
@@ -150,8 +146,12 @@ class StepPlanner:
         )
 
     def _target(self, prompts: int) -> float:
-        """Seconds that a step may take: longer where many wait for their first token."""
-        stretch = min(max(prompts // PROMPTS_PER_TARGET, 1), self._config.step_stretch_max)
+        """Seconds that a step may take: longer where many wait for their first token.
+
+        Steps between them would keep those who stream going, at the price of small
+        batches: they cost most of what large ones do.
+        """
+        stretch = min(max(prompts, 1), self._config.step_stretch_max)
         return stretch * self._config.step_target_seconds
 
     def _smallest(self, sequence: Sequence) -> float:
