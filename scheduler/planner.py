@@ -149,9 +149,10 @@ class StepPlanner:
         """Seconds that a step may take: longer where many wait for their first token.
 
         Steps between them would keep those who stream going, at the price of small
-        batches: they cost most of what large ones do.
+        batches: they cost most of what large ones do. Of two, the first need not
+        wait for the other.
         """
-        stretch = min(max(prompts, 1), self._config.step_stretch_max)
+        stretch = min(max(prompts - 1, 1), self._config.step_stretch_max)
         return stretch * self._config.step_target_seconds
 
     def _smallest(self, sequence: Sequence) -> float:
