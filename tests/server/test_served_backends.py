@@ -82,7 +82,11 @@ async def answer_of(server: RunningServer, request: dict[str, Any]) -> tuple[str
 async def test_eight_streams_are_each_what_it_is_alone(served: RunningServer) -> None:
     alone = [await answer_of(served, one) for one in requests()]
     steps_before = len(served.recorder.steps)
-    together = await asyncio.gather(*(answer_of(served, one) for one in requests()))
+    taken = len(served.recorder.states)
+    with served.runner_held():
+        answers = [asyncio.create_task(answer_of(served, one)) for one in requests()]
+        await served.recorder.taken(taken + len(answers))
+    together = await asyncio.gather(*answers)
     assert together == alone
     assert all(len(tokens) == 24 for _, tokens in alone)
     # They really ran together.
