@@ -37,7 +37,7 @@ class BackendConfig:
         yield_cores: Whether fewer threads compute while other processes want the
             cores. Without that, one busy process beside makes steps many times
             as long: threads wait for each other, and for the one off its core.
-        prefill_chunk: Prompt tokens computed in one call. Larger ones take
+        prefill_chunk: Tokens of a prompt computed in one call. Larger ones take
             more memory for intermediate results; a GPU needs them to be fast.
         cache_type: How the cache is stored: "f16", or "q8_0" for half the
             memory and somewhat slower attention.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 # The fastest of some steps is what a step takes on a machine that does nothing else.
 DECODE_TRIALS = 3
@@ -20,10 +21,7 @@ def measured_speed(
         decode: Computes a row; told how many rows there were before it.
     """
     chunk = _seconds(prefill)
-    return chunk / tokens, min(
-        _seconds(lambda: decode(trial))  # noqa: B023
-        for trial in range(DECODE_TRIALS)
-    )
+    return chunk / tokens, min(_seconds(partial(decode, trial)) for trial in range(DECODE_TRIALS))
 
 
 def _seconds(do: Callable[[], object]) -> float:

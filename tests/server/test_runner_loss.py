@@ -24,18 +24,13 @@ HEALTH = health_pb2.HealthCheckResponse
 TOKENS = 200
 
 
-def stop_runner(server: RunningServer) -> int:
-    """Hold the runner's process where it is; its id."""
-    return server.signal_runner(signal.SIGSTOP)
-
-
 def kill(process_id: int) -> None:
     os.kill(process_id, signal.SIGKILL)
 
 
 async def lose(server: RunningServer) -> int:
     """Kill the runner and wait until there is another."""
-    killed = stop_runner(server)
+    killed = server.signal_runner(signal.SIGSTOP)
     kill(killed)
     return killed
 
@@ -52,7 +47,7 @@ async def test_a_stream_survives_its_runner(
         undisturbed = await server.generate(**request)
         stream = server.stream(request_id="survivor", top_logprobs=0, **request)
         events = [await stream.read(), await stream.read()]
-        killed = stop_runner(server)
+        killed = server.signal_runner(signal.SIGSTOP)
         assert not server.recorder.sequences["survivor"].state.ended
         kill(killed)
         events += await read_all(stream)
