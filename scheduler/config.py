@@ -50,6 +50,10 @@ class SchedulerConfig:
             prompts wait to be computed: one time for each of them but the
             first. More gives a burst its first tokens sooner, and lets
             streams that run wait for it; 1 for never.
+        prompt_stretch_max: How many times the target a step may take where
+            that computes all of a prompt that has just begun. More gives short
+            prompts their first tokens sooner, and lets streams that run wait
+            for it; 1 for never.
         ahead_step_seconds_max: Steps that are expected to be shorter are sent
             before the one before them is done, so that the runner never waits.
             Whoever arrives then waits for one step more, and where threads take
@@ -88,6 +92,7 @@ class SchedulerConfig:
     tenants_max: int = 10_000
     step_target_seconds: float = 0.125
     step_stretch_max: int = 4
+    prompt_stretch_max: float = 2.0
     ahead_step_seconds_max: float = 0.025
     prefill_tokens_max: int = 512
     preemption: bool = True

@@ -7,6 +7,7 @@ they are and how much they had to do with it. Costs are never negative.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -73,6 +74,8 @@ DRIFT_PER_STEP = 0.01
 NOISE = 0.15
 # One step that was held up by something else says little.
 OUTLIER = 3.0
+# Of a token: the time of some tokens has room for as many.
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +125,13 @@ class CostModel:
 
     def prefill_tokens(self, seconds: float, position: int) -> int:
         """How many tokens from a position on can be computed in that time; may be 0."""
+        if seconds <= 0:
+            return 0
+        # prefill_seconds is a quadratic of the tokens; this is its positive root.
         cost = self.cost
-        each = cost.prefill + cost.prefill_context * position / 1000
-        tokens = seconds / max(each, 1e-9)
-        # Once more, with the context in the middle of what came out.
-        each = cost.prefill + cost.prefill_context * (position + tokens / 2) / 1000
-        return max(int(seconds / max(each, 1e-9)), 0)
+        first = cost.prefill + cost.prefill_context * position / 1000
+        last = math.sqrt(first**2 + 2 * cost.prefill_context / 1000 * seconds)
+        return int(2 * seconds / max(first + last, 1e-9) + ROUNDING)
 
     def decode_seconds(self, rows: int) -> float:
         """Seconds of a step that only decodes, with dense rows of a modest context."""

@@ -121,7 +121,7 @@ class StepPlanner:
         """
         decoding, prompts = self._decoding(), self._prefilling(now)
         base = self._shape_of(decoding)
-        seconds = self._target(len(prompts)) - self._cost.predict(base)
+        seconds = self._for_prompts(prompts, self._cost.predict(base))
         self.takes_turns = bool(decoding and prompts) and seconds < self._smallest(prompts[0])
         if self.takes_turns and prompts_turn:
             self._plan_chunks(prompts, seconds=0.0)
@@ -145,15 +145,28 @@ class StepPlanner:
             copies=sum(isinstance(operation, CopyPrefix) for operation in self.operations),
         )
 
-    def _target(self, prompts: int) -> float:
-        """Seconds that a step may take: longer where many wait for their first token.
+    def _for_prompts(self, prompts: list[Sequence], rows: float) -> float:
+        """Seconds that a step has for prompts beside its rows; may be below 0.
 
-        Steps between them would keep those who stream going, at the price of small
-        batches: they cost most of what large ones do. Of two, the first need not
-        wait for the other.
+        More where many wait for their first token: steps between them would keep
+        those who stream going, at the price of small batches, which cost most of
+        what large ones do. Of two, the first need not wait for the other. And more
+        where a short prompt is then computed at once: in two steps, its first
+        token would wait for a second token of everybody else.
         """
-        stretch = min(max(prompts - 1, 1), self._config.step_stretch_max)
-        return stretch * self._config.step_target_seconds
+        target = self._config.step_target_seconds
+        stretch = min(max(len(prompts) - 1, 1), self._config.step_stretch_max)
+        seconds = stretch * target - rows
+        if not prompts or prompts[0].begun:
+            return seconds
+        whole = self._rest(prompts[0])
+        fits = rows + whole <= self._config.prompt_stretch_max * target
+        return max(seconds, whole) if fits else seconds
+
+    def _rest(self, sequence: Sequence) -> float:
+        """Seconds of what is not computed of a prompt."""
+        tokens = sequence.known_tokens - sequence.computed
+        return self._cost.prefill_seconds(tokens, sequence.computed)
 
     def _smallest(self, sequence: Sequence) -> float:
         """Seconds of the least that can be computed of a prompt."""

@@ -7,6 +7,7 @@ import pytest
 
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.core import Scheduler
+from llm_serving_engine.scheduler.cost import CostModel
 from llm_serving_engine.scheduler.errors import (
     Cancelled,
     DeadlinePassed,
@@ -295,6 +296,28 @@ def test_a_step_is_stretched_for_many_prompts(prompts: int, times: int) -> None:
     tokens = run_step(scheduler).prefill_tokens
     beside = config.step_target_seconds * times - scheduler.cost.decode_seconds(1)
     assert tokens == pytest.approx(scheduler.cost.prefill_tokens(beside, 0), rel=0.1)
+
+
+@pytest.mark.parametrize(("stretch", "at_once"), [(1.9, False), (2.1, True)])
+def test_a_step_is_stretched_for_all_of_a_prompt(stretch: float, at_once: bool) -> None:
+    cost = CostModel()
+    seconds = cost.decode_seconds(1) + cost.prefill_seconds(100)
+    config = SchedulerConfig(step_target_seconds=seconds / 2, prompt_stretch_max=stretch)
+    scheduler = Scheduler(Capabilities(16, 4000), config)
+    scheduler.submit(ask("running", max_tokens=100), now=0.0)
+    run_step(scheduler)
+    scheduler.submit(ask("short", prompt=100), now=0.0)
+    assert (run_step(scheduler).prefill_tokens == 100) is at_once
+
+
+def test_a_step_is_not_stretched_for_the_rest_of_a_prompt() -> None:
+    scheduler = new_scheduler(context=4000, step_target_seconds=0.1)
+    scheduler.submit(ask("running", max_tokens=100), now=0.0)
+    run_step(scheduler)
+    scheduler.submit(ask("long", prompt=110), now=0.0)
+    lengths = [run_step(scheduler).prefill_tokens for _ in range(4)]
+    assert sum(lengths) == 110
+    assert max(lengths) < 50
 
 
 def test_a_higher_class_is_prefilled_first() -> None:

@@ -81,7 +81,9 @@ def test_what_was_not_measured_teaches_nothing() -> None:
 def test_tokens_and_seconds_are_each_others_inverse(position: int, seconds: float) -> None:
     model = CostModel()
     tokens = model.prefill_tokens(seconds, position)
-    assert model.prefill_seconds(tokens, position) <= seconds * 1.02 + 1e-9
+    assert model.prefill_seconds(tokens, position) <= seconds + 1e-6
+    assert model.prefill_seconds(tokens + 1, position) > seconds
+    assert model.prefill_tokens(model.prefill_seconds(tokens, position), position) == tokens
 
 
 def test_what_the_runner_measured_is_where_it_begins() -> None:
