@@ -114,10 +114,8 @@ class LlamaCppBackend:
 
     def _prefill(self, chunks: tuple[PrefillChunk, ...]) -> list[SampledToken]:
         unit, aligned = self._model.settings.prefill_chunk, self._config.batch_invariant
-        calls = joint_calls(
-            [parts_of(chunk, unit, aligned=aligned) for chunk in chunks],
-            self._model.settings.rows_max,
-        )
+        chunked = [parts_of(chunk, unit, aligned=aligned) for chunk in chunks]
+        calls = joint_calls(chunked, self._model.limits)
         return [token for parts in calls for token in self._compute(parts)]
 
     def _compute(self, parts: list[Part]) -> list[SampledToken]:
@@ -129,7 +127,8 @@ class LlamaCppBackend:
         except DecodeError as error:
             if len(parts) > 1:
                 # Whose fault it is shows alone.
-                return [token for part in parts for token in self._compute([part])]
+                alone = ([part._replace(padding=0)] for part in parts)
+                return [token for part in alone for token in self._compute(part)]
             self._fail(parts[0].slot, str(error))
             return []
         slots = (part.slot for part in parts if part.sample)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from llm_serving_engine.backends.backend import LoadError
 from llm_serving_engine.backends.llama_cpp.batch import Batch
-from llm_serving_engine.backends.llama_cpp.joint import Part
+from llm_serving_engine.backends.llama_cpp.joint import Limits, Part
 from llm_serving_engine.backends.llama_cpp.settings import Settings
 from llm_serving_engine.backends.llama_library import captured_errors, library
 
@@ -103,6 +103,11 @@ class LlamaModel:
         )
 
     @property
+    def limits(self) -> Limits:
+        """Of a call with parts of several sequences."""
+        return Limits(self.settings.rows_max, self.context_per_sequence, self.partial_clear)
+
+    @property
     def weights_bytes(self) -> int:
         """Bytes of all tensors."""
         return int(self._library.llama_model_size(self._model))
@@ -112,6 +117,8 @@ class LlamaModel:
     def decode_parts(self, parts: Sequence[Part]) -> npt.NDArray[np.float32]:
         """Compute runs of sequences, one each; at most `rows_max` tokens in all.
 
+        What they are padded with is dropped again.
+
         Returns:
             Logits of shape (parts with `sample`, vocabulary); valid until the next call.
 
@@ -119,7 +126,11 @@ class LlamaModel:
             DecodeError: There was no room; FatalDecodeError: it is all over.
         """
         self._batch.fill_parts(parts)
-        return self._decode(sum(part.sample for part in parts))
+        logits = self._decode(sum(part.sample for part in parts))
+        for part in parts:
+            if part.padding:
+                self.clear(part.slot, part.position + len(part.tokens))
+        return logits
 
     def decode_chunk(
         self, slot: int, position: int, tokens: tuple[int, ...], sample: bool

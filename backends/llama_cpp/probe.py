@@ -23,7 +23,7 @@ COMPANIONS_MAX = 3
 def keeps_bits(model: LlamaModel) -> bool:
     """Compare a prompt and a few decode steps; leaves all slots empty."""
     unit = model.settings.prefill_chunk
-    prompt = tuple(np.random.default_rng(0).integers(0, model.vocabulary_size, unit + REST))
+    prompt = tuple(np.random.default_rng(0).integers(0, model.vocabulary_size, unit + REST + 1))
     slots = range(min(model.settings.sequences, COMPANIONS_MAX + 1))
     if len(prompt) + STEPS > model.context_per_sequence or len(slots) < 2:
         return False
@@ -37,20 +37,26 @@ def keeps_bits(model: LlamaModel) -> bool:
 def _logits(
     model: LlamaModel, prompt: tuple[int, ...], slot: int, others: tuple[int, ...]
 ) -> list[npt.NDArray[np.float32]]:
-    """The logits of a prompt and of some steps after it, with others beside it."""
+    """The logits of a prompt and of some steps after it, with others beside it.
+
+    The others' prompts are longer by a token, with which this one is padded then.
+    """
     unit = model.settings.prefill_chunk
-    chunks = [[Part(one, 0, prompt[:unit], False)] for one in sorted((slot, *others))]
-    for (part,) in chunks:
-        model.clear(part.slot)
-    for call in joint_calls(chunks, model.settings.rows_max):
-        model.decode_parts(call)
+    lengths = dict.fromkeys(others, len(prompt)) | {slot: len(prompt) - 1}
+    for one in (slot, *others):
+        model.clear(one)
+    chunks = [
+        [Part(one, 0, prompt[:unit], False), Part(one, unit, prompt[unit:length], one == slot)]
+        for one, length in sorted(lengths.items())
+    ]
+    calls = joint_calls(chunks, model.limits)
+    logits = [row.copy() for call in calls for row in model.decode_parts(call)]
     for other in others:
         model.clear(other)
         model.decode_chunk(other, 0, prompt[: other + 2], False)
-    logits = [model.decode_chunk(slot, unit, prompt[unit:], True)[0].copy()]
     for step in range(STEPS):
         rows = [DecodeRow(other, other + 2 + step, int(prompt[step])) for other in others]
-        rows.append(DecodeRow(slot, len(prompt) + step, int(prompt[step])))
+        rows.append(DecodeRow(slot, lengths[slot] + step, int(prompt[step])))
         rows.sort()
         computed = model.decode_rows(tuple(rows))
         logits.append(computed[[row.slot for row in rows].index(slot)].copy())

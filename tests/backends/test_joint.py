@@ -12,10 +12,18 @@ from hypothesis import given
 
 from llm_serving_engine.backends.backend import BackendConfig
 from llm_serving_engine.backends.llama_cpp.backend import LlamaCppBackend
-from llm_serving_engine.backends.llama_cpp.joint import Part, joint_calls, parts_of
+from llm_serving_engine.backends.llama_cpp.joint import (
+    PADDING_PER_CALL,
+    TILED_TOKENS,
+    Limits,
+    Part,
+    joint_calls,
+    parts_of,
+)
 from llm_serving_engine.scheduler.request import Sampling
 from llm_serving_engine.scheduler.step import (
     ClearSlot,
+    DecodeRow,
     OpenSequence,
     PrefillChunk,
     SampledToken,
@@ -40,27 +48,60 @@ def chunk_of(slot: int, length: int, position: int = 0) -> PrefillChunk:
     return PrefillChunk(slot, position, tuple(int(token) for token in tokens), sample=True)
 
 
-def shapes(*lengths: int, rows_max: int = 64, first: int = 0) -> list[list[tuple[int, int, int]]]:
-    """(slot, position, tokens) of the parts of each call, for prompts in consecutive slots."""
-    chunks = [chunk_of(slot, length) for slot, length in enumerate(lengths, first)]
-    calls = joint_calls([parts_of(chunk, UNIT, aligned=True) for chunk in chunks], rows_max)
-    return [[(part.slot, part.position, len(part.tokens)) for part in call] for call in calls]
+Shape = tuple[int, int, int]
+LIMITS = Limits(64, CONTEXT)
+
+
+def shapes(*lengths: int, limits: Limits = LIMITS, unit: int = UNIT) -> list[list[Shape]]:
+    """(slot, tokens, padding) of the parts of each call, for prompts in consecutive slots."""
+    chunks = [chunk_of(slot, length) for slot, length in enumerate(lengths)]
+    calls = joint_calls([parts_of(chunk, unit, aligned=True) for chunk in chunks], limits)
+    return [[(part.slot, len(part.tokens), part.padding) for part in call] for call in calls]
 
 
 def test_equally_long_parts_of_neighbours_go_together() -> None:
-    assert shapes(16, 16, 16) == [[(0, 0, 16), (1, 0, 16), (2, 0, 16)]]
-    assert shapes(19, 19) == [[(0, 0, 16), (1, 0, 16)], [(0, 16, 3), (1, 16, 3)]]
-    assert shapes(18, 19) == [[(0, 0, 16), (1, 0, 16)], [(0, 16, 2)], [(1, 16, 3)]]
+    assert shapes(16, 16, 16) == [[(0, 16, 0), (1, 16, 0), (2, 16, 0)]]
+    assert shapes(19, 19) == [[(0, 16, 0), (1, 16, 0)], [(0, 3, 0), (1, 3, 0)]]
+
+
+def test_shorter_parts_are_filled_up() -> None:
+    assert shapes(18, 19, 18)[1:] == [[(0, 2, 1), (1, 3, 0), (2, 2, 1)]]
+
+
+def test_padding_is_less_than_the_calls_that_it_saves() -> None:
+    least = 2 + PADDING_PER_CALL
+    assert len(shapes(2, least)) == 1
+    assert len(shapes(2, least + 1)) == 2
+    # One call saved, and another: the first may need the padding of both.
+    assert len(shapes(least + 1, 2)) == 2
+    assert len(shapes(least + 1, least + 1, 2)) == 1
+
+
+def test_padding_needs_room_and_a_model_that_drops_it() -> None:
+    assert len(shapes(2, 3, limits=Limits(64, CONTEXT, padding=False))) == 2
+    assert len(shapes(3, 3, limits=Limits(64, CONTEXT, padding=False))) == 1
+    assert len(shapes(18, 19, limits=Limits(64, 19))) == 2
+    assert len(shapes(18, 19, limits=Limits(64, 18))) == 3
+
+
+def test_padding_does_not_change_the_kernel() -> None:
+    below, limits = TILED_TOKENS - 1, Limits(1000, CONTEXT)
+    assert len(shapes(below, below - 1, limits=limits, unit=128)) == 1
+    assert len(shapes(below, below + 1, limits=limits, unit=128)) == 2
+    assert len(shapes(below + 1, below + 2, limits=limits, unit=128)) == 1
 
 
 def test_no_more_than_a_call_holds() -> None:
-    assert [len(call) for call in shapes(*[16] * 6, rows_max=64)] == [4, 2]
-    assert [len(call) for call in shapes(*[16] * 6, rows_max=63)] == [3, 3]
-    assert [len(call) for call in shapes(*[16] * 2, rows_max=16)] == [1, 1]
+    assert [len(call) for call in shapes(*[16] * 6, limits=Limits(64, CONTEXT))] == [4, 2]
+    assert [len(call) for call in shapes(*[16] * 6, limits=Limits(63, CONTEXT))] == [3, 3]
+    assert [len(call) for call in shapes(*[16] * 2, limits=Limits(16, CONTEXT))] == [1, 1]
+    assert [len(call) for call in shapes(2, 3, limits=Limits(6, CONTEXT))] == [2]
+    assert [len(call) for call in shapes(2, 3, limits=Limits(5, CONTEXT))] == [1, 1]
 
 
 def test_a_single_token_stays_alone() -> None:
-    assert shapes(17, 17)[1:] == [[(0, 16, 1)], [(1, 16, 1)]]
+    assert shapes(17, 17)[1:] == [[(0, 1, 0)], [(1, 1, 0)]]
+    assert shapes(17, 18)[1:] == [[(0, 1, 0)], [(1, 2, 0)]]
 
 
 prompts = st.lists(st.integers(1, 100), min_size=1, max_size=6)
@@ -75,11 +116,12 @@ def test_each_part_once_and_in_its_order(
         parts_of(chunk_of(slot, length), UNIT, aligned=True)
         for slot, length in zip(slots, lengths, strict=True)
     ]
-    calls = list(joint_calls(parts, rows_max))
+    calls = list(joint_calls(parts, Limits(rows_max, CONTEXT)))
     for slot, expected in zip(slots, parts, strict=True):
-        assert [part for call in calls for part in call if part.slot == slot] == expected
+        computed = [part for call in calls for part in call if part.slot == slot]
+        assert [part._replace(padding=0) for part in computed] == expected
     for call in calls:
-        sizes = [len(part.tokens) for part in call]
+        sizes = [len(part.tokens) + part.padding for part in call]
         assert sum(sizes) <= max(rows_max, UNIT)
         assert len(set(sizes)) == 1
         first = call[0].slot
@@ -108,7 +150,18 @@ def prefill(backend: LlamaCppBackend, *chunks: PrefillChunk) -> dict[int, Sample
     return {token.slot: token for token in result.tokens}
 
 
-@pytest.mark.parametrize("lengths", [(16,) * 6, (35,) * 4, (33, 40, 40, 17, 90, 5)])
+def decode(backend: LlamaCppBackend, *chunks: PrefillChunk) -> tuple[SampledToken, ...]:
+    """The tokens after a token that follows each prompt."""
+    result = backend.execute(
+        Step(2, decodes=tuple(DecodeRow(chunk.slot, len(chunk.tokens), 7) for chunk in chunks))
+    )
+    assert not result.failures
+    return result.tokens
+
+
+@pytest.mark.parametrize(
+    "lengths", [(16,) * 6, (35,) * 4, (34, 37, 36, 34), (33, 40, 40, 17, 90, 5)]
+)
 def test_the_same_bits_together_as_alone(
     backend: LlamaCppBackend, lengths: tuple[int, ...]
 ) -> None:
@@ -117,6 +170,16 @@ def test_the_same_bits_together_as_alone(
     assert prefill(backend, *chunks) == alone
     # Whatever the order in which they come.
     assert prefill(backend, *reversed(chunks)) == alone
+
+
+def test_padding_leaves_nothing_behind(backend: LlamaCppBackend) -> None:
+    chunks = [chunk_of(slot, length) for slot, length in enumerate((34, 37, 36))]
+    expected: tuple[SampledToken, ...] = ()
+    for chunk in chunks:
+        prefill(backend, chunk)
+        expected += decode(backend, chunk)
+    prefill(backend, *chunks)
+    assert decode(backend, *chunks) == expected
 
 
 def test_who_has_no_room_fails_alone(backend: LlamaCppBackend) -> None:
