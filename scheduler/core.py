@@ -83,8 +83,8 @@ class Scheduler:
         self._under_way: _UnderWay | None = None
         self._ahead: _UnderWay | None = None
         self._events: list[SchedulerEvent] = []
-        # Whose turn it is, where rows and prompts are too long for one step.
-        self._prompts_turn = False
+        # Whether rows were left out of the last step: it was the prompts' turn.
+        self._rows_wait = False
         # For the next step, whatever else it does.
         self._operations: list[CacheOperation] = []
 
@@ -161,8 +161,8 @@ class Scheduler:
         self._admit(planner, now)
         planner.share_prefixes(now)
         self.tally.moves += planner.compact(now)
-        planner.compute(now, prompts_turn=self._prompts_turn)
-        self._prompts_turn = planner.takes_turns and not self._prompts_turn
+        planner.compute(now, rows_wait=self._rows_wait)
+        self._rows_wait = planner.rows_wait
         for sequence, chunk in planner.planned:
             self._begin(sequence, chunk.position)
         operations, self._operations = (*self._operations, *planner.operations), []

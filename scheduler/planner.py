@@ -7,7 +7,7 @@ from llm_serving_engine.scheduler.cost import CostModel, Shape, count_runs
 from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.placement import Placement
 from llm_serving_engine.scheduler.policy import Key, Policy
-from llm_serving_engine.scheduler.prefill import PrefillBudget, plan_prefill
+from llm_serving_engine.scheduler.prefill import Cuts, PrefillBudget, plan_prefill
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.slots import SlotTable
 from llm_serving_engine.scheduler.step import (
@@ -31,7 +31,7 @@ class StepPlanner:
         opens: Sequences that are new in their slots.
         rows: One for each sequence that decodes.
         planned: Chunks of prompts, with whose they are.
-        takes_turns: Whether rows and chunks are too long for one step.
+        rows_wait: Whether there are rows for which the step has no room.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class StepPlanner:
         self.opens: list[OpenSequence] = []
         self.rows: tuple[DecodeRow, ...] = ()
         self.planned: list[tuple[Sequence, PrefillChunk]] = []
-        self.takes_turns = False
+        self.rows_wait = False
 
     def open(self, sequence: Sequence) -> None:
         """Let the runner sample for a sequence, in the slot that it has now."""
@@ -108,7 +108,7 @@ class StepPlanner:
         self.open(sequence)
         return True
 
-    def compute(self, now: float, *, prompts_turn: bool) -> None:
+    def compute(self, now: float, *, rows_wait: bool) -> None:
         """Plan the rows and the chunks: together where the target has room for both.
 
         Where rows and even the smallest chunk are too long together, they take
@@ -117,22 +117,24 @@ class StepPlanner:
 
         Args:
             now: The time.
-            prompts_turn: Whose turn it is, where they take turns.
+            rows_wait: Whether rows were left out of the step before. They are now
+                alone, even if there is room for both again: two steps with prompts
+                would be too long.
         """
         decoding, prompts = self._decoding(), self._prefilling(now)
         base = self._shape_of(decoding)
         seconds = self._for_prompts(prompts, self._cost.predict(base))
-        self.takes_turns = bool(decoding and prompts) and seconds < self._smallest(prompts[0])
-        if self.takes_turns and prompts_turn:
-            self._plan_chunks(prompts, seconds=0.0)
-        else:
+        if not decoding:
+            self._plan_chunks(prompts, seconds)
+            return
+        self.rows_wait = bool(prompts) and not rows_wait and seconds < self._smallest(prompts[0])
+        if not self.rows_wait:
             self.rows = tuple(map(self._row, decoding))
-            if not self.takes_turns:
-                self._plan_chunks(prompts, seconds)
+        if not rows_wait:
+            self._plan_chunks(prompts, 0.0 if self.rows_wait else seconds)
 
     def _plan_chunks(self, prompts: list[Sequence], seconds: float) -> None:
-        unit, tokens = self._capabilities.prefill_unit, self._config.prefill_tokens_max
-        budget = PrefillBudget(self._cost, seconds, tokens, unit, self._least)
+        budget = PrefillBudget(self._cost, seconds, self._config.prefill_tokens_max, self._cuts)
         self.planned = list(plan_prefill(prompts, budget))
         for sequence, chunk in self.planned:
             sequence.computed += len(chunk.tokens)
@@ -170,18 +172,16 @@ class StepPlanner:
 
     def _smallest(self, sequence: Sequence) -> float:
         """Seconds of the least that can be computed of a prompt."""
-        rest = sequence.known_tokens - sequence.computed
-        return self._cost.prefill_seconds(min(self._least, rest), sequence.computed)
+        start = sequence.computed
+        rest = sequence.known_tokens - start
+        return self._cost.prefill_seconds(min(self._cuts.least(start, self._cost), rest), start)
 
     @property
-    def _least(self) -> int:
-        """Tokens of the smallest chunk: half a unit, where bits need not be kept.
-
-        Far into a long prompt a whole one takes more than twice as long as at its
-        beginning. Smaller ones than half would lose too much of the kernels' speed.
-        """
+    def _cuts(self) -> Cuts:
         unit = self._capabilities.prefill_unit
-        return unit if self._config.determinism == "batch_invariant" else max(unit // 2, 1)
+        if self._config.determinism == "batch_invariant":
+            return Cuts.at(unit)
+        return Cuts.within(unit, self._cost, self._config.step_target_seconds)
 
     def _decoding(self) -> list[Sequence]:
         return [s for s in self._slots.holders() if s.state is State.DECODE]

@@ -281,8 +281,26 @@ def test_rows_and_prompts_take_turns_where_they_are_too_long_together() -> None:
     for _ in range(10):
         step = run_step(scheduler)
         kinds.append((len(step.decodes), step.prefill_tokens))
-    assert kinds == [(1, 0), (0, 64)] * 5
+    assert kinds == [(0, 64), (1, 0)] * 5
     assert len(short.output) == 6
+
+
+def test_rows_that_waited_do_not_wait_for_another_prompt() -> None:
+    config = SchedulerConfig(step_target_seconds=0.166, determinism="batch_invariant")
+    scheduler = Scheduler(Capabilities(4, 4000, prefill_unit=64), config)
+    for name in "abc":
+        scheduler.submit(ask(name, max_tokens=100), now=0.0)
+    run_step(scheduler)
+    scheduler.submit(ask("long", prompt=3000), now=0.0)
+    step = run_step(scheduler)
+    assert (len(step.decodes), step.prefill_tokens) == (0, 64)
+    # Now there is room for a row and a chunk.
+    scheduler.cancel("a", 0.0)
+    scheduler.cancel("b", 0.0)
+    step = run_step(scheduler)
+    assert (len(step.decodes), step.prefill_tokens) == (1, 0)
+    step = run_step(scheduler)
+    assert (len(step.decodes), step.prefill_tokens) == (1, 64)
 
 
 @pytest.mark.parametrize(("prompts", "times"), [(1, 1), (2, 1), (3, 2), (4, 3), (5, 4), (15, 4)])
