@@ -286,17 +286,16 @@ def test_rows_and_prompts_take_turns_where_they_are_too_long_together() -> None:
 
 
 def test_rows_that_waited_do_not_wait_for_another_prompt() -> None:
-    config = SchedulerConfig(step_target_seconds=0.166, determinism="batch_invariant")
-    scheduler = Scheduler(Capabilities(4, 4000, prefill_unit=64), config)
-    for name in "abc":
-        scheduler.submit(ask(name, max_tokens=100), now=0.0)
+    config = SchedulerConfig(step_target_seconds=0.18, determinism="batch_invariant")
+    scheduler = Scheduler(Capabilities(16, 4000, prefill_unit=64), config)
+    running = [scheduler.submit(ask(name, max_tokens=100), now=0.0) for name in "abcdefghijkl"]
     run_step(scheduler)
     scheduler.submit(ask("long", prompt=3000), now=0.0)
     step = run_step(scheduler)
     assert (len(step.decodes), step.prefill_tokens) == (0, 64)
     # Now there is room for a row and a chunk.
-    scheduler.cancel("a", 0.0)
-    scheduler.cancel("b", 0.0)
+    for sequence in running[1:]:
+        scheduler.cancel(sequence.request.id, 0.0)
     step = run_step(scheduler)
     assert (len(step.decodes), step.prefill_tokens) == (1, 0)
     step = run_step(scheduler)
