@@ -16,7 +16,11 @@ from llm_serving_engine.backends.backend import (
     LoadReport,
     Progress,
 )
-from llm_serving_engine.backends.llama_cpp.company import add_company, fill_holes
+from llm_serving_engine.backends.llama_cpp.company import (
+    add_company,
+    complete_tiles,
+    fill_holes,
+)
 from llm_serving_engine.backends.llama_cpp.joint import Part, joint_calls, parts_of
 from llm_serving_engine.backends.llama_cpp.memory import estimate_memory
 from llm_serving_engine.backends.llama_cpp.model import DecodeError, LlamaModel, SavedCache
@@ -158,9 +162,10 @@ class LlamaCppBackend:
         ]
 
     def _compute_rows(self, rows: tuple[DecodeRow, ...]) -> npt.NDArray[np.float32]:
-        batch = fill_holes(rows, self._room)
+        count = self._model.settings.sequences
+        batch = complete_tiles(fill_holes(rows, self._room), count, self._room)
         if self._config.batch_invariant:
-            batch = add_company(batch, self._model.settings.sequences, self._room)
+            batch = add_company(batch, count, self._room)
         if len(batch) == len(rows):
             return self._model.decode_rows(rows)
         slots = {row.slot for row in rows}

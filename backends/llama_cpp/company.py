@@ -4,6 +4,9 @@ llama.cpp computes a run of consecutive slots as one batch, and every run goes
 through all of the weights. A small hole between two runs costs less when it is
 filled than as a reason for a second batch.
 
+The matrix kernels take four rows at a time, and what is left over one by one, which
+costs more than a fourth.
+
 A batch of a single row that looks at many cells is split between the threads,
 and adds up in another order than the same row does beside others: its bits
 differ. Company keeps them the same.
@@ -19,6 +22,8 @@ from llm_serving_engine.scheduler.step import DecodeRow
 # What the hole's rows take is less than what a second batch does.
 HOLE_MAX = 2
 ROWS_MIN = 4
+# Of the matrix kernels. Three rows alone are as fast as four.
+TILE_ROWS = 4
 # A row makes all rows of its batch look at as many cells as it does, by so many.
 CELLS_UNIT = 256
 
@@ -49,6 +54,29 @@ def fill_holes(
                 )
         filled.append(after)
     return tuple(filled)
+
+
+def complete_tiles(
+    rows: Sequence[DecodeRow], slots: int, room: Callable[[int], int | None]
+) -> tuple[DecodeRow, ...]:
+    """The rows, and one more beside each run that lacks one; see `add_company`."""
+    completed = {row.slot: row for row in rows}
+    for run in _runs(rows):
+        if len(run) > TILE_ROWS and len(run) % TILE_ROWS == TILE_ROWS - 1:
+            cells = max(row.position for row in run) // CELLS_UNIT
+            for slot in (run[-1].slot + 1, run[0].slot - 1):
+                free = 0 <= slot < slots and slot not in completed
+                position = room(slot) if free else None
+                if position is not None and position // CELLS_UNIT <= cells:
+                    completed[slot] = DecodeRow(slot, position, 0)
+                    break
+    return tuple(sorted(completed.values()))
+
+
+def _runs(rows: Sequence[DecodeRow]) -> list[list[DecodeRow]]:
+    numbered = enumerate(rows)
+    runs = itertools.groupby(numbered, key=lambda item: item[1].slot - item[0])
+    return [[row for _, row in run] for _, run in runs]
 
 
 def add_company(

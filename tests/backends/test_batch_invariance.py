@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -19,6 +19,7 @@ from llm_serving_engine.backends.llama_cpp.company import (
     HOLE_MAX,
     ROWS_MIN,
     add_company,
+    complete_tiles,
     fill_holes,
 )
 from llm_serving_engine.scheduler.request import Sampling
@@ -182,6 +183,32 @@ def test_small_holes_are_filled(positions: dict[int, int], full: set[int], at: i
         assert hole & set(slots) == (hole if fill else set())
     assert slots[0] == rows[0].slot
     assert slots[-1] == rows[-1].slot
+
+
+@pytest.mark.parametrize(
+    ("slots", "added"),
+    [
+        (range(7), [7]),
+        (range(3, 14), [14]),
+        (range(5, 16), [4]),
+        (range(3), []),
+        (range(8), []),
+        (range(6), []),
+        ([*range(7), *range(9, 12)], [7]),
+        ([*range(1, 8), *range(9, 16)], [8]),
+    ],
+)
+def test_whole_tiles(slots: Iterable[int], added: list[int]) -> None:
+    rows = [DecodeRow(slot, 20, 1) for slot in slots]
+    completed = complete_tiles(rows, 16, lambda slot: 10)
+    assert [row.slot for row in completed if row not in rows] == added
+
+
+def test_no_row_is_added_that_looks_at_more_than_the_others() -> None:
+    rows = [DecodeRow(slot, 20, 1) for slot in range(1, 8)]
+    lengths = {0: CELLS_UNIT - 1, 8: CELLS_UNIT}
+    assert complete_tiles(rows, 16, lengths.get)[0] == DecodeRow(0, CELLS_UNIT - 1, 0)
+    assert complete_tiles(rows, 16, {8: CELLS_UNIT}.get) == tuple(rows)
 
 
 def test_a_filled_hole_changes_nobodys_tokens(tiny_quantized_model_path: Path) -> None:
