@@ -66,7 +66,7 @@ def count_runs(slots: Iterable[int]) -> int:
 
 # Seconds, of a 135-million-parameter model in Q4_0 on two cores; what a model
 # really costs is learned from its first steps.
-PRIOR = Shape(0.002, 0.0025, 0.006, 0.0015, 0.0023, 0.003, 0.015, 0.1)
+PRIOR = Shape(0.002, 0.0025, 0.006, 0.0015, 0.0023, 0.003, 0.006, 0.1)
 # How far off the first guess may be, and how fast costs may drift, as factors.
 PRIOR_SPREAD = 3.0
 DRIFT_PER_STEP = 0.01

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.cost import CostModel, count_runs
 from llm_serving_engine.scheduler.prefix import Match, best_donor, longest_match
+from llm_serving_engine.scheduler.reuse import ReuseChance
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.slots import Slot, SlotTable
 from llm_serving_engine.scheduler.step import (
@@ -16,8 +17,6 @@ from llm_serving_engine.scheduler.step import (
     RestoreSlot,
 )
 
-# How likely it is that somebody comes who begins like what is left over.
-REUSE_CHANCE = 0.5
 # A move must pay this many times over, as how long a sequence goes on is a guess.
 MOVE_GAIN = 2.0
 # Of the tokens that a sequence may still produce, how many it is expected to.
@@ -64,6 +63,7 @@ class Placement:
         self._slots = slots
         self._config = config
         self._cost = cost
+        self._reuse = ReuseChance()
         self._can_copy = capabilities.prefix_copy
         self._reuses = config.prefix_cache and capabilities.partial_clear
         invariant = config.determinism == "batch_invariant"
@@ -78,7 +78,9 @@ class Placement:
             slot = self._cheapest(idle, sequence)
             restore = RestoreSlot(slot.index, sequence.saved.key)
             return Place(slot, sequence.saved.tokens, (restore,))
-        place = self._with_prefix(sequence, idle)
+        match = self.match(sequence)
+        place = self._with_prefix(sequence, idle, match)
+        self._learn(place.slot, match)
         return self._with_donor(sequence, place)
 
     def match(self, sequence: Sequence) -> Match | None:
@@ -113,8 +115,7 @@ class Placement:
         price = self._cost.cost.copies + self._value(target)
         return Move(moving, target) if gain > MOVE_GAIN * price else None
 
-    def _with_prefix(self, sequence: Sequence, idle: list[Slot]) -> Place:
-        match = self.match(sequence)
+    def _with_prefix(self, sequence: Sequence, idle: list[Slot], match: Match | None) -> Place:
         if match is None:
             slot = self._cheapest(idle, sequence)
             return Place(slot, 0, (ClearSlot(slot.index),))
@@ -128,6 +129,13 @@ class Placement:
         slot = self._cheapest(others, sequence)
         shared = match.tokens if self._can_copy else 0
         return Place(slot, 0, (ClearSlot(slot.index),), sharing=self._can_copy, shared=shared)
+
+    def _learn(self, taken: Slot, match: Match | None) -> None:
+        """Take in what becomes of what was left over."""
+        if match is not None and match.slot.holder is None:
+            self._reuse.learn(used=True)
+        if taken.left_over and (match is None or match.slot is not taken):
+            self._reuse.learn(used=False)
 
     def _with_donor(self, sequence: Sequence, place: Place) -> Place:
         """Wait for another's prompt, where copying it is faster than computing it too."""
@@ -166,7 +174,7 @@ class Placement:
 
     def _value(self, slot: Slot) -> float:
         """Seconds that are expected to be lost with what is left over in a slot."""
-        return REUSE_CHANCE * self._cost.prefill_seconds(len(slot.left_over))
+        return self._reuse.value * self._cost.prefill_seconds(len(slot.left_over))
 
     @staticmethod
     def _expected_steps(sequence: Sequence) -> float:
