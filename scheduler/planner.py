@@ -125,16 +125,17 @@ class StepPlanner:
         base = self._shape_of(decoding)
         seconds = self._for_prompts(prompts, self._cost.predict(base))
         if not decoding:
-            self._plan_chunks(prompts, seconds)
+            # Nobody's next token waits for it.
+            self._plan_chunks(prompts, seconds, Cuts.at(self._capabilities.prefill_unit))
             return
         self.rows_wait = bool(prompts) and not rows_wait and seconds < self._smallest(prompts[0])
         if not self.rows_wait:
             self.rows = tuple(map(self._row, decoding))
         if not rows_wait:
-            self._plan_chunks(prompts, 0.0 if self.rows_wait else seconds)
+            self._plan_chunks(prompts, 0.0 if self.rows_wait else seconds, self._cuts)
 
-    def _plan_chunks(self, prompts: list[Sequence], seconds: float) -> None:
-        budget = PrefillBudget(self._cost, seconds, self._config.prefill_tokens_max, self._cuts)
+    def _plan_chunks(self, prompts: list[Sequence], seconds: float, cuts: Cuts) -> None:
+        budget = PrefillBudget(self._cost, seconds, self._config.prefill_tokens_max, cuts)
         self.planned = list(plan_prefill(prompts, budget))
         for sequence, chunk in self.planned:
             sequence.computed += len(chunk.tokens)
@@ -178,6 +179,7 @@ class StepPlanner:
 
     @property
     def _cuts(self) -> Cuts:
+        """Where prompts are cut while others stream."""
         unit = self._capabilities.prefill_unit
         if self._config.determinism == "batch_invariant":
             return Cuts.at(unit)

@@ -285,6 +285,16 @@ def test_rows_and_prompts_take_turns_where_they_are_too_long_together() -> None:
     assert len(short.output) == 6
 
 
+def test_prompts_are_cut_at_whole_units_while_nobody_streams() -> None:
+    config = SchedulerConfig(step_target_seconds=0.1)
+    scheduler = Scheduler(Capabilities(4, 4000, prefill_unit=64), config)
+    scheduler.submit(ask("long", prompt=3000), now=0.0)
+    assert [run_step(scheduler).prefill_tokens for _ in range(10)] == [64] * 10
+    scheduler.submit(ask("other", prompt=5, max_tokens=100), now=0.0)
+    run_step(scheduler)
+    assert 0 < run_step(scheduler).prefill_tokens < 64
+
+
 def test_rows_that_waited_do_not_wait_for_another_prompt() -> None:
     config = SchedulerConfig(step_target_seconds=0.18, determinism="batch_invariant")
     scheduler = Scheduler(Capabilities(16, 4000, prefill_unit=64), config)
