@@ -72,9 +72,9 @@ class StepPlanner:
 
     def share_prefixes(self, now: float) -> None:
         """Copy what sequences wait for, as many as take no more than half of a step."""
-        seconds = SHARING_PART * self._config.step_target_seconds
-        copies = max(int(seconds / max(self._cost.cost.copies, 1e-6)), 1)
         sharing = [s for s in self._slots.holders() if s.sharing]
+        seconds = SHARING_PART * self._target(len(sharing))
+        copies = max(int(seconds / max(self._cost.cost.copies, 1e-6)), 1)
         for sequence in sorted(sharing, key=lambda s: self._policy.prefill_key(s, now)):
             if copies and not self._waits_for_donor(sequence):
                 copies -= self._share(sequence)
@@ -151,20 +151,25 @@ class StepPlanner:
     def _for_prompts(self, prompts: list[Sequence], rows: float) -> float:
         """Seconds that a step has for prompts beside its rows; may be below 0.
 
-        More where many wait for their first token: steps between them would keep
-        those who stream going, at the price of small batches, which cost most of
-        what large ones do. Of two, the first need not wait for the other. And more
-        where a short prompt is then computed at once: in two steps, its first
-        token would wait for a second token of everybody else.
+        More than the target where a short prompt is then computed at once: in two
+        steps, its first token would wait for a second token of everybody else.
         """
-        target = self._config.step_target_seconds
-        stretch = min(max(len(prompts) - 1, 1), self._config.step_stretch_max)
-        seconds = stretch * target - rows
+        seconds = self._target(len(prompts)) - rows
         if not prompts or prompts[0].begun:
             return seconds
         whole = self._rest(prompts[0])
-        fits = rows + whole <= self._config.prompt_stretch_max * target
-        return max(seconds, whole) if fits else seconds
+        most = self._config.prompt_stretch_max * self._config.step_target_seconds
+        return max(seconds, whole) if rows + whole <= most else seconds
+
+    def _target(self, waiting: int) -> float:
+        """Seconds that a step may take: longer where many wait for their first token.
+
+        Steps between them would keep those who stream going, at the price of small
+        batches, which cost most of what large ones do. Of two, the first need not
+        wait for the other.
+        """
+        stretch = min(max(waiting - 1, 1), self._config.step_stretch_max)
+        return stretch * self._config.step_target_seconds
 
     def _rest(self, sequence: Sequence) -> float:
         """Seconds of what is not computed of a prompt."""
