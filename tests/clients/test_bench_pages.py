@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -264,3 +267,13 @@ def test_numbers_are_short():
         "3,000",
         "2,000,000",
     ]
+
+
+def test_the_plots_of_a_page_are_pictures_of_their_own(tmp_path):
+    report = tmp_path / "steady.html"
+    report.write_text(page(found()))
+    script = Path(__file__).parents[2] / "deploy" / "plots.py"
+    subprocess.run([sys.executable, str(script), str(report), str(tmp_path / "plots")], check=True)
+    pictures = {path.stem: ElementTree.parse(path) for path in (tmp_path / "plots").iterdir()}
+    assert {"steady-ratios", "steady-1-gap-between-tokens", "steady-4-output"} <= pictures.keys()
+    assert all(picture.getroot()[0].tag == f"{SVG}style" for picture in pictures.values())
