@@ -52,9 +52,9 @@ from llm_serving_engine.scheduler.step import (
 class LlamaCppBackend:
     """One model, many sequences.
 
-    Each prefill chunk is a call of its own, cut at fixed places, and decode
-    rows are batched apart from them: so what a sequence computes does not
-    depend on its company.
+    Prefill chunks are cut at fixed places, those of several sequences share a
+    call only where each keeps its bits, and decode rows are batched apart from
+    them: so what a sequence computes does not depend on its company.
     """
 
     def __init__(self, path: str, config: BackendConfig, progress: Progress) -> None:
