@@ -173,11 +173,7 @@ async def test_a_real_server_that_is_full_refuses_and_says_when_to_come_again():
         GrpcTarget(server.address, cache_salt="x") as target,
     ):
         assert (await target.describe()).slots == 1
-        # The queue has room for one: the first must be out of it when the second comes.
-        held = [asyncio.ensure_future(server.generate(request_id="a"))]
-        await server.runner.held(1)
-        held.append(asyncio.ensure_future(server.generate(request_id="b")))
-        await server.recorder.until(lambda: len(server.recorder.states) == 2)
+        held = await server.fill()
         refused = PlannedRequest("c", 3, deadline=30)
         (record,) = (await drive(phase([refused]), target)).requests
         assert (record.error, record.refused, record.failed) == ("RESOURCE_EXHAUSTED", True, False)

@@ -86,8 +86,7 @@ async def test_a_client_that_obeys_the_pushback() -> None:
     service = {"methodConfig": [{"name": [{}], "retryPolicy": policy}]}
     async with gated(sequences=1, scheduler={"queue_requests_max": 1}) as server:
         recorder = server.recorder
-        calls = [asyncio.ensure_future(server.generate(request_id=str(i))) for i in range(2)]
-        await recorder.until(lambda: len(recorder.states) == 2)
+        calls = await server.fill()
         options = (("grpc.service_config", json.dumps(service)), ("grpc.enable_retries", 1))
         async with server.connect(*options) as channel:
             generate = channel.unary_unary(

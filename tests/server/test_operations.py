@@ -125,8 +125,7 @@ async def test_what_is_left_when_all_is_done() -> None:
 
 async def test_refusals_are_counted() -> None:
     async with gated(sequences=1, scheduler={"queue_requests_max": 1}) as server:
-        calls = [asyncio.ensure_future(server.generate(request_id=str(i))) for i in range(2)]
-        await server.recorder.until(lambda: len(server.recorder.states) == 2)
+        calls = await server.fill()
         await error_of(server.generate())
         state = await state_of(server)
         assert state.outcomes["refused"] == 1
