@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 60
+FILE_BYTES_MAX = 500_000
 GENERATED = re.compile(r"_pb2(_grpc)?\.pyi?$|\.pb\.go$")
 
 # An index or an archive that packages are fetched from, or the place of a checkout or a home.
@@ -58,6 +59,15 @@ def test_no_file_names(what: str) -> None:
         if FORBIDDEN[what].search(line)
     ]
     assert found == []
+
+
+def test_nothing_large_is_kept() -> None:
+    sizes = {path.relative_to(ROOT): path.lstat().st_size for path in tracked()}
+    assert {path: size for path, size in sizes.items() if size > FILE_BYTES_MAX} == {}
+
+
+def test_no_packages_are_kept() -> None:
+    assert [path.name for path in tracked() if path.suffix == ".whl"] == []
 
 
 def test_files_are_short() -> None:
