@@ -124,15 +124,14 @@ class StepPlanner:
         decoding, prompts = self._decoding(), self._prefilling(now)
         base = self._shape_of(decoding)
         seconds = self._for_prompts(prompts, self._cost.predict(base))
-        if not decoding:
-            # Nobody's next token waits for it.
-            self._plan_chunks(prompts, seconds, Cuts.at(self._capabilities.prefill_unit))
-            return
-        self.rows_wait = bool(prompts) and not rows_wait and seconds < self._smallest(prompts[0])
+        cuts = self._cuts(streaming=bool(decoding))
+        rows_alone = rows_wait and bool(decoding)
+        if decoding and prompts and not rows_alone:
+            self.rows_wait = seconds < self._smallest(prompts[0], cuts)
         if not self.rows_wait:
             self.rows = tuple(map(self._row, decoding))
-        if not rows_wait:
-            self._plan_chunks(prompts, 0.0 if self.rows_wait else seconds, self._cuts)
+        if not rows_alone:
+            self._plan_chunks(prompts, 0.0 if self.rows_wait else seconds, cuts)
 
     def _plan_chunks(self, prompts: list[Sequence], seconds: float, cuts: Cuts) -> None:
         budget = PrefillBudget(self._cost, seconds, self._config.prefill_tokens_max, cuts)
@@ -176,17 +175,16 @@ class StepPlanner:
         tokens = sequence.known_tokens - sequence.computed
         return self._cost.prefill_seconds(tokens, sequence.computed)
 
-    def _smallest(self, sequence: Sequence) -> float:
+    def _smallest(self, sequence: Sequence, cuts: Cuts) -> float:
         """Seconds of the least that can be computed of a prompt."""
         start = sequence.computed
-        rest = sequence.known_tokens - start
-        return self._cost.prefill_seconds(min(self._cuts.least(start, self._cost), rest), start)
+        least = self._cost.prefill_seconds(cuts.least(start, self._cost), start)
+        return min(least, self._rest(sequence))
 
-    @property
-    def _cuts(self) -> Cuts:
-        """Where prompts are cut while others stream."""
+    def _cuts(self, *, streaming: bool) -> Cuts:
+        """Where prompts are cut: finer while somebody's next token waits for it."""
         unit = self._capabilities.prefill_unit
-        if self._config.determinism == "batch_invariant":
+        if self._config.determinism == "batch_invariant" or not streaming:
             return Cuts.at(unit)
         return Cuts.within(unit, self._cost, self._config.step_target_seconds)
 

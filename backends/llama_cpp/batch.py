@@ -37,14 +37,14 @@ class Batch:
         """Hold runs of tokens, with logits for the last that means something where asked."""
         end = 0
         for part in parts:
-            start, padded = end, end + len(part.tokens)
-            end = padded + part.padding
-            self._tokens[start:padded] = part.tokens
-            self._tokens[padded:end] = 0
+            start, stop = end, end + len(part.tokens)
+            end = stop + part.padding
+            self._tokens[start:stop] = part.tokens
+            self._tokens[stop:end] = 0
             self._positions[start:end] = np.arange(part.position, part.position + end - start)
             self._slots[start:end] = part.slot
             self._outputs[start:end] = 0
-            self._outputs[padded - 1] = part.sample
+            self._outputs[stop - 1] = part.sample
         self.structure.n_tokens = end
 
     def fill_rows(self, rows: Sequence[DecodeRow], wanted: Sequence[bool] = ()) -> None:
