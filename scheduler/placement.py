@@ -174,6 +174,8 @@ class Placement:
 
     def _value(self, slot: Slot) -> float:
         """Seconds that are expected to be lost with what is left over in a slot."""
+        if not self._reuses:
+            return 0.0
         return self._reuse.value * self._cost.prefill_seconds(len(slot.left_over))
 
     @staticmethod

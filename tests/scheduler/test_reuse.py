@@ -34,11 +34,14 @@ def conversation() -> Iterator[tuple[int, ...]]:
     return ((turn % 2, *range(1, PROMPT + turn)) for turn in itertools.count())
 
 
-def moves_after(prompts: Iterator[tuple[int, ...]], turns: int) -> bool:
+def moves_after(
+    prompts: Iterator[tuple[int, ...]], turns: int, *, prefix_cache: bool = True
+) -> bool:
     """Whether a sequence moves to where something is left over, for dense rows."""
     slots = SlotTable(SLOTS)
     capabilities = Capabilities(SLOTS, 4096, partial_clear=True, prefix_copy=True)
-    placement = Placement(slots, capabilities, SchedulerConfig(), CostModel())
+    config = SchedulerConfig(prefix_cache=prefix_cache)
+    placement = Placement(slots, capabilities, config, CostModel())
     running = [new_sequence(str(index), (1000 + index,)) for index in (0, 2)]
     for index, sequence in zip((0, 2), running, strict=True):
         slots.take(slots[index], sequence)
@@ -55,6 +58,10 @@ def moves_after(prompts: Iterator[tuple[int, ...]], turns: int) -> bool:
 
 def test_at_first_it_may_be_asked_for_again() -> None:
     assert not moves_after(unrelated(), 0)
+
+
+def test_it_is_worth_nothing_where_no_prefix_is_shared() -> None:
+    assert moves_after(unrelated(), 0, prefix_cache=False)
 
 
 def test_it_is_not_kept_for_long_where_nobody_begins_with_it() -> None:
