@@ -161,7 +161,7 @@ class Scheduler:
         self._admit(planner, now)
         planner.share_prefixes(now)
         self.tally.moves += planner.compact(now)
-        planner.compute(now, rows_wait=self._rows_wait, slots_wanted=len(self.queue) > 0)
+        planner.compute(now, rows_wait=self._rows_wait)
         self._rows_wait = planner.rows_wait
         for sequence, chunk in planner.planned:
             self._begin(sequence, chunk.position)

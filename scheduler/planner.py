@@ -73,7 +73,7 @@ class StepPlanner:
     def share_prefixes(self, now: float) -> None:
         """Copy what sequences wait for, as many as take no more than half of a step."""
         sharing = [s for s in self._slots.holders() if s.sharing]
-        seconds = SHARING_PART * self._target(len(sharing) - 1)
+        seconds = SHARING_PART * self._target(len(sharing))
         copies = max(int(seconds / max(self._cost.cost.copies, 1e-6)), 1)
         for sequence in sorted(sharing, key=lambda s: self._policy.prefill_key(s, now)):
             if copies and not self._waits_for_donor(sequence):
@@ -108,7 +108,7 @@ class StepPlanner:
         self.open(sequence)
         return True
 
-    def compute(self, now: float, *, rows_wait: bool, slots_wanted: bool) -> None:
+    def compute(self, now: float, *, rows_wait: bool) -> None:
         """Plan the rows and the chunks: together where the target has room for both.
 
         Where rows and even the smallest chunk are too long together, they take
@@ -120,12 +120,10 @@ class StepPlanner:
             rows_wait: Whether rows were left out of the step before. They are now
                 alone, even if there is room for both again: two steps with prompts
                 would be too long.
-            slots_wanted: Whether requests wait for a slot.
         """
         decoding, prompts = self._decoding(), self._prefilling(now)
         base = self._shape_of(decoding)
-        target = self._target(len(prompts) if slots_wanted else len(prompts) - 1)
-        seconds = self._for_prompts(prompts, target, self._cost.predict(base))
+        seconds = self._for_prompts(prompts, self._cost.predict(base))
         cuts = self._cuts(streaming=bool(decoding))
         rows_alone = rows_wait and bool(decoding)
         if decoding and prompts and not rows_alone:
@@ -149,29 +147,28 @@ class StepPlanner:
             copies=sum(isinstance(operation, CopyPrefix) for operation in self.operations),
         )
 
-    def _for_prompts(self, prompts: list[Sequence], target: float, rows: float) -> float:
+    def _for_prompts(self, prompts: list[Sequence], rows: float) -> float:
         """Seconds that a step has for prompts beside its rows; may be below 0.
 
         More than the target where a short prompt is then computed at once: in two
         steps, its first token would wait for a second token of everybody else.
         """
-        seconds = target - rows
+        seconds = self._target(len(prompts)) - rows
         if not prompts or prompts[0].begun:
             return seconds
         whole = self._rest(prompts[0])
         most = self._config.prompt_stretch_max * self._config.step_target_seconds
         return max(seconds, whole) if rows + whole <= most else seconds
 
-    def _target(self, together: int) -> float:
+    def _target(self, waiting: int) -> float:
         """Seconds that a step may take: longer where many wait for their first token.
 
         Steps between them would keep those who stream going, at the price of small
-        batches, which cost most of what large ones do. Of two, the first need not
-        wait for the other, unless somebody waits for a slot: who begin together
-        often end together, and so do those who take their slots, while prompts
-        that are taken one by one stay apart.
+        batches, which cost most of what large ones do. And those who begin in one
+        step end in one, if they want equally much: whoever takes their slots then
+        waits together too, while prompts that come one by one stay apart for good.
         """
-        stretch = min(max(together, 1), self._config.step_stretch_max)
+        stretch = min(max(waiting, 1), self._config.step_stretch_max)
         return stretch * self._config.step_target_seconds
 
     def _rest(self, sequence: Sequence) -> float:
