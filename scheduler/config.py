@@ -47,9 +47,9 @@ class SchedulerConfig:
             computed. Bounds the gap between the tokens of running streams, and
             what an urgent request waits for; shorter costs throughput.
         step_stretch_max: How many times the target a step may take where many
-            prompts wait to be computed: one time for each of them. More
-            gives a burst its first tokens sooner, and lets streams that run
-            wait for it; 1 for never.
+            prompts wait to be computed: one time for each of them but the
+            first. More gives a burst its first tokens sooner, and lets
+            streams that run wait for it; 1 for never.
         prompt_stretch_max: How many times the target a step may take where
             that computes all of a prompt that has just begun. More gives short
             prompts their first tokens sooner, and lets streams that run wait

@@ -164,11 +164,10 @@ class StepPlanner:
         """Seconds that a step may take: longer where many wait for their first token.
 
         Steps between them would keep those who stream going, at the price of small
-        batches, which cost most of what large ones do. And those who begin in one
-        step end in one, if they want equally much: whoever takes their slots then
-        waits together too, while prompts that come one by one stay apart for good.
+        batches, which cost most of what large ones do. Of two, the first need not
+        wait for the other.
         """
-        stretch = min(max(waiting, 1), self._config.step_stretch_max)
+        stretch = min(max(waiting - 1, 1), self._config.step_stretch_max)
         return stretch * self._config.step_target_seconds
 
     def _rest(self, sequence: Sequence) -> float:

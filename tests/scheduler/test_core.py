@@ -312,7 +312,7 @@ def test_rows_that_waited_do_not_wait_for_another_prompt() -> None:
     assert (len(step.decodes), step.prefill_tokens) == (1, 64)
 
 
-@pytest.mark.parametrize(("prompts", "times"), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 4), (15, 4)])
+@pytest.mark.parametrize(("prompts", "times"), [(1, 1), (2, 1), (3, 2), (4, 3), (5, 4), (15, 4)])
 def test_a_step_is_stretched_for_many_prompts(prompts: int, times: int) -> None:
     config = SchedulerConfig(step_target_seconds=0.2, prefix_cache=False)
     scheduler = Scheduler(Capabilities(16, 4000), config)
