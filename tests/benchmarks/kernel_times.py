@@ -1,0 +1,129 @@
+"""How long llama.cpp computes rows and chunks: what steps are made of.
+
+    python tests/benchmarks/kernel_times.py MODEL [--rounds 15]
+
+Calls the model in this process, without what the backend adds for the kernels' sake:
+rows of no meaning, and chunks of several prompts in one call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import random
+import statistics
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from llm_serving_engine.backends.backend import BackendConfig
+from llm_serving_engine.backends.llama_cpp.joint import Part
+from llm_serving_engine.backends.llama_cpp.model import LlamaModel
+from llm_serving_engine.backends.llama_cpp.settings import Settings
+from llm_serving_engine.backends.models.info import ModelInfo
+
+CHUNK = 64
+# Ordinary words in most vocabularies: above control tokens and single bytes.
+TOKENS = range(1_000, 20_000)
+
+
+class Case(NamedTuple):
+    """Some calls, one after the other.
+
+    Attributes:
+        name: What they compute.
+        before: Tokens that are in each slot's cache.
+        calls: The slots of each, with as many tokens.
+        tokens: Of each slot in a call.
+    """
+
+    name: str
+    before: int
+    calls: tuple[tuple[int, ...], ...]
+    tokens: int = 1
+
+
+def rows_and_runs() -> Iterable[Case]:
+    for rows in (1, 2, 3, 4, 5, 7, 8, 12, 15, 16):
+        yield Case(f"{rows} rows", CHUNK, (tuple(range(rows)),))
+    yield Case("3 rows and 1, in two runs", CHUNK, ((0, 1, 2, 4),))
+    yield Case("2 rows and 2, in two runs", CHUNK, ((0, 1, 3, 4),))
+    yield Case("4 rows, each a run", CHUNK, ((0, 2, 4, 6),))
+
+
+def chunks() -> Iterable[Case]:
+    everybody = tuple(range(16))
+    yield Case("64 tokens at a prompt's beginning", 0, ((0,),), CHUNK)
+    yield Case("64 tokens of 4 prompts, one by one", 0, ((0,), (1,), (2,), (3,)), CHUNK)
+    yield Case("64 tokens of 4 prompts, together", 0, ((0, 1, 2, 3),), CHUNK)
+    yield Case("3 tokens after 64", CHUNK, ((0,),), 3)
+    yield Case("3 tokens of 16 prompts, one by one", CHUNK, tuple((s,) for s in everybody), 3)
+    yield Case("3 tokens of 16 prompts, together", CHUNK, (everybody,), 3)
+    yield Case("32 tokens after 768", 768, ((0,),), CHUNK // 2)
+    yield Case("64 tokens after 768", 768, ((0,),), CHUNK)
+    yield Case("64 tokens after 960", 960, ((0,),), CHUNK)
+
+
+class Kernels:
+    """A model with what its slots hold."""
+
+    def __init__(self, path: str) -> None:
+        settings = Settings.choose(BackendConfig(), ModelInfo.read(Path(path)))
+        self._model = LlamaModel(path, settings, lambda fraction: None)
+        self._random = random.Random(1)
+
+    def seconds(self, case: Case) -> float:
+        """Compute a case once, and forget it."""
+        slots = sorted({slot for call in case.calls for slot in call})
+        calls = [
+            [self._part(slot, case.before, case.tokens) for slot in call] for call in case.calls
+        ]
+        started = time.perf_counter()
+        for call in calls:
+            self._model.decode_parts(call)
+        seconds = time.perf_counter() - started
+        for slot in slots:
+            self._model.clear(slot, case.before)
+        return seconds
+
+    def fill(self, slot: int, tokens: int) -> None:
+        """Bring so many tokens into a slot's cache."""
+        while (at := self._model.length(slot)) < tokens:
+            self._model.decode_parts([self._part(slot, at, min(CHUNK, tokens - at))])
+
+    def close(self) -> None:
+        self._model.close()
+
+    def _part(self, slot: int, position: int, tokens: int) -> Part:
+        return Part(slot, position, tuple(self._random.choices(TOKENS, k=tokens)), True)
+
+
+def measure(kernels: Kernels, cases: list[Case], rounds: int) -> dict[Case, float]:
+    """Median seconds of each; cases with equally much before them take turns."""
+    times: dict[Case, list[float]] = {case: [] for case in cases}
+    for before, alike in itertools.groupby(cases, key=lambda case: case.before):
+        group = list(alike)
+        for slot in {slot for case in group for call in case.calls for slot in call}:
+            kernels.fill(slot, before)
+        for _ in range(rounds):
+            for case in group:
+                times[case].append(kernels.seconds(case))
+    return {case: statistics.median(seconds) for case, seconds in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("model", help="a GGUF file")
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args()
+    kernels = Kernels(options.model)
+    cases = sorted([*rows_and_runs(), *chunks()], key=lambda case: case.before)
+    medians = measure(kernels, cases, options.rounds)
+    kernels.close()
+    for case in [*rows_and_runs(), *chunks()]:
+        print(f"{case.name:40}{medians[case] * 1e3:8.1f} ms")
+
+
+if __name__ == "__main__":
+    main()
