@@ -2,8 +2,8 @@
 
     python tests/benchmarks/kernel_times.py MODEL [--rounds 15]
 
-Calls the model in this process, without what the backend adds for the kernels' sake:
-rows of no meaning, and chunks of several prompts in one call.
+Calls the model in this process with exactly these tokens: the backend would add
+rows of no meaning where that is faster, and choose itself what shares a call.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from llm_serving_engine.backends.llama_cpp.settings import Settings
 from llm_serving_engine.backends.models.info import ModelInfo
 
 CHUNK = 64
-# Ordinary words in most vocabularies: above control tokens and single bytes.
-TOKENS = range(1_000, 20_000)
+SLOTS = 16
 
 
 class Case(NamedTuple):
@@ -43,6 +42,10 @@ class Case(NamedTuple):
     calls: tuple[tuple[int, ...], ...]
     tokens: int = 1
 
+    @property
+    def slots(self) -> set[int]:
+        return {slot for call in self.calls for slot in call}
+
 
 def rows_and_runs() -> Iterable[Case]:
     for rows in (1, 2, 3, 4, 5, 7, 8, 12, 15, 16):
@@ -53,7 +56,7 @@ def rows_and_runs() -> Iterable[Case]:
 
 
 def chunks() -> Iterable[Case]:
-    everybody = tuple(range(16))
+    everybody = tuple(range(SLOTS))
     yield Case("64 tokens at a prompt's beginning", 0, ((0,),), CHUNK)
     yield Case("64 tokens of 4 prompts, one by one", 0, ((0,), (1,), (2,), (3,)), CHUNK)
     yield Case("64 tokens of 4 prompts, together", 0, ((0, 1, 2, 3),), CHUNK)
@@ -69,13 +72,12 @@ class Kernels:
     """A model with what its slots hold."""
 
     def __init__(self, path: str) -> None:
-        settings = Settings.choose(BackendConfig(), ModelInfo.read(Path(path)))
+        settings = Settings.choose(BackendConfig(sequences=SLOTS), ModelInfo.read(Path(path)))
         self._model = LlamaModel(path, settings, lambda fraction: None)
         self._random = random.Random(1)
 
     def seconds(self, case: Case) -> float:
         """Compute a case once, and forget it."""
-        slots = sorted({slot for call in case.calls for slot in call})
         calls = [
             [self._part(slot, case.before, case.tokens) for slot in call] for call in case.calls
         ]
@@ -83,7 +85,7 @@ class Kernels:
         for call in calls:
             self._model.decode_parts(call)
         seconds = time.perf_counter() - started
-        for slot in slots:
+        for slot in case.slots:
             self._model.clear(slot, case.before)
         return seconds
 
@@ -96,7 +98,10 @@ class Kernels:
         self._model.close()
 
     def _part(self, slot: int, position: int, tokens: int) -> Part:
-        return Part(slot, position, tuple(self._random.choices(TOKENS, k=tokens)), True)
+        return Part(slot, position, self._some(tokens), True)
+
+    def _some(self, tokens: int) -> tuple[int, ...]:
+        return tuple(self._random.choices(range(self._model.vocabulary_size), k=tokens))
 
 
 def measure(kernels: Kernels, cases: list[Case], rounds: int) -> dict[Case, float]:
@@ -104,7 +109,7 @@ def measure(kernels: Kernels, cases: list[Case], rounds: int) -> dict[Case, floa
     times: dict[Case, list[float]] = {case: [] for case in cases}
     for before, alike in itertools.groupby(cases, key=lambda case: case.before):
         group = list(alike)
-        for slot in {slot for case in group for call in case.calls for slot in call}:
+        for slot in set().union(*(case.slots for case in group)):
             kernels.fill(slot, before)
         for _ in range(rounds):
             for case in group:
@@ -118,10 +123,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     kernels = Kernels(options.model)
-    cases = sorted([*rows_and_runs(), *chunks()], key=lambda case: case.before)
-    medians = measure(kernels, cases, options.rounds)
+    cases = [*rows_and_runs(), *chunks()]
+    by_before = sorted(cases, key=lambda case: case.before)
+    medians = measure(kernels, by_before, options.rounds)
     kernels.close()
-    for case in [*rows_and_runs(), *chunks()]:
+    for case in cases:
         print(f"{case.name:40}{medians[case] * 1e3:8.1f} ms")
 
 
