@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llm_serving_engine.scheduler.cost import Shape
-    from llm_serving_engine.scheduler.replay import Replay, ReplaySettings
-    from llm_serving_engine.scheduler.trace import TraceRecord
+    from llm_serving_engine.server.simulator.replay import Replay, ReplaySettings
+    from llm_serving_engine.server.simulator.trace import TraceRecord
 
 EXAMPLE = (
     "Example: llm-serving-engine simulate --example trace.jsonl && "
@@ -100,7 +100,7 @@ def simulate(
             _write_example(example)
             return
         assert trace is not None
-        from llm_serving_engine.scheduler.trace import read_trace
+        from llm_serving_engine.server.simulator.trace import read_trace
 
         settings = _settings(config, slots, context, step_target_ms, cost)
         records = read_trace(trace)
@@ -115,8 +115,8 @@ def simulate(
 
 
 def _write_example(path: Path) -> None:
-    from llm_serving_engine.scheduler.trace import write_trace
-    from llm_serving_engine.scheduler.trace_example import example_trace
+    from llm_serving_engine.server.simulator.trace import write_trace
+    from llm_serving_engine.server.simulator.trace_example import example_trace
 
     records = example_trace()
     write_trace(path, records)
@@ -133,7 +133,7 @@ def _settings(
     """Flags before the server's file, and that before what is usual."""
     from dataclasses import replace
 
-    from llm_serving_engine.scheduler.replay import ReplaySettings
+    from llm_serving_engine.server.simulator.replay import ReplaySettings
 
     settings = ReplaySettings()
     if config_file is not None:
@@ -200,7 +200,7 @@ def _replay_all(
     from rich.console import Console
 
     from llm_serving_engine.scheduler.policy import load_policy
-    from llm_serving_engine.scheduler.replay import replay
+    from llm_serving_engine.server.simulator.replay import replay
 
     sys.path.insert(0, os.getcwd())  # for policies that are tried from where they are written
     for name in names:
@@ -228,7 +228,7 @@ def _write_json(path: Path, replays: list[Replay], settings: ReplaySettings) -> 
     import json
     from dataclasses import asdict
 
-    from llm_serving_engine.scheduler.replay_report import as_json
+    from llm_serving_engine.server.simulator.replay_report import as_json
 
     result = {
         "slots": settings.slots,

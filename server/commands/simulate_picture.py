@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from llm_serving_engine.scheduler.replay import Replay
 from llm_serving_engine.scheduler.request import Priority
+from llm_serving_engine.server.simulator.replay import Replay
 
 WIDTH, ROW, HEAD = 1180, 352, 52
 _PANEL_WIDTH, _PANEL_HEIGHT = 390, 216

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from llm_serving_engine.scheduler.replay import Replay
-from llm_serving_engine.scheduler.replay_report import Summary, by_class, summary
+from llm_serving_engine.server.simulator.replay import Replay
+from llm_serving_engine.server.simulator.replay_report import Summary, by_class, summary
 
 NOTE = (
     "in time, good: finished, and by the deadline where there is one. gap: how far the "

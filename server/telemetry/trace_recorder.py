@@ -23,7 +23,7 @@ from llm_serving_engine.scheduler.errors import RequestError
 from llm_serving_engine.scheduler.request import Request
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.step import Step, StepResult
-from llm_serving_engine.scheduler.trace import TraceRecord
+from llm_serving_engine.server.simulator.trace import TraceRecord
 
 # Common beginnings are told in multiples of so many tokens.
 BLOCK_TOKENS = 64

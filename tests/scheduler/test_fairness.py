@@ -18,8 +18,8 @@ from llm_serving_engine.scheduler.events import Begun, Moved, Produced
 from llm_serving_engine.scheduler.fairness import ServiceCounters
 from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.request import Request
-from llm_serving_engine.scheduler.simulation import Simulation
 from llm_serving_engine.scheduler.step import Step, StepResult
+from llm_serving_engine.server.simulator.simulation import Simulation
 
 CONTEXT = 160
 

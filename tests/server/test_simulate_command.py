@@ -13,9 +13,9 @@ import typer
 from typer.testing import CliRunner
 
 from llm_serving_engine.scheduler.cost import PRIOR
-from llm_serving_engine.scheduler.trace import read_trace, write_trace
-from llm_serving_engine.scheduler.trace_example import example_trace
 from llm_serving_engine.server.commands.simulate import register
+from llm_serving_engine.server.simulator.trace import read_trace, write_trace
+from llm_serving_engine.server.simulator.trace_example import example_trace
 
 Run = Callable[..., Any]
 SVG = "{http://www.w3.org/2000/svg}"

@@ -12,11 +12,11 @@ from running_server import asked, error_of, gated
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.cost import Shape
 from llm_serving_engine.scheduler.lifecycle import Event, State
-from llm_serving_engine.scheduler.replay import ReplaySettings, replay
 from llm_serving_engine.scheduler.request import Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence, Transition
-from llm_serving_engine.scheduler.trace import TraceRecord, read_trace
 from llm_serving_engine.server.config import ConfigError
+from llm_serving_engine.server.simulator.replay import ReplaySettings, replay
+from llm_serving_engine.server.simulator.trace import TraceRecord, read_trace
 from llm_serving_engine.server.telemetry import trace_recorder
 from llm_serving_engine.server.telemetry.trace_recorder import PrefixGroups, TraceRecorder
 from llm_serving_engine.v1 import generation_pb2

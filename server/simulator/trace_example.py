@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from llm_serving_engine.scheduler.request import Priority
-from llm_serving_engine.scheduler.trace import TraceRecord
+from llm_serving_engine.server.simulator.trace import TraceRecord
 
 # The requests of class NORMAL come in a burst, the others over a longer time.
 BURST_SECONDS, SECONDS = 5.0, 60.0

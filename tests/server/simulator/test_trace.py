@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llm_serving_engine.scheduler.request import Priority
-from llm_serving_engine.scheduler.trace import (
+from llm_serving_engine.server.simulator.trace import (
     FIELDS,
     TraceError,
     TraceRecord,
@@ -17,7 +17,7 @@ from llm_serving_engine.scheduler.trace import (
     synthetic_prompt,
     write_trace,
 )
-from llm_serving_engine.scheduler.trace_example import example_trace
+from llm_serving_engine.server.simulator.trace_example import example_trace
 
 LEAST = {"at": 0, "prompt_tokens": 1, "output_tokens": 0, "max_tokens": 1}
 

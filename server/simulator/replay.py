@@ -16,7 +16,6 @@ from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.policy import load_policy
 from llm_serving_engine.scheduler.request import FinishReason, Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence as Running
-from llm_serving_engine.scheduler.simulation import Simulation, StepRecord
 from llm_serving_engine.scheduler.step import (
     Capabilities,
     SampledToken,
@@ -25,7 +24,8 @@ from llm_serving_engine.scheduler.step import (
     StepResult,
 )
 from llm_serving_engine.scheduler.tally import Tally
-from llm_serving_engine.scheduler.trace import TraceRecord, synthetic_prompt
+from llm_serving_engine.server.simulator.simulation import Simulation, StepRecord
+from llm_serving_engine.server.simulator.trace import TraceRecord, synthetic_prompt
 
 STOP_TOKEN, OTHER_TOKEN = 0, 1
 # The tenants with the most requests, whose service is followed.

@@ -9,7 +9,8 @@ import pytest
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.cost import Shape
 from llm_serving_engine.scheduler.lifecycle import State
-from llm_serving_engine.scheduler.replay import (
+from llm_serving_engine.scheduler.request import Priority
+from llm_serving_engine.server.simulator.replay import (
     FairnessGap,
     Line,
     Outcome,
@@ -17,16 +18,15 @@ from llm_serving_engine.scheduler.replay import (
     ReplaySettings,
     replay,
 )
-from llm_serving_engine.scheduler.replay_report import (
+from llm_serving_engine.server.simulator.replay_report import (
     as_json,
     by_class,
     by_tenant,
     percentile,
     summary,
 )
-from llm_serving_engine.scheduler.request import Priority
-from llm_serving_engine.scheduler.trace import TraceRecord
-from llm_serving_engine.scheduler.trace_example import example_trace
+from llm_serving_engine.server.simulator.trace import TraceRecord
+from llm_serving_engine.server.simulator.trace_example import example_trace
 
 # A second for a step, whatever is in it: times can be counted.
 SECOND = Shape(1.0, 0, 0, 0, 0, 0, 0, 0)

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from llm_serving_engine.scheduler.lifecycle import State
-from llm_serving_engine.scheduler.replay import Outcome, Replay
 from llm_serving_engine.scheduler.request import Priority
+from llm_serving_engine.server.simulator.replay import Outcome, Replay
 
 
 @dataclass(frozen=True, slots=True)

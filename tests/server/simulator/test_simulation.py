@@ -19,8 +19,8 @@ from llm_serving_engine.scheduler.events import Moved, Produced
 from llm_serving_engine.scheduler.lifecycle import TRANSITIONS, State
 from llm_serving_engine.scheduler.request import Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence
-from llm_serving_engine.scheduler.simulation import Simulation
 from llm_serving_engine.scheduler.step import Step, StepResult
+from llm_serving_engine.server.simulator.simulation import Simulation
 
 CONTEXT = 200
 

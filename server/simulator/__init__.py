@@ -1,0 +1,1 @@
+"""The scheduler under virtual time: traces, their replay, and reports on it."""
