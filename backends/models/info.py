@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -50,6 +51,9 @@ FILE_TYPES = {
     41: "Q2_0",
 }
 
+_SPECIAL_TOKEN = re.compile(r"tokenizer\.ggml\.(\w+)_token_id")
+_MISSING = -1
+
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
@@ -78,6 +82,10 @@ class ModelInfo:
             how they are stored.
         feed_forward_length: Width of the feed-forward part; 0 where the file
             does not say.
+        vocabulary_kind: What `tokenizer.ggml.model` says, such as "gpt2"; empty
+            where the file does not say.
+        special_tokens: The ids of special tokens that the file gives, by name:
+            "bos", "eos", and so on.
     """
 
     path: Path
@@ -99,6 +107,8 @@ class ModelInfo:
     chat_template: str | None
     matrix_bytes: Mapping[str, int] = field(default_factory=dict)
     feed_forward_length: int = 0
+    vocabulary_kind: str = ""
+    special_tokens: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> ModelInfo:
@@ -150,6 +160,8 @@ class ModelInfo:
             feed_forward_length=max(
                 facts.per_layer(f"{architecture}.feed_forward_length", layers), default=0
             ),
+            vocabulary_kind=facts.text("tokenizer.ggml.model"),
+            special_tokens=facts.special_tokens(),
         )
 
     def cache_bytes_per_token(self, bytes_per_element: float = 2.0) -> int:
@@ -195,6 +207,12 @@ class _Facts:
                 f"{self._file.path} claims {layers} layers and lacks their weights"
             )
         return (self.integer(key, default),) * layers
+
+    def special_tokens(self) -> dict[str, int]:
+        """The ids under `tokenizer.ggml.{name}_token_id`, by name."""
+        keys = (key for key in self._file.metadata if key.startswith("tokenizer.ggml."))
+        found = ((_SPECIAL_TOKEN.fullmatch(key), self.integer(key, _MISSING)) for key in keys)
+        return {match[1]: token for match, token in found if match and token != _MISSING}
 
     def quantization(self) -> str:
         """The file type's name; where it has none, that of most of the bytes."""

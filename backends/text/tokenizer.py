@@ -10,9 +10,11 @@ from typing import Any, Protocol
 from llm_serving_engine.backends.llama_library import captured_errors, library
 from llm_serving_engine.backends.models.errors import ModelFileError
 from llm_serving_engine.backends.models.info import ModelInfo
+from llm_serving_engine.backends.text.special_tokens import SpecialTokens
 from llm_serving_engine.backends.text.stack import call_with_stack
 
-_NO_TOKEN = -1
+# What `tokenizer.ggml.model` says of a file that has none.
+_NO_VOCABULARY = frozenset({"", "none", "no_vocab"})
 _SENTENCEPIECE = 1
 _BYTE_ATTRIBUTE = 1 << 5
 _BYTES = 256
@@ -104,13 +106,13 @@ class LlamaTokenizer:
             LibraryMissing: llama.cpp is not installed.
         """
         self.info: ModelInfo = ModelInfo.read(path)
+        if self.info.vocabulary_kind in _NO_VOCABULARY or not self.info.vocabulary_size:
+            raise ModelFileError(f"{path} has no vocabulary")
         self._library = library()
         model = _load_vocabulary(self._library, path)
         weakref.finalize(self, self._library.llama_model_free, model)
         self._vocabulary = self._library.llama_model_get_vocab(model)
         size: int = self._library.llama_vocab_n_tokens(self._vocabulary)
-        if size == 0:
-            raise ModelFileError(f"{path} has no vocabulary")
         self._check_bytes(path, size)
         self._names = self._texts(size, special=True)
         pieces = self._texts(size, special=False)
@@ -119,18 +121,14 @@ class LlamaTokenizer:
             name if name == piece else piece
             for name, piece in zip(self._names, pieces, strict=True)
         ]
-        self._bos = self._optional(self._library.llama_vocab_bos)
+        special = SpecialTokens(self._library, self._vocabulary, self.info.special_tokens)
         adds_bos = self._library.llama_vocab_get_add_bos(self._vocabulary)
-        self._prefix = [self._bos] if adds_bos and self._bos is not None else []
+        self._prefix = [special.bos] if adds_bos and special.bos is not None else []
         self.vocabulary_size = size
         self.longest_piece = max(_CHARACTER_BYTES_MAX, *map(len, self._names))
-        self.stop_tokens = frozenset(
-            token
-            for token in range(size)
-            if self._library.llama_vocab_is_eog(self._vocabulary, token)
-        )
-        self.bos_text = self._text(self._bos)
-        self.eos_text = self._text(self._optional(self._library.llama_vocab_eos))
+        self.stop_tokens = special.ends()
+        self.bos_text = self._text(special.bos)
+        self.eos_text = self._text(special.eos)
         self.chat_template = self.info.chat_template
         self.training_context = self.info.training_context
 
@@ -196,10 +194,6 @@ class LlamaTokenizer:
         )
         if spelled < _BYTES:
             raise ModelFileError(f"{path} has a vocabulary without a token for every byte")
-
-    def _optional(self, function: Any) -> int | None:
-        token: int = function(self._vocabulary)
-        return None if token == _NO_TOKEN else token
 
     def _text(self, token: int | None) -> str:
         return "" if token is None else self.name(token).decode("utf-8", "replace")
