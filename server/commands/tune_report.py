@@ -7,7 +7,6 @@ import json
 import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 import typer
@@ -16,6 +15,7 @@ from rich.table import Table
 
 from llm_serving_engine.backends import machine
 from llm_serving_engine.backends.models.info import ModelInfo
+from llm_serving_engine.backends.processor import Processor
 from llm_serving_engine.backends.tuning.candidates import cache_bytes, with_value
 from llm_serving_engine.backends.tuning.decision import STEP_TARGET_MAX_SECONDS, Value
 from llm_serving_engine.backends.tuning.reading import OUTPUT_TOKENS, PROMPT_TOKENS
@@ -24,7 +24,6 @@ from llm_serving_engine.backends.tuning.search import Choice, Tuning
 HEADER = ("SETTING", "TRIED", "CHOSEN", "GAIN")
 # What others may take of the machine without a word about it.
 BUSY = 0.15
-_CPU_FACTS = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,19 +190,10 @@ def print_report(report: Report, console: Console) -> None:
 
 def machine_facts() -> str:
     """The machine in a few words."""
-    physical, logical = psutil.cpu_count(logical=False), machine.logical_cores()
-    cores = f"{physical or logical} cores" + (f", {logical} logical" if logical != physical else "")
+    physical, logical = machine.compute_threads(), machine.logical_cores()
+    cores = f"{physical} cores" + (f", {logical} logical" if logical != physical else "")
     memory = f"{psutil.virtual_memory().total / 1e9:.0f} GB"
-    return f"{_processor()}, {cores}, {memory}, {platform.system()}"
-
-
-def _processor() -> str:
-    try:
-        lines = _CPU_FACTS.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
+    return f"{Processor.read().name}, {cores}, {memory}, {platform.system()}"
 
 
 def _plain(text: str) -> str:

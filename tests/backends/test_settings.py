@@ -150,19 +150,7 @@ def test_described(info: ModelInfo) -> None:
     }
 
 
-def test_the_machine_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_machine_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert machine.compute_threads() >= 1
-    available = machine.available_memory()
-    assert available > 0
-    limit, use, stat = (tmp_path / f"memory.{name}" for name in ("max", "current", "stat"))
-    for name, path in {"_CGROUP_LIMIT": limit, "_CGROUP_USE": use, "_CGROUP_STAT": stat}.items():
-        monkeypatch.setattr(machine, name, path)
-    limit.write_text("1000\n")
-    use.write_text("700\n")
-    stat.write_text("anon 100\ninactive_file 200\n")
-    assert machine.available_memory() == 500
-    use.write_text("1400\n")
-    assert machine.available_memory() == 0
-    limit.write_text("max\n")
-    assert machine.available_memory() > 1000
+    assert machine.available_memory() > 0
