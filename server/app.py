@@ -31,6 +31,7 @@ from llm_serving_engine.server.operations_service import OperationsService
 from llm_serving_engine.server.patience import Patience
 from llm_serving_engine.server.reflection import add_reflection
 from llm_serving_engine.server.scheduler_view import SchedulerView
+from llm_serving_engine.server.service.inference import Inference
 from llm_serving_engine.server.telemetry.metrics import Metrics
 from llm_serving_engine.server.telemetry.trace_recorder import TraceRecorder
 from llm_serving_engine.server.telemetry.tracing import RequestTracer
@@ -66,6 +67,7 @@ class App:
         self.model.on_state = self._model_changed
         self.model.on_loss = self._runner_lost
         self.catalog = Catalog([self.model])
+        self.inference = Inference(self.catalog, config.generation, self.tracer, self.metrics)
         self._views = {model.name: SchedulerView()}
         self.health = HealthService(("", *SERVICES, model.name))
         self._operations = OperationsService(
@@ -119,13 +121,7 @@ class App:
 
     def _add_services(self) -> None:
         server = self._grpc
-        inference = InferenceService(
-            self.catalog,
-            self.config.generation,
-            self.tracer,
-            self.metrics,
-            Patience(self.config.grpc),
-        )
+        inference = InferenceService(self.inference, Patience(self.config.grpc))
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
         models_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self.catalog), server)
         operations_pb2_grpc.add_OperationsServiceServicer_to_server(self._operations, server)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from google.protobuf.duration_pb2 import Duration
 
-from llm_serving_engine.backends.text.tokenizer import Tokenizer
-from llm_serving_engine.scheduler.events import Produced
-from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.request import FinishReason
-from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.step import Capabilities
-from llm_serving_engine.server.generation import Delta, Generation
 from llm_serving_engine.server.model import ModelState, ServedModel
+from llm_serving_engine.server.service.events import (
+    Answer,
+    Delta,
+    Event,
+    PositionLogprobs,
+    Started,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
+from llm_serving_engine.server.service.inference import Tokenized
 from llm_serving_engine.v1 import generation_pb2, inference_pb2, models_pb2
 
 FINISH_REASONS = {
@@ -31,95 +35,89 @@ MODEL_STATES = {
 }
 
 
-def started_event(generation: Generation, model: ServedModel) -> inference_pb2.StreamResponse:
-    """The first event of a stream."""
+def encode_event(event: Event) -> inference_pb2.StreamResponse:
+    """An event of a stream."""
+    if isinstance(event, Delta):
+        return _encode_delta(event)
+    if isinstance(event, Started):
+        return inference_pb2.StreamResponse(
+            started=inference_pb2.StreamResponse.Started(
+                request_id=event.request_id,
+                model=event.model,
+                prompt_tokens=event.prompt_tokens,
+                cached_prompt_tokens=event.cached_prompt_tokens,
+            )
+        )
     return inference_pb2.StreamResponse(
-        started=inference_pb2.StreamResponse.Started(
-            request_id=generation.call.request_id,
-            model=model.name,
-            prompt_tokens=len(generation.call.request.prompt),
-            cached_prompt_tokens=generation.course.cached_prompt_tokens,
+        finished=inference_pb2.StreamResponse.Finished(
+            finish_reason=FINISH_REASONS[event.finish_reason],
+            usage=encode_usage(event.usage),
+            timings=encode_timings(event.timings),
         )
     )
 
 
-def delta_event(delta: Delta, tokenizer: Tokenizer) -> inference_pb2.StreamResponse:
-    """An event with more output."""
+def _encode_delta(delta: Delta) -> inference_pb2.StreamResponse:
     event = inference_pb2.StreamResponse()
     # Field by field, which takes a quarter of the time: there is one for each token.
     message = event.delta
     message.text = delta.text
-    message.token_ids.extend([produced.token for produced in delta.tokens])
-    if delta.tokens and delta.tokens[0].logprobs is not None:
-        message.logprobs.extend(encode_logprobs(delta.tokens, tokenizer))
+    message.token_ids.extend(delta.tokens)
+    if delta.logprobs:
+        message.logprobs.extend(map(encode_logprobs, delta.logprobs))
     return event
 
 
-def finished_event(generation: Generation) -> inference_pb2.StreamResponse:
-    """The last event of a stream."""
-    return inference_pb2.StreamResponse(
-        finished=inference_pb2.StreamResponse.Finished(
-            finish_reason=FINISH_REASONS[generation.finish_reason],
-            usage=encode_usage(generation),
-            timings=encode_timings(generation.course),
-        )
-    )
-
-
-def encode_answer(
-    generation: Generation, model: ServedModel, deltas: list[Delta]
-) -> inference_pb2.GenerateResponse:
-    """The whole answer, from all of its deltas."""
-    tokens = [produced for delta in deltas for produced in delta.tokens]
+def encode_answer(answer: Answer) -> inference_pb2.GenerateResponse:
+    """The whole answer."""
+    finished = answer.finished
     return inference_pb2.GenerateResponse(
-        request_id=generation.call.request_id,
-        model=model.name,
-        text="".join(delta.text for delta in deltas),
-        token_ids=[produced.token for produced in tokens],
-        logprobs=encode_logprobs(tokens, model.tokenizer),
-        finish_reason=FINISH_REASONS[generation.finish_reason],
-        usage=encode_usage(generation),
-        timings=encode_timings(generation.course),
+        request_id=answer.started.request_id,
+        model=answer.started.model,
+        text=answer.text,
+        token_ids=answer.tokens,
+        logprobs=map(encode_logprobs, answer.logprobs),
+        finish_reason=FINISH_REASONS[finished.finish_reason],
+        usage=encode_usage(finished.usage),
+        timings=encode_timings(finished.timings),
     )
 
 
-def encode_logprobs(
-    tokens: Iterable[Produced], tokenizer: Tokenizer
-) -> list[generation_pb2.PositionLogprobs]:
-    """One entry per token that carries log-probabilities."""
+def encode_tokens(tokenized: Tokenized) -> inference_pb2.TokenizeResponse:
+    """A text's tokens."""
+    return inference_pb2.TokenizeResponse(
+        model=tokenized.model, token_ids=tokenized.tokens, tokens=tokenized.names
+    )
 
-    def one(token: int, logprob: float) -> generation_pb2.TokenLogprob:
+
+def encode_logprobs(position: PositionLogprobs) -> generation_pb2.PositionLogprobs:
+    """The log-probabilities at one position."""
+
+    def one(token: TokenLogprob) -> generation_pb2.TokenLogprob:
         return generation_pb2.TokenLogprob(
-            token_id=token, token=tokenizer.name(token), logprob=logprob
+            token_id=token.token, token=token.name, logprob=token.logprob
         )
 
-    return [
-        generation_pb2.PositionLogprobs(
-            chosen=one(produced.token, produced.logprobs.chosen),
-            top=[one(token, logprob) for token, logprob in produced.logprobs.top],
-        )
-        for produced in tokens
-        if produced.logprobs is not None
-    ]
+    return generation_pb2.PositionLogprobs(chosen=one(position.chosen), top=map(one, position.top))
 
 
-def encode_usage(generation: Generation) -> generation_pb2.Usage:
+def encode_usage(usage: Usage) -> generation_pb2.Usage:
     """Tokens consumed."""
     return generation_pb2.Usage(
-        prompt_tokens=len(generation.call.request.prompt),
-        cached_prompt_tokens=generation.course.cached_prompt_tokens,
-        completion_tokens=generation.completion_tokens,
+        prompt_tokens=usage.prompt_tokens,
+        cached_prompt_tokens=usage.cached_prompt_tokens,
+        completion_tokens=usage.completion_tokens,
     )
 
 
-def encode_timings(course: Sequence) -> generation_pb2.Timings:
+def encode_timings(timings: Timings) -> generation_pb2.Timings:
     """Where the time of a request went."""
-    first = course.first_token_at
+    first = timings.time_to_first_token
     return generation_pb2.Timings(
-        queue=encode_seconds(course.seconds_in(State.WAITING)),
-        prefill=encode_seconds(course.seconds_in(State.PREFILL)),
-        decode=encode_seconds(course.seconds_in(State.DECODE)),
-        time_to_first_token=None if first is None else encode_seconds(first - course.arrived_at),
+        queue=encode_seconds(timings.queue),
+        prefill=encode_seconds(timings.prefill),
+        decode=encode_seconds(timings.decode),
+        time_to_first_token=None if first is None else encode_seconds(first),
     )
 
 

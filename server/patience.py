@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 
 from llm_serving_engine.scheduler.errors import InvalidField, LimitReached, RequestError
 from llm_serving_engine.server.config import GrpcConfig
+from llm_serving_engine.server.time_limit import TimeLimit
 
 UNREAD = "grpc.write_timeout_seconds"
 # Whoever did not read may come back at once; but 0 is no delay that can be told.
 RETRY_SECONDS = 1.0
-
-_Value = TypeVar("_Value")
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -39,7 +37,7 @@ class Patience:
         Raises:
             InvalidField: It does not come, or not in time.
         """
-        limit = _TimeLimit(self._read_seconds, self._unsent)
+        limit = TimeLimit(self._read_seconds, self._unsent)
         try:
             message = await limit.hold(context.read())
         finally:
@@ -50,7 +48,7 @@ class Patience:
 
     def reader(self, context: Context) -> Reader:
         """The caller, as one who reads the messages of a stream."""
-        return Reader(context, _TimeLimit(self._write_seconds, self._unread))
+        return Reader(context, TimeLimit(self._write_seconds, self._unread))
 
     def _unsent(self) -> RequestError:
         return InvalidField("request", f"is missing: it did not come in {self._read_seconds:g} s")
@@ -63,69 +61,24 @@ class Patience:
 class Reader:
     """Who reads a stream. To be used in a `with` block, by the RPC's task alone."""
 
-    def __init__(self, context: Context, limit: _TimeLimit) -> None:
+    def __init__(self, context: Context, limit: TimeLimit) -> None:
         self._context = context
         self._limit = limit
 
     async def write(self, message: Any) -> None:
-        """Send a message of the stream. Raises LimitReached where the caller reads no more."""
-        await self._limit.hold(self._context.write(message))
+        """Send a message of the stream.
+
+        Raises:
+            LimitReached: The caller reads no more.
+            CancelledError: The caller has gone.
+        """
+        try:
+            await self._limit.hold(self._context.write(message))
+        except grpc.aio.InternalError:  # a write can fail before gRPC cancels the handler
+            raise asyncio.CancelledError from None
 
     def __enter__(self) -> Reader:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._limit.close()
-
-
-class _TimeLimit:
-    """Interrupts a task that waits too long, again and again.
-
-    A stream waits for every one of its messages. A timer for each would be a
-    good part of what a token costs: so there is one for all, which is put off
-    where it finds that another wait has begun.
-    """
-
-    def __init__(self, seconds: float, error: Callable[[], RequestError]) -> None:
-        """Hold the running task to `seconds` a wait; else it gets `error()`."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._task = task
-        self._loop = asyncio.get_running_loop()
-        self._seconds = seconds
-        self._error = error
-        self._since: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._expired = False
-
-    async def hold(self, awaitable: Awaitable[_Value]) -> _Value:
-        """What `awaitable` gives. Raises `error()` where it does not come in time."""
-        self._since = self._loop.time()
-        if self._timer is None:
-            self._timer = self._loop.call_at(self._since + self._seconds, self._look)
-        try:
-            return await awaitable
-        except asyncio.CancelledError:
-            if not self._expired:
-                raise
-            if hasattr(self._task, "uncancel"):  # from Python 3.11 on
-                self._task.uncancel()
-            raise self._error() from None
-        finally:
-            self._since = None
-
-    def close(self) -> None:
-        """Hold the task to nothing any more."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _look(self) -> None:
-        self._timer = None
-        if self._since is None:
-            return
-        end = self._since + self._seconds
-        if end > self._loop.time():
-            self._timer = self._loop.call_at(end, self._look)
-        else:
-            self._expired = True
-            self._task.cancel()

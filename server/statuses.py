@@ -21,10 +21,10 @@ from llm_serving_engine.scheduler.errors import (
     Unavailable,
     UnknownModel,
 )
+from llm_serving_engine.server.service.errors import INTERNAL_MESSAGE
 
 DOMAIN = "llm-serving-engine"
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
-INTERNAL_MESSAGE = "the server failed; its log says why"
 # A status travels in headers, and peers take 8 KiB of those: a message that
 # repeats what the caller sent could be longer than what can be delivered.
 TEXT_BYTES_MAX = 600

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -34,6 +34,7 @@ from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.request import Request
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.server.telemetry.attributes import (
+    Value,
     request_attributes,
     result_attributes,
     rpc_attributes,
@@ -127,15 +128,20 @@ class OtlpTracer(RequestTracer):
         self._tracer = self._provider.get_tracer(SERVICE_NAME, service_version())
         self._propagator = TraceContextTextMapPropagator()
 
-    def start(self, method: str, metadata: Metadata | None) -> OtlpSpan:
-        """Begin the span of an RPC; see the base class."""
+    def start(
+        self,
+        method: str,
+        metadata: Metadata | None,
+        attributes: Mapping[str, Value] | None = None,
+    ) -> OtlpSpan:
+        """Begin the span of a call; see the base class."""
         now = self._clock()
         epoch_offset = time.time_ns() - _nanoseconds(now)
         span = self._tracer.start_span(
             method,
             context=self._propagator.extract(_carrier(metadata or ()), Context()),
             kind=SpanKind.SERVER,
-            attributes=rpc_attributes(method),
+            attributes=rpc_attributes(method) if attributes is None else attributes,
             start_time=_nanoseconds(now) + epoch_offset,
         )
         return OtlpSpan(self._tracer, span, self._clock, epoch_offset)

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from llm_serving_engine.scheduler.errors import RequestError
 from llm_serving_engine.scheduler.request import Request
 from llm_serving_engine.scheduler.sequence import Sequence
+from llm_serving_engine.server.telemetry.attributes import Value
 
 Metadata = Iterable[tuple[str, str | bytes]]
 
@@ -87,12 +88,19 @@ class RequestTracer:
 
         return OtlpTracer()
 
-    def start(self, method: str, metadata: Metadata | None) -> RequestSpan:
-        """An RPC has arrived: begin its span.
+    def start(
+        self,
+        method: str,
+        metadata: Metadata | None,
+        attributes: Mapping[str, Value] | None = None,
+    ) -> RequestSpan:
+        """Begin the span of a call that has arrived.
 
         Args:
-            method: `package.Service/Method`.
-            metadata: The RPC's, which may hold the caller's trace context.
+            method: What was called, such as `package.Service/Method`: the span's name.
+            metadata: The call's, which may hold the caller's trace context.
+            attributes: What the span says of the transport; default: that of
+                an RPC of that name.
         """
         return RequestSpan(_caller_trace_id(metadata or ()))
 

@@ -71,6 +71,19 @@ def test_the_scheduler_needs_the_standard_library_only() -> None:
     assert found == []
 
 
+def test_the_service_knows_no_transport() -> None:
+    service = ROOT / "server" / "service"
+    transports = ("grpc", "google", "starlette", "uvicorn", f"{NAMESPACE}.v1")
+    found = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in sorted(service.rglob("*.py"))
+        for line, name in imports(path)
+        if name.startswith(transports)
+    ]
+    assert service.is_dir()
+    assert found == []
+
+
 @pytest.mark.parametrize(
     ("package", "name", "breach"),
     [

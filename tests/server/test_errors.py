@@ -277,7 +277,7 @@ async def test_an_error_within_an_rpc(
         raise ZeroDivisionError("internal words")
 
     with monkeypatch.context() as patch:
-        patch.setattr("llm_serving_engine.server.inference_service.started_event", broken)
+        patch.setattr("llm_serving_engine.server.inference_service.encode_event", broken)
         patch.setattr("llm_serving_engine.server.inference_service.encode_answer", broken)
         broken_stream = scripted.stream(request_id="broken", max_tokens=4000)
         for call in (scripted.generate(), read_all(broken_stream)):

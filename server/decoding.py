@@ -1,0 +1,84 @@
+"""From wire messages to the service's requests. Nothing is validated or copied here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf.message import Message as WireMessage
+
+from llm_serving_engine.server.service.request import (
+    Chat,
+    Converted,
+    GenerationRequest,
+    Message,
+    SamplingFields,
+    Text,
+    TokenizeRequest,
+    Tokens,
+)
+from llm_serving_engine.v1 import generation_pb2, inference_pb2
+
+_SAMPLING_SCALARS = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "top_k",
+    "seed",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+)
+
+
+def decode_generate(message: inference_pb2.GenerateRequest) -> GenerationRequest:
+    """What Generate and Stream are asked for."""
+    return GenerationRequest(
+        input=_input(message),
+        request_id=message.request_id,
+        model=message.model,
+        max_tokens=_optional(message, "max_tokens"),
+        sampling=_sampling(message.sampling),
+        stop=message.stop,
+        ignore_eos=message.ignore_eos,
+        top_logprobs=_optional(message, "top_logprobs"),
+        priority=message.priority or None,
+        cache_salt=message.cache_salt,
+    )
+
+
+def decode_tokenize(message: inference_pb2.TokenizeRequest) -> TokenizeRequest:
+    """What Tokenize is asked for."""
+    kind = message.WhichOneof("input")
+    source: Text | Chat | None = None
+    if kind == "text":
+        source = Text(message.text, "text")
+    elif kind == "chat":
+        source = _chat(message.chat)
+    return TokenizeRequest(source, message.model)
+
+
+def _input(message: inference_pb2.GenerateRequest) -> Text | Tokens | Chat | None:
+    kind = message.WhichOneof("input")
+    if kind == "prompt":
+        return Text(message.prompt)
+    if kind == "prompt_tokens":
+        return Tokens(message.prompt_tokens.ids)
+    return _chat(message.chat) if kind == "chat" else None
+
+
+def _chat(chat: generation_pb2.Chat) -> Chat:
+    return Chat(Converted(chat.messages, _message))
+
+
+def _message(message: generation_pb2.Message) -> Message:
+    return Message(message.role, message.content)
+
+
+def _sampling(sampling: generation_pb2.Sampling) -> SamplingFields:
+    said = {name: _optional(sampling, name) for name in _SAMPLING_SCALARS}
+    return SamplingFields(logit_bias=sampling.logit_bias, **said)
+
+
+def _optional(message: WireMessage, field: str) -> Any:
+    """An optional field's value; None where it is not set."""
+    return getattr(message, field) if message.HasField(field) else None

@@ -1,0 +1,1 @@
+"""Inference for every transport: a neutral request in, the same events out."""

@@ -1,0 +1,135 @@
+"""One generation: from the stream of tokens to the events that a caller sees."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+from llm_serving_engine.backends.text.output import TextOutput
+from llm_serving_engine.backends.text.tokenizer import Tokenizer
+from llm_serving_engine.scheduler.engine import Engine
+from llm_serving_engine.scheduler.errors import Cancelled, DeadlinePassed, RequestError
+from llm_serving_engine.scheduler.events import Produced
+from llm_serving_engine.scheduler.lifecycle import State
+from llm_serving_engine.scheduler.request import FinishReason
+from llm_serving_engine.scheduler.sequence import Sequence as RequestSequence
+from llm_serving_engine.server.service.events import (
+    Answer,
+    Delta,
+    Event,
+    Finished,
+    PositionLogprobs,
+    Started,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
+from llm_serving_engine.server.service.validation import Call
+
+
+class Generation:
+    """A request in the engine, and its output as text.
+
+    Stop sequences are found here, in the text, while the runner already
+    computes the next step; tokens computed beyond one are dropped.
+    """
+
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, call: Call) -> None:
+        """Put the request into the queue. Raises RequestError where it is refused."""
+        self.call = call
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._output = TextOutput(tokenizer, call.stops)
+        self._stream = engine.submit(call.request)
+
+    @property
+    def sequence(self) -> RequestSequence:
+        """What the scheduler knows of the request."""
+        return self._stream.sequence
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Started, deltas as the output comes, and Finished. Raises RequestError on failure."""
+        await self._stream.started()
+        yield self._started()
+        async for batch in self._stream:
+            before = self._output.consumed
+            text = self._output.feed(produced.token for produced in batch)
+            yield self._delta(text, batch[: self._output.consumed - before])
+            if self._output.stopped:
+                self._engine.finish(self.call.request.id, self._output.consumed)
+                break
+        else:
+            if rest := self._output.finish():
+                yield Delta(rest)
+        yield Finished(self.finish_reason, self.usage, self.timings)
+
+    async def answer(self) -> Answer:
+        """All events at once. Raises RequestError where the request fails."""
+        events = [event async for event in self.events()]
+        started, *deltas, finished = events
+        assert isinstance(started, Started)
+        assert isinstance(finished, Finished)
+        return Answer(started, [delta for delta in deltas if isinstance(delta, Delta)], finished)
+
+    def abandon(self, error: RequestError | None) -> None:
+        """End the request if it is still alive: its call has ended, with that error."""
+        expired = isinstance(error, DeadlinePassed)
+        failure = None if isinstance(error, (Cancelled, DeadlinePassed)) else error
+        self._engine.cancel(self.call.request.id, error=failure, expired=expired)
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why the output is complete, once the events have ended."""
+        # The scheduler may have ended the request for another reason before it
+        # heard of the stop sequence; the caller's view counts.
+        if self._output.stopped:
+            return FinishReason.STOP_SEQUENCE
+        assert self.sequence.finish_reason is not None
+        return self.sequence.finish_reason
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens consumed so far, those of a stop sequence included."""
+        return Usage(
+            prompt_tokens=len(self.call.request.prompt),
+            cached_prompt_tokens=self.sequence.cached_prompt_tokens,
+            completion_tokens=self._output.consumed,
+        )
+
+    @property
+    def timings(self) -> Timings:
+        """Where the time went."""
+        sequence = self.sequence
+        first = sequence.first_token_at
+        return Timings(
+            queue=sequence.seconds_in(State.WAITING),
+            prefill=sequence.seconds_in(State.PREFILL),
+            decode=sequence.seconds_in(State.DECODE),
+            time_to_first_token=None if first is None else first - sequence.arrived_at,
+        )
+
+    def _started(self) -> Started:
+        return Started(
+            request_id=self.call.request_id,
+            model=self.call.model,
+            prompt_tokens=len(self.call.request.prompt),
+            cached_prompt_tokens=self.sequence.cached_prompt_tokens,
+        )
+
+    def _delta(self, text: str, batch: Sequence[Produced]) -> Delta:
+        tokens = [produced.token for produced in batch]
+        if self.call.request.top_logprobs is None:
+            return Delta(text, tokens)
+        return Delta(text, tokens, self._logprobs(batch))
+
+    def _logprobs(self, batch: Sequence[Produced]) -> list[PositionLogprobs]:
+        def named(token: int, logprob: float) -> TokenLogprob:
+            return TokenLogprob(token, self._tokenizer.name(token), logprob)
+
+        return [
+            PositionLogprobs(
+                named(produced.token, produced.logprobs.chosen),
+                [named(token, logprob) for token, logprob in produced.logprobs.top],
+            )
+            for produced in batch
+            if produced.logprobs is not None
+        ]

@@ -1,0 +1,114 @@
+"""Inference, whatever transport asks for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+from llm_serving_engine.scheduler.errors import RequestError
+from llm_serving_engine.server.catalog import Catalog
+from llm_serving_engine.server.config import GenerationConfig
+from llm_serving_engine.server.service.caller import Caller
+from llm_serving_engine.server.service.errors import INTERNAL_MESSAGE
+from llm_serving_engine.server.service.generation import Generation
+from llm_serving_engine.server.service.observation import Observation
+from llm_serving_engine.server.service.prompts import parse_tokenize
+from llm_serving_engine.server.service.request import GenerationRequest, TokenizeRequest
+from llm_serving_engine.server.service.validation import (
+    REQUEST_ID_CHARACTERS_MAX,
+    parse_generate,
+)
+from llm_serving_engine.server.telemetry.metrics import Metrics
+from llm_serving_engine.server.telemetry.tracing import CHAT, TEXT_COMPLETION, RequestTracer
+
+
+class Tokenized(NamedTuple):
+    """A text's tokens, the bytes that each stands for, and the model whose vocabulary was used."""
+
+    model: str
+    tokens: tuple[int, ...]
+    names: list[bytes]
+
+
+class Inference:
+    """Generates and tokenizes with the models of a catalog.
+
+    Each call is validated, held against the limits, traced, counted, and
+    logged here, so that all transports do the same.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        config: GenerationConfig,
+        tracer: RequestTracer | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._catalog = catalog
+        self._config = config
+        self._tracer = tracer or RequestTracer()
+        self._metrics = metrics or Metrics()
+
+    @contextlib.asynccontextmanager
+    async def generate(
+        self, request: GenerationRequest, caller: Caller
+    ) -> AsyncIterator[Generation]:
+        """Validate a request and put it into its model's queue; then run the block.
+
+        When the block ends, however it ends, so does the request. A caller
+        that has gone is told by cancelling the task.
+
+        Raises:
+            RequestError: The request is not valid, or it is refused.
+        """
+        async with self._observed(caller) as observation:
+            observation.request_id = request.request_id[:REQUEST_ID_CHARACTERS_MAX]
+            yield await self._submit(request, caller, observation)
+
+    async def tokenize(self, request: TokenizeRequest) -> Tokenized:
+        """A text's tokens. Raises RequestError."""
+        model = self._catalog.get(request.model)
+        tokens = await parse_tokenize(request, model, self._config)
+        return Tokenized(model.name, tokens, [model.tokenizer.name(token) for token in tokens])
+
+    async def _submit(
+        self, request: GenerationRequest, caller: Caller, observation: Observation
+    ) -> Generation:
+        model = self._catalog.get(request.model)
+        observation.model = model.name
+        engine = model.engine
+        remaining = caller.remaining()
+        deadline = None if remaining is None else engine.clock() + remaining
+        call = await parse_generate(request, model, self._config, caller.tenant, deadline)
+        observation.request_id = call.request_id
+        observation.span.describe(
+            call.request,
+            model.name,
+            request_id=call.request_id,
+            operation=CHAT if call.chat else TEXT_COMPLETION,
+            stop=call.stops,
+        )
+        observation.submitting = True
+        observation.generation = Generation(engine, model.tokenizer, call)
+        return observation.generation
+
+    @contextlib.asynccontextmanager
+    async def _observed(self, caller: Caller) -> AsyncIterator[Observation]:
+        """Whatever happens in the block ends the request, its span, and its log line."""
+        observation = Observation(caller, self._tracer, self._metrics)
+        error: RequestError | None = None
+        try:
+            yield observation
+        except RequestError as raised:
+            error = raised
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            error = observation.departure()
+            raise
+        except Exception:
+            error = RequestError(INTERNAL_MESSAGE)
+            raise
+        finally:
+            observation.end("OK" if error is None else error.code, error)

@@ -1,0 +1,73 @@
+"""What is told of each call when it ends: its span, its log line, and its counters."""
+
+from __future__ import annotations
+
+from llm_serving_engine.scheduler.errors import Cancelled, DeadlinePassed, RequestError
+from llm_serving_engine.scheduler.sequence import Sequence
+from llm_serving_engine.server.service.caller import Caller
+from llm_serving_engine.server.service.generation import Generation
+from llm_serving_engine.server.telemetry.logs import log_request
+from llm_serving_engine.server.telemetry.metrics import Metrics
+from llm_serving_engine.server.telemetry.tracing import RequestTracer
+
+# A caller's own timer may end its call before the deadline is over here, by the
+# time that the request took to arrive: a call that ends this late was ended by it.
+DEADLINE_SLACK_SECONDS = 0.05
+
+
+class Observation:
+    """One call, as far as it has come.
+
+    Attributes:
+        span: Its span.
+        request_id: Its id as the caller knows it; empty before it is known.
+        model: The model's name; empty before the model is known to exist.
+        generation: Its generation, once it is in the queue.
+        submitting: Whether it has been handed to the engine, which counts refusals itself.
+    """
+
+    def __init__(self, caller: Caller, tracer: RequestTracer, metrics: Metrics) -> None:
+        """Begin the span of a call that has arrived."""
+        self._caller = caller
+        self._metrics = metrics
+        self.span = tracer.start(caller.method, caller.metadata, caller.attributes)
+        self.request_id = ""
+        self.model = ""
+        self.generation: Generation | None = None
+        self.submitting = False
+
+    def departure(self) -> RequestError:
+        """The error of a caller that has gone: its deadline passed, or it cancelled."""
+        remaining = self._caller.remaining()
+        if remaining is not None and remaining <= DEADLINE_SLACK_SECONDS:
+            return DeadlinePassed(DeadlinePassed.RUNNING_TIMEOUT, "the deadline passed")
+        return Cancelled("the caller cancelled")
+
+    def end(self, code: str, error: RequestError | None) -> None:
+        """End the call, and its generation where that is still alive.
+
+        Args:
+            code: The name of the status code that answers the call.
+            error: The reason of the code, if it is not OK.
+        """
+        if self.generation is not None:
+            self.generation.abandon(error)
+        sequence = self._sequence
+        if sequence is not None and sequence.error is not None:
+            error = sequence.error
+        if error is not None and not self.submitting:
+            self._metrics.refused(self.model, error)
+        self.span.end(sequence, code, error)
+        log_request(
+            rpc=self._caller.method,
+            status_code=code,
+            request_id=self.request_id,
+            trace_id=self.span.trace_id,
+            model=self.model,
+            sequence=sequence,
+            error=error,
+        )
+
+    @property
+    def _sequence(self) -> Sequence | None:
+        return None if self.generation is None else self.generation.sequence

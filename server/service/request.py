@@ -1,0 +1,126 @@
+"""Requests as a transport hands them over: neutral, and not validated yet.
+
+Sequences may convert their items when they are read (`Converted`), so that a
+request can be counted, and refused, before anything in it is converted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar, overload
+
+S = TypeVar("S")
+T = TypeVar("T", covariant=True)
+
+
+class Converted(Sequence[T], Generic[S, T]):
+    """A sequence whose items are converted from those of another when they are read."""
+
+    def __init__(self, source: Sequence[S], convert: Callable[[S], T]) -> None:
+        self._source = source
+        self._convert = convert
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self._convert, self._source)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T]: ...
+
+    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
+        if isinstance(index, slice):
+            return [self._convert(item) for item in self._source[index]]
+        return self._convert(self._source[index])
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Text to continue, or to tokenize.
+
+    Attributes:
+        text: Any text.
+        field: The request's field that holds it, for errors.
+    """
+
+    text: str
+    field: str = "prompt"
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A prompt that is tokenized already."""
+
+    ids: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A conversation, oldest message first."""
+
+    messages: Sequence[Message]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingFields:
+    """How tokens are chosen; None for the configured default."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """What to generate, and how. None stands for "not said".
+
+    Attributes:
+        input: What to continue.
+        request_id: The caller's own id; empty: one is made.
+        model: The model's name; empty: the default model.
+        max_tokens: Tokens to produce at most.
+        sampling: How tokens are chosen.
+        stop: Texts that end the output.
+        ignore_eos: Go on past the model's end-of-generation tokens.
+        top_logprobs: Alternatives to report with each token's log-probability.
+        priority: A value of `scheduler.request.Priority`.
+        cache_salt: Prefixes are shared only under equal salts.
+    """
+
+    input: Text | Tokens | Chat | None
+    request_id: str = ""
+    model: str = ""
+    max_tokens: int | None = None
+    sampling: SamplingFields = SamplingFields()
+    stop: Sequence[str] = ()
+    ignore_eos: bool = False
+    top_logprobs: int | None = None
+    priority: int | None = None
+    cache_salt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizeRequest:
+    """A text or a conversation to tokenize, by the vocabulary of `model`."""
+
+    input: Text | Chat | None
+    model: str = ""

@@ -1,0 +1,177 @@
+"""From a neutral request to a valid one. A `Call` is not checked again anywhere."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llm_serving_engine.scheduler.errors import InvalidField
+from llm_serving_engine.scheduler.request import Priority, Request
+from llm_serving_engine.server.config import GenerationConfig
+from llm_serving_engine.server.model import ServedModel
+from llm_serving_engine.server.service.fields import check
+from llm_serving_engine.server.service.prompts import input_field, parse_prompt
+from llm_serving_engine.server.service.request import Chat, GenerationRequest
+from llm_serving_engine.server.service.sampling import parse_sampling
+
+REQUEST_ID_CHARACTERS_MAX = 128
+TENANT_CHARACTERS_MAX = 128
+CACHE_SALT_BYTES_MAX = 128
+STOPS_MAX = 16
+STOP_BYTES_MAX = 256
+TOP_LOGPROBS_MAX = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A valid generation: the scheduler's request, and what only the text's side needs.
+
+    Attributes:
+        request: For the scheduler.
+        request_id: As the caller knows it.
+        model: The name of the model that serves it.
+        stops: Stop sequences.
+        chat: Whether the input was a conversation.
+    """
+
+    request: Request
+    request_id: str
+    model: str
+    stops: tuple[str, ...]
+    chat: bool
+
+
+async def parse_generate(
+    request: GenerationRequest,
+    model: ServedModel,
+    config: GenerationConfig,
+    tenant: str,
+    deadline: float | None,
+) -> Call:
+    """Validate a request.
+
+    Args:
+        request: What the transport read.
+        model: The model that is to serve it.
+        config: Defaults and ceilings.
+        tenant: On whose behalf.
+        deadline: In seconds of the engine's clock.
+
+    Raises:
+        InvalidField: Naming the first field that is wrong.
+    """
+    request_id = _request_id(request)
+    sampling = parse_sampling(request.sampling, config, model.vocabulary_size)
+    stops = _stops(request.stop)
+    top_logprobs = _top_logprobs(request, model)
+    priority = _priority(request)
+    check(
+        len(request.cache_salt.encode()) <= CACHE_SALT_BYTES_MAX,
+        "cache_salt",
+        f"is longer than {CACHE_SALT_BYTES_MAX} bytes",
+    )
+    check(
+        len(tenant) <= TENANT_CHARACTERS_MAX,
+        "x-tenant-id",
+        f"is longer than {TENANT_CHARACTERS_MAX} characters",
+    )
+    _check_max_tokens(request, config)
+    prompt = await parse_prompt(request.input, model, config)
+    scheduled = Request(
+        id=model.unique_id(request_id),
+        prompt=prompt,
+        max_tokens=_max_tokens(request, len(prompt), model, config),
+        sampling=sampling,
+        stop_tokens=frozenset() if request.ignore_eos else model.tokenizer.stop_tokens,
+        top_logprobs=top_logprobs,
+        priority=priority,
+        tenant=tenant,
+        cache_salt=request.cache_salt,
+        deadline=deadline,
+    )
+    return Call(scheduled, request_id, model.name, stops, isinstance(request.input, Chat))
+
+
+def _request_id(request: GenerationRequest) -> str:
+    wish = request.request_id
+    check(
+        len(wish) <= REQUEST_ID_CHARACTERS_MAX,
+        "request_id",
+        f"is longer than {REQUEST_ID_CHARACTERS_MAX} characters",
+    )
+    check(wish.isascii() and (wish.isprintable()), "request_id", "is not printable ASCII")
+    return wish or secrets.token_hex(8)
+
+
+def _stops(stops: Sequence[str]) -> tuple[str, ...]:
+    check(
+        len(stops) <= STOPS_MAX,
+        "stop",
+        f"has {len(stops)} entries; at most {STOPS_MAX} are possible",
+    )
+    for index, stop in enumerate(stops):
+        check(
+            1 <= len(stop.encode()) <= STOP_BYTES_MAX,
+            f"stop[{index}]",
+            f"has {len(stop.encode())} bytes; it can have 1 to {STOP_BYTES_MAX}",
+        )
+    return tuple(stops)
+
+
+def _top_logprobs(request: GenerationRequest, model: ServedModel) -> int | None:
+    wanted = request.top_logprobs
+    if wanted is None:
+        return None
+    check(
+        model.capabilities.logprobs,
+        "top_logprobs",
+        f"the backend of model {model.name!r} has no log-probabilities",
+    )
+    check(
+        0 <= wanted <= TOP_LOGPROBS_MAX,
+        "top_logprobs",
+        f"is {wanted}; it can be 0 to {TOP_LOGPROBS_MAX}",
+    )
+    return wanted
+
+
+def _priority(request: GenerationRequest) -> Priority:
+    if request.priority is None:
+        return Priority.NORMAL
+    try:
+        return Priority(request.priority)
+    except ValueError:
+        known = ", ".join(priority.name for priority in Priority)
+        raise InvalidField("priority", f"is {request.priority}; it can be {known}") from None
+
+
+def _check_max_tokens(request: GenerationRequest, config: GenerationConfig) -> None:
+    if request.max_tokens is not None:
+        ceiling = config.max_tokens_ceiling
+        check(
+            1 <= request.max_tokens <= ceiling,
+            "max_tokens",
+            f"is {request.max_tokens}; it can be 1 to {ceiling}",
+        )
+
+
+def _max_tokens(
+    request: GenerationRequest, prompt_tokens: int, model: ServedModel, config: GenerationConfig
+) -> int:
+    context = model.context_per_sequence
+    check(
+        prompt_tokens < context,
+        input_field(request.input),
+        f"has {prompt_tokens} tokens, which leave no room in the context of {context}",
+    )
+    if request.max_tokens is None:
+        return min(config.max_tokens_default, config.max_tokens_ceiling)
+    room = context - prompt_tokens
+    check(
+        request.max_tokens <= room,
+        "max_tokens",
+        f"is {request.max_tokens}; the context holds {context} tokens, and after a prompt of "
+        f"{prompt_tokens} has room for {room}",
+    )
+    return request.max_tokens

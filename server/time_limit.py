@@ -1,0 +1,64 @@
+"""A bound on each of a task's waits for its caller."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from llm_serving_engine.scheduler.errors import RequestError
+
+_Value = TypeVar("_Value")
+
+
+class TimeLimit:
+    """Interrupts a task that waits too long. For many waits, one after the other.
+
+    A stream waits once for each message, and a timer for each would be a good
+    part of a token's cost. So one timer serves all: where it finds that another
+    wait has begun, it is set again.
+    """
+
+    def __init__(self, seconds: float, error: Callable[[], RequestError]) -> None:
+        """Hold the running task to `seconds` a wait; else it gets `error()`."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._loop = asyncio.get_running_loop()
+        self._seconds = seconds
+        self._error = error
+        self._since: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._expired = False
+
+    async def hold(self, awaitable: Awaitable[_Value]) -> _Value:
+        """What `awaitable` gives. Raises `error()` where it does not come in time."""
+        self._since = self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._since + self._seconds, self._look)
+        try:
+            return await awaitable
+        except asyncio.CancelledError:
+            if not self._expired:
+                raise
+            if hasattr(self._task, "uncancel"):  # from Python 3.11 on
+                self._task.uncancel()
+            raise self._error() from None
+        finally:
+            self._since = None
+
+    def close(self) -> None:
+        """Hold the task to nothing any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._since is None:
+            return
+        end = self._since + self._seconds
+        if end > self._loop.time():
+            self._timer = self._loop.call_at(end, self._look)
+        else:
+            self._expired = True
+            self._task.cancel()
