@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,14 @@ from llm_serving_engine.backends.models.builtin import builtin_path
 from llm_serving_engine.backends.models.quantize import quantize
 
 sys.path.append(str(Path(__file__).parent / "fixtures"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_remembered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep measurements out of the user's cache folder, in this process and in its children."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CACHE_DIRECTORY", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
