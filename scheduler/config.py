@@ -10,7 +10,6 @@ Determinism = Literal["batch_invariant", "fast"]
 _MAY_BE_ZERO = frozenset(
     {
         "ahead_step_seconds_max",
-        "runner_losses_max",
         "tenant_tokens_per_second",
         "saved_cache_bytes_max",
         "prefix_tokens_min",
@@ -72,9 +71,10 @@ class SchedulerConfig:
             where model and machine allow it; "fast" leaves that to chance.
         stream_buffer_tokens_max: Tokens that a caller may be behind before its
             request is ended. Covers slow readers; costs memory per request.
-        runner_losses_max: How often a request survives the death of its
-            runner. More protects more requests from a bystander's crash, and
-            lets a request that kills runners kill more of them.
+        runner_losses_max: Runner losses during which a request ran, at which it
+            is suspected: it is then tried alone, and others wait for that. More
+            tries fewer bystanders, and lets a request that kills runners kill
+            more of them. Losses that no request can cause do not count.
         recovery_seconds_max: How long requests that were taken wait for a
             lost runner to come back, if their deadlines are not earlier.
     """

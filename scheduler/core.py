@@ -14,19 +14,20 @@ as events. Steps are done one after the other:
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 
 from llm_serving_engine.scheduler.admission import Admission
 from llm_serving_engine.scheduler.config import SchedulerConfig
-from llm_serving_engine.scheduler.cost import CostModel, Shape, Speed
+from llm_serving_engine.scheduler.cost import CostModel, Speed
 from llm_serving_engine.scheduler.deadlines import Deadlines
 from llm_serving_engine.scheduler.errors import (
     Cancelled,
     DeadlinePassed,
     RequestError,
+    RequestFailed,
     RunnerFailed,
 )
 from llm_serving_engine.scheduler.events import Begun, Moved, Produced, SchedulerEvent
+from llm_serving_engine.scheduler.in_flight import InFlight
 from llm_serving_engine.scheduler.lifecycle import Event, State
 from llm_serving_engine.scheduler.lookahead import rows_ahead
 from llm_serving_engine.scheduler.placement import Place, Placement
@@ -41,20 +42,11 @@ from llm_serving_engine.scheduler.step import (
     CacheOperation,
     Capabilities,
     SampledToken,
-    SaveSlot,
     Step,
     StepResult,
 )
+from llm_serving_engine.scheduler.suspects import Suspects
 from llm_serving_engine.scheduler.tally import Tally
-
-
-@dataclass(slots=True)
-class _UnderWay:
-    """A step that the runner has."""
-
-    step: Step
-    shape: Shape
-    holders: dict[int, Sequence]
 
 
 class Scheduler:
@@ -74,14 +66,15 @@ class Scheduler:
         self.slots = SlotTable(capabilities.sequences_max)
         self.cost = CostModel(Speed.of(capabilities))
         self.tally = Tally()
+        self.suspects = Suspects(self.config.runner_losses_max)
         self.admission = Admission(self.config, self.queue, self.slots, self.cost)
         self.preemption = Preemption(capabilities, self.config, self.cost, self.policy)
         self._placement = Placement(self.slots, capabilities, self.config, self.cost)
         self._sequences: dict[str, Sequence] = {}
         self._deadlines = Deadlines()
         self._numbers = itertools.count(1)
-        self._under_way: _UnderWay | None = None
-        self._ahead: _UnderWay | None = None
+        self._under_way: InFlight | None = None
+        self._ahead: InFlight | None = None
         self._events: list[SchedulerEvent] = []
         # Whether rows were left out of the last step: it was the prompts' turn.
         self._rows_wait = False
@@ -169,7 +162,7 @@ class Scheduler:
         chunks = tuple(chunk for _, chunk in planner.planned)
         step = Step(next(self._numbers), operations, tuple(planner.opens), chunks, planner.rows)
         if not step.empty:
-            self._under_way = _UnderWay(step, self._shape(step), self._holders(step))
+            self._under_way = InFlight.of(step, self.slots, self.preemption)
         return step
 
     def schedule_ahead(self, now: float) -> Step | None:
@@ -180,19 +173,21 @@ class Scheduler:
         has computed a row for nothing.
         """
         self._expire_overdue(now)
-        if not self._under_way or self._ahead or self._operations or self._may_admit():
+        if not self._under_way or self._ahead or self._operations:
+            return None
+        if self.suspects or self._may_admit():
             return None
         rows = rows_ahead(self._under_way.step, self.slots.holders(), self.capabilities)
         if not rows:
             return None
         step = Step(self._under_way.step.number + 1, decodes=rows)
-        shape = self._shape(step)
-        if self.cost.predict(shape) > self.config.ahead_step_seconds_max:
+        ahead = InFlight.of(step, self.slots, self.preemption)
+        if self.cost.predict(ahead.shape) > self.config.ahead_step_seconds_max:
             return None
         next(self._numbers)
         for sequence in self.slots.holders():
             sequence.computed += 1
-        self._ahead = _UnderWay(step, shape, self._holders(step))
+        self._ahead = ahead
         return step
 
     def apply(self, result: StepResult, now: float) -> None:
@@ -208,23 +203,27 @@ class Scheduler:
             if sequence is not None and sequence.slot == sampled.slot:
                 self._take_token(sequence, sampled, now)
 
-    def runner_lost(self, now: float) -> None:
-        """The runner died with all its slots: what ran goes back to the head of the queue."""
+    def runner_lost(self, now: float, *, outside: bool = False) -> None:
+        """Send what ran back to the head of the queue: the runner died with all its slots.
+
+        With `outside`, no request can have caused that; else those that ran are suspected.
+        """
         self._under_way = self._ahead = None
         self._operations.clear()
         self.preemption.forget()
         for sequence in self.queue:
             sequence.saved = None
-        for sequence in list(self.slots.holders()):
+        running = sorted(self.slots.holders(), key=lambda s: -s.request.priority)
+        for sequence in running:
             sequence.runner_losses += 1
-            if sequence.runner_losses > self.config.runner_losses_max:
-                error = RunnerFailed(
-                    "the model's runner failed repeatedly while it ran this request"
-                )
-                self._end(sequence, Event.FAIL, now, error)
-            else:
-                self._vacate(sequence, now)
+            self._vacate(sequence, now)
         self.slots.forget()
+        if outside:
+            return
+        convicted = self.suspects.lost({s.request.id: len(s.output) for s in running})
+        for request_id in convicted:
+            error = RequestFailed(RequestFailed.KILLS_RUNNER, "the request makes its runner die")
+            self._end(self._sequences[request_id], Event.FAIL, now, error)
 
     def take_events(self) -> list[SchedulerEvent]:
         """What happened since the last call, in order."""
@@ -254,7 +253,10 @@ class Scheduler:
     # Who gets a slot
 
     def _admit(self, planner: StepPlanner, now: float) -> None:
-        """Fill the slots: none stays idle while anybody waits."""
+        """Fill the slots: none stays idle while a request waits, trials of suspects aside."""
+        if self.suspects:
+            self._try_suspect(planner, now)
+            return
         while self._may_admit() and (sequence := self.queue.first(now)) is not None:
             place = self._placement.place(sequence)
             if place is None:
@@ -263,12 +265,20 @@ class Scheduler:
                     return
                 self._preempt(victim, planner, now)
                 place = self._placement.place(sequence)
-                assert place is not None
             self._take_place(sequence, place, planner, now)
 
+    def _try_suspect(self, planner: StepPlanner, now: float) -> None:
+        """Run the suspect that is next, and nothing beside it."""
+        suspect = self._sequences[self.suspects.next or ""]
+        for passed in [holder for holder in self.slots.holders() if holder is not suspect]:
+            self._preempt(passed, planner, now)
+        if suspect.slot is None:
+            self._take_place(suspect, self._placement.place(suspect), planner, now)
+
     def _take_place(
-        self, sequence: Sequence, place: Place, planner: StepPlanner, now: float
+        self, sequence: Sequence, place: Place | None, planner: StepPlanner, now: float
     ) -> None:
+        assert place is not None
         self.queue.remove(sequence)
         self.slots.take(place.slot, sequence)
         planner.operations.extend(place.operations)
@@ -276,7 +286,9 @@ class Scheduler:
         sequence.sharing = place.sharing
         sequence.donor, sequence.shared = place.donor, place.shared
         sequence.output_on_admission = len(sequence.output)
-        self._charge_prompt(sequence)
+        if len(sequence.history) == 1:
+            found = max(sequence.computed, sequence.shared)
+            self.policy.served(sequence, len(sequence.request.prompt) - found, 0)
         self.preemption.restored(sequence)
         planner.open(sequence)
         self._move(sequence, Event.ADMIT, now)
@@ -287,11 +299,6 @@ class Scheduler:
         if highest is None or self.slots.idle():
             return highest is not None
         return any(holder.request.priority < highest for holder in self.slots.holders())
-
-    def _charge_prompt(self, sequence: Sequence) -> None:
-        if len(sequence.history) == 1:
-            found = max(sequence.computed, sequence.shared)
-            self.policy.served(sequence, len(sequence.request.prompt) - found, 0)
 
     def _preempt(self, sequence: Sequence, planner: StepPlanner, now: float) -> None:
         save = self.preemption.save(sequence)
@@ -322,16 +329,7 @@ class Scheduler:
 
     # The step under way
 
-    def _holders(self, step: Step) -> dict[int, Sequence]:
-        slots = {opened.slot for opened in step.opens}
-        slots |= {chunk.slot for chunk in step.prefills} | {row.slot for row in step.decodes}
-        return {slot: holder for slot in slots if (holder := self.slots[slot].holder) is not None}
-
-    def _shape(self, step: Step) -> Shape:
-        saves = (o for o in step.operations if isinstance(o, SaveSlot))
-        return Shape.of(step, sum(map(self.preemption.tokens_of, saves)))
-
-    def _fail_slot(self, slot: int, under_way: _UnderWay, error: RequestError, now: float) -> None:
+    def _fail_slot(self, slot: int, under_way: InFlight, error: RequestError, now: float) -> None:
         # The runner has cleared the slot, whoever holds it by now.
         self.slots[slot].left_over = ()
         sequence = under_way.holders.get(slot)
@@ -350,6 +348,7 @@ class Scheduler:
             self._finish(sequence, FinishReason.END_OF_SEQUENCE, now)
             return
         sequence.output.append(sampled.token)
+        self.suspects.progressed(sequence.request.id, len(sequence.output))
         self._events.append(Produced(sequence, sampled.token, sampled.logprobs))
         if len(sequence.output) >= sequence.request.max_tokens:
             self._finish(sequence, FinishReason.MAX_TOKENS, now)
@@ -377,6 +376,7 @@ class Scheduler:
         sequence.donor = None
         del self._sequences[sequence.request.id]
         self._deadlines.discard(sequence.request.id)
+        self.suspects.left(sequence.request.id)
         self.policy.left(sequence)
         self.admission.left(sequence, now)
         self._move(sequence, event, now)

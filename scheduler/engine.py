@@ -152,7 +152,8 @@ class Engine:
 
     async def _recover(self) -> None:
         self._runner_lost = False
-        self.scheduler.runner_lost(self.clock())
+        outside = await self._runner.bury()
+        self.scheduler.runner_lost(self.clock(), outside=outside)
         self._publish()
         recovering = asyncio.ensure_future(self._runner.recover())
         try:

@@ -7,6 +7,7 @@
     ├── DeadlinePassed     DEADLINE_EXCEEDED   the answer would come, or came, too late
     ├── Unavailable        UNAVAILABLE         loading or draining: try again
     │   └── RunnerFailed   UNAVAILABLE         the runner failed and the request could not go on
+    ├── RequestFailed      INTERNAL            the request itself cannot be computed: do not retry
     └── Cancelled          CANCELLED           the caller has gone
 
 Each class owns its gRPC status code, by name, and the label under which it is
@@ -98,6 +99,22 @@ class RunnerFailed(Unavailable):
     """The runner failed, and the request could not be resumed."""
 
     label = "runner_failed"
+
+
+class RequestFailed(RequestError):
+    """The request itself cannot be computed, here or on any other server with this model.
+
+    `reason` is one of the class's constants.
+    """
+
+    label = "request_failed"
+
+    KILLS_RUNNER = "REQUEST_KILLS_RUNNER"
+    LOGITS_NOT_FINITE = "LOGITS_NOT_FINITE"
+
+    def __init__(self, reason: str, description: str) -> None:
+        super().__init__(description)
+        self.reason = reason
 
 
 class Cancelled(RequestError):

@@ -29,5 +29,12 @@ class Runner(Protocol):
         Awaiting the result raises RunnerLost where the runner failed.
         """
 
+    async def bury(self) -> bool:
+        """End what is left of a lost runner.
+
+        Returns:
+            Whether it was lost to something that no request can cause.
+        """
+
     async def recover(self) -> None:
         """Bring a lost runner back, empty. Returns when it can take steps again."""

@@ -17,6 +17,7 @@ from llm_serving_engine.scheduler.errors import (
     InvalidField,
     LimitReached,
     RequestError,
+    RequestFailed,
     RunnerFailed,
     Unavailable,
     UnknownModel,
@@ -83,7 +84,7 @@ def _details(error: RequestError) -> Iterator[Message]:
             subject=error.subject, description=str(error)
         )
         yield error_details_pb2.QuotaFailure(violations=[limit])
-    elif isinstance(error, DeadlinePassed):
+    elif isinstance(error, DeadlinePassed | RequestFailed):
         yield _error_info(error.reason)
     elif isinstance(error, Unavailable):
         yield _retry_info(error.retry_after)

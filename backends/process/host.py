@@ -23,6 +23,7 @@ from llm_serving_engine.scheduler.step import Capabilities, Step, StepResult
 
 EXIT_GRACE_SECONDS = 1.0
 MEMORY_POLL_SECONDS = 0.5
+_STOPPED = frozenset({psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP})
 
 
 class ProcessRunner:
@@ -67,6 +68,7 @@ class ProcessRunner:
         self._memory_watch: asyncio.Task[None] | None = None
         self._report: LoadReport | None = None
         self._given_up: Loss | None = None
+        self._lost: Loss | None = None
         self._oom_kills = 0
         self._loaded_at = 0.0
 
@@ -130,11 +132,16 @@ class ProcessRunner:
         seconds = self._supervision.step_seconds(step, self.capabilities)
         return self._connection.send_step(step, seconds)
 
+    async def bury(self) -> bool:
+        """Wait for a lost worker's end; whether something outside caused it."""
+        self._lost = await self._bury()
+        return self._lost.outside
+
     async def recover(self) -> None:
         """Replace a lost worker, with back-off, for as long as it takes."""
         lived = asyncio.get_running_loop().time() - self._loaded_at
         self._on_state(None)
-        loss = await self._bury()
+        loss, self._lost = self._lost or await self._bury(), None
         while True:
             delay = self._backoff.delay(lived)
             self._on_loss(loss, delay)
@@ -204,7 +211,16 @@ class ProcessRunner:
     # The end of a worker
 
     def _overdue(self, what: str) -> None:
-        self._give_up(Loss(LossReason.HUNG, what))
+        stopped = self._stopped()
+        description = f"{what}: its process was stopped" if stopped else what
+        self._give_up(Loss(LossReason.HUNG, description, outside=stopped))
+
+    def _stopped(self) -> bool:
+        """Whether a signal holds the worker up, and not what it computes."""
+        try:
+            return psutil.Process(self.process_id).status() in _STOPPED
+        except psutil.Error:
+            return False
 
     async def _watch_memory(self, limit: int) -> None:
         while True:

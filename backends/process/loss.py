@@ -21,10 +21,18 @@ class LossReason(enum.Enum):
 
 
 class Loss(NamedTuple):
-    """A runner's end, in a label and in words."""
+    """A runner's end.
+
+    Attributes:
+        reason: The label.
+        description: The same in words.
+        outside: Whether it is known that no request caused it: the process was
+            killed or stopped by another.
+    """
 
     reason: LossReason
     description: str
+    outside: bool = False
 
 
 def loss_of(code: int | None, *, memory_short: bool = False) -> Loss:
@@ -41,7 +49,7 @@ def loss_of(code: int | None, *, memory_short: bool = False) -> Loss:
     if code == -signal.SIGKILL:
         if memory_short:
             return Loss(LossReason.OUT_OF_MEMORY, "the system killed it for want of memory")
-        return Loss(LossReason.KILLED, "its process was killed (SIGKILL)")
+        return Loss(LossReason.KILLED, "its process was killed (SIGKILL)", outside=True)
     if code is not None and code < 0:
         return Loss(LossReason.CRASHED, f"its process was ended by {_signal_name(-code)}")
     if code is None:

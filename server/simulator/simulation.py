@@ -41,6 +41,7 @@ class Simulation:
             replaced by the cost model's. None stands for a runner that died.
         cost: How long steps take. Not the scheduler's own model, which learns.
         recovery: Seconds that it takes to replace a runner that died.
+        outside: Whether a runner that died did so of nothing that a request can cause.
         now: The virtual time, in seconds.
         events: Everything the scheduler said, in order, with its time.
         refusals: The requests it did not take.
@@ -51,6 +52,7 @@ class Simulation:
     execute: Callable[[Step], StepResult | None]
     cost: CostModel = field(default_factory=CostModel)
     recovery: float = 1.0
+    outside: bool = False
     now: float = 0.0
     events: list[tuple[float, SchedulerEvent]] = field(default_factory=list)
     refusals: list[tuple[Request, RequestError]] = field(default_factory=list)
@@ -115,7 +117,7 @@ class Simulation:
         self._act_until(ends)
         self.now = ends
         if result is None:
-            self.scheduler.runner_lost(ends)
+            self.scheduler.runner_lost(ends, outside=self.outside)
             self.now += self.recovery
         else:
             result = result._replace(duration=ends - begun)

@@ -89,7 +89,8 @@ async def test_a_worker_that_hangs_in_a_step(watch: Callable[..., Watched]) -> N
     with pytest.raises(RunnerLost):
         await watched.runner.begin(STEP)
     await watched.runner.recover()
-    assert watched.losses == [(Loss(LossReason.HUNG, "a step took longer than 1 s"), 0.0)]
+    description = "a step took longer than 1 s: its process was stopped"
+    assert watched.losses == [(Loss(LossReason.HUNG, description, outside=True), 0.0)]
     assert not psutil.pid_exists(hung)
     assert not watched.idle_loss.is_set()
     assert await watched.works()

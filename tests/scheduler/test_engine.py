@@ -15,6 +15,7 @@ from llm_serving_engine.scheduler.errors import (
     Cancelled,
     LimitReached,
     RequestError,
+    RequestFailed,
     RunnerFailed,
     Unavailable,
 )
@@ -37,6 +38,7 @@ class GatedRunner:
         self.takes_ahead = False
         self.loses = 0
         self.recoveries = 0
+        self.outside = False
 
     @property
     def capabilities(self) -> Capabilities:
@@ -45,6 +47,9 @@ class GatedRunner:
     def begin(self, step: Step) -> asyncio.Task[StepResult]:
         self.begun.append(step)
         return asyncio.create_task(self._execute(step))
+
+    async def bury(self) -> bool:
+        return self.outside
 
     async def recover(self) -> None:
         self.recoveries += 1
@@ -214,9 +219,19 @@ async def test_a_request_whose_runner_died_twice_fails_and_others_go_on() -> Non
     async with running() as stage:
         stage.runner.loses = 2
         doomed = stage.engine.submit(ask("doomed"))
-        with pytest.raises(RunnerFailed):
+        with pytest.raises(RequestFailed, match="makes its runner die") as raised:
             await read(doomed)
+        assert raised.value.reason == RequestFailed.KILLS_RUNNER
         assert await read(stage.engine.submit(ask("b"))) == expected(ask("b"))
+
+
+async def test_any_number_of_runners_may_be_lost_to_something_outside() -> None:
+    requests = [ask(name, max_tokens=20) for name in "abc"]
+    async with running() as stage:
+        stage.runner.loses, stage.runner.outside = 30, True
+        outputs = await asyncio.gather(*(read(stage.engine.submit(r)) for r in requests))
+    assert outputs == [expected(request) for request in requests]
+    assert stage.runner.recoveries == 30
 
 
 async def test_nobody_waits_longer_than_is_set_for_a_runner_to_come_back() -> None:

@@ -105,20 +105,21 @@ def _only(export: Any, trace_id: str) -> Any:
 
 
 async def test_failed(collector: Collector) -> None:
-    async with gated(sequences=1, scheduler={"runner_losses_max": 0}) as server:
+    async with gated(sequences=1) as server:
         call = server.inference.Stream(asked(), metadata=CALLER)
         assert (await call.read()).HasField("started")
         server.runner.let(2)
         await server.runner.held(3)
+        server.runner.kills = "hello"
         server.runner.failure = RunnerLost("it died")
         server.runner.open()
         error = await error_of(read_all(call))
-        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert error.code() is grpc.StatusCode.INTERNAL
     root, children = whole_trace(collector)
-    assert children == PHASES
+    assert children == [*PHASES, "queue", "prefill", "queue"]
     assert root.status.code == Status.STATUS_CODE_ERROR
     shown = attributes(root.attributes)
-    assert (shown["rpc.status_code"], shown["error.type"]) == ("UNAVAILABLE", "runner_failed")
+    assert (shown["rpc.status_code"], shown["error.type"]) == ("INTERNAL", "request_failed")
 
 
 async def test_refused(collector: Collector) -> None:

@@ -80,34 +80,37 @@ async def test_a_seeded_stream_survives_its_runner(tiny_quantized_model_path: Pa
         assert tokens == list(undisturbed.token_ids)
 
 
-async def test_a_runner_that_is_lost_twice() -> None:
+async def test_a_stream_survives_any_number_of_kills() -> None:
     async with serving(model={"runner": {"sequences": 1}}) as server:
         stream = server.stream(request_id="unlucky", max_tokens=4000)
         assert (await stream.read()).HasField("started")
-        await lose(server)
-        await server.recorder.until(lambda: server.model.state.value == "loading")
-        await server.recorder.until(lambda: server.model.state.value == "ready")
-        await lose(server)
-        error = await error_of(read_all(stream))
-        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        for _ in range(3):
+            await lose(server)
+            await server.recorder.until(lambda: server.model.state.value == "loading")
+            await server.recorder.until(lambda: server.model.state.value == "ready")
+        assert (await stream.read()).HasField("delta")
+        assert server.recorder.sequences["unlucky"].runner_losses == 3
+        stream.cancel()
+
+
+async def test_a_request_that_kills_its_runner_is_refused_and_the_others_finish() -> None:
+    async with gated(sequences=2) as server:
+        expected = asyncio.ensure_future(server.generate("survivor", max_tokens=20))
+        await server.runner.held(1)
+        server.runner.let(20)
+        await expected
+        server.runner.kills = "killer"
+        killer = asyncio.ensure_future(error_of(server.generate("killer", max_tokens=20)))
+        survivor = asyncio.ensure_future(server.generate("survivor", max_tokens=20))
+        server.runner.open()
+        error = await killer
+        assert error.code() is grpc.StatusCode.INTERNAL
+        assert error.details() == "the request makes its runner die"
         info = detail(error, error_details_pb2.ErrorInfo)
-        assert info.reason == "RUNNER_FAILED"
-        assert info.domain == "llm-serving-engine"
-        assert {type(one).__name__ for one in details(error)} == {"RetryInfo", "ErrorInfo"}
-        sequence = server.recorder.sequences["unlucky"]
-        assert sequence.state is State.FAILED
-        assert sequence.runner_losses == 2
-        await server.recorder.until(lambda: server.model.state.value == "ready")
-        assert (await server.generate()).text
-
-
-async def test_no_loss_is_survived_where_none_may_be() -> None:
-    async with serving(scheduler={"runner_losses_max": 0}) as server:
-        stream = server.stream(max_tokens=4000)
-        assert (await stream.read()).HasField("started")
-        await lose(server)
-        error = await error_of(read_all(stream))
-        assert detail(error, error_details_pb2.ErrorInfo).reason == "RUNNER_FAILED"
+        assert (info.reason, info.domain) == ("REQUEST_KILLS_RUNNER", "llm-serving-engine")
+        assert {type(one).__name__ for one in details(error)} == {"ErrorInfo"}
+        assert (await survivor).text == (await expected).text
+        assert server.runner.deaths <= 3
 
 
 async def test_health_follows() -> None:

@@ -1,0 +1,106 @@
+"""Finds the request that makes its runner die: who ran at which losses, and who may run now.
+
+After a loss, the requests that ran may be the cause. Those that are suspected
+are tried one at a time: each runs alone until it has got past the point where
+the runner died. One that makes it is no suspect any more. One whose runner
+dies twice while it runs alone is convicted.
+
+The core asks and tells this module at five places:
+
+    lost        the runner died; gives the requests that are convicted
+    progressed  a request has more output
+    left        a request has ended
+    bool()      whether anybody is suspected: then nobody else may be admitted,
+                and no step is sent ahead
+    next        the only request that may run now
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+# A suspect is cleared by as many tokens as a runner has steps at once: the
+# one that it died in is among them.
+PROOF_TOKENS = 2
+# Losses of a request that ran alone, after which it is the cause.
+ALONE_MAX = 2
+
+
+@dataclass(slots=True)
+class _Record:
+    """What speaks against a request.
+
+    Attributes:
+        losses: Runners that were lost while it ran, since it was last cleared.
+        alone: How many of those it had to itself.
+        proof: Tokens of output with which it is cleared.
+    """
+
+    losses: int = 0
+    alone: int = 0
+    proof: int = 0
+
+
+class Suspects:
+    """The requests that may have killed a runner, by id, in the order of their trials."""
+
+    def __init__(self, losses_max: int) -> None:
+        """Suspect nobody.
+
+        Args:
+            losses_max: Losses at which a request that ran in company is suspected.
+        """
+        self._losses_max = losses_max
+        self._records: dict[str, _Record] = {}
+
+    def __bool__(self) -> bool:
+        """Whether anybody is suspected."""
+        return self.next is not None
+
+    def __len__(self) -> int:
+        return sum(map(self._suspected, self._records.values()))
+
+    def __contains__(self, request_id: str) -> bool:
+        record = self._records.get(request_id)
+        return record is not None and self._suspected(record)
+
+    @property
+    def next(self) -> str | None:
+        """The suspect that is tried: of those with the most losses alone, the first."""
+        suspects = (name for name, record in self._records.items() if self._suspected(record))
+        return max(suspects, key=lambda name: self._records[name].alone, default=None)
+
+    def lost(self, running: Mapping[str, int]) -> tuple[str, ...]:
+        """Take in that the runner died, by nothing that is known to come from outside.
+
+        Args:
+            running: The requests that held a slot, each with its tokens of output.
+
+        Returns:
+            The requests that are convicted. They are forgotten here.
+        """
+        for request_id, output_tokens in running.items():
+            record = self._records.setdefault(request_id, _Record())
+            record.losses += 1
+            record.alone += len(running) == 1
+            record.proof = output_tokens + PROOF_TOKENS
+        convicted = tuple(
+            request_id for request_id in running if self._records[request_id].alone >= ALONE_MAX
+        )
+        for request_id in convicted:
+            self.left(request_id)
+        return convicted
+
+    def progressed(self, request_id: str, output_tokens: int) -> None:
+        """Take in that a request has so many tokens of output: enough of them clear it."""
+        record = self._records.get(request_id)
+        if record is not None and self._suspected(record) and output_tokens >= record.proof:
+            self.left(request_id)
+
+    def left(self, request_id: str) -> None:
+        """Forget a request."""
+        self._records.pop(request_id, None)
+
+    def _suspected(self, record: _Record) -> bool:
+        return record.alone > 0 or record.losses >= self._losses_max
