@@ -8,11 +8,7 @@ from pathlib import Path
 import psutil
 
 from llm_serving_engine.backends.control_groups import ControlGroups, fields
-from llm_serving_engine.backends.processor import (
-    allowed_cores,
-    apple_silicon,
-    physical_cores,
-)
+from llm_serving_engine.backends.cores import allowed_cores, apple_silicon, physical_cores
 
 __all__ = [
     "allowed_cores",

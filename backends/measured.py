@@ -21,8 +21,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from llm_serving_engine.backends import machine
-from llm_serving_engine.backends.library_build import library_build
-from llm_serving_engine.backends.processor import Processor
+from llm_serving_engine.backends.build_record import identity, library_folder
+from llm_serving_engine.backends.cpu import code_flags, cpu_name
 
 Scalar = str | int | float | bool
 
@@ -50,9 +50,13 @@ class Circumstances:
     @classmethod
     def of(cls, path: Path) -> Circumstances:
         """A model file, the installed llama.cpp, and this machine. Raises OSError."""
-        processor = Processor.read()
-        here = (processor.name, *sorted(processor.features), str(machine.compute_threads()))
-        return cls(_sampled(path), library_build(), _digest("\0".join(here).encode()))
+        folder = library_folder()
+        here = (cpu_name(), *sorted(code_flags()), str(machine.compute_threads()))
+        return cls(
+            model=_sampled(path),
+            build=identity(folder) if folder else "",
+            machine=_digest("\0".join(here).encode()),
+        )
 
 
 @dataclass(frozen=True, slots=True)

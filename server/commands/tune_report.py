@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from llm_serving_engine.backends import machine
+from llm_serving_engine.backends.cpu import cpu_name
 from llm_serving_engine.backends.models.info import ModelInfo
-from llm_serving_engine.backends.processor import Processor
 from llm_serving_engine.backends.tuning.candidates import cache_bytes, with_value
 from llm_serving_engine.backends.tuning.decision import STEP_TARGET_MAX_SECONDS, Value
 from llm_serving_engine.backends.tuning.reading import OUTPUT_TOKENS, PROMPT_TOKENS
@@ -193,7 +193,7 @@ def machine_facts() -> str:
     physical, logical = machine.compute_threads(), machine.logical_cores()
     cores = f"{physical} cores" + (f", {logical} logical" if logical != physical else "")
     memory = f"{psutil.virtual_memory().total / 1e9:.0f} GB"
-    return f"{Processor.read().name}, {cores}, {memory}, {platform.system()}"
+    return f"{cpu_name()}, {cores}, {memory}, {platform.system()}"
 
 
 def _plain(text: str) -> str:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from llm_serving_engine.backends import library_build as build_module
+from llm_serving_engine.backends import machine
 from llm_serving_engine.backends import measured as measured_module
-from llm_serving_engine.backends.library_build import library_build, library_files
 from llm_serving_engine.backends.measured import Circumstances, Measured, MeasuredStore
 
 HERE = Circumstances(model="m", build="b", machine="x")
@@ -185,12 +184,19 @@ def test_a_file_is_known_by_what_it_holds(tmp_path: Path) -> None:
 def test_another_compilation_is_another_build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert any("ggml" in file.name for file in library_files())
-    assert library_build() == library_build()
-    library = tmp_path / "libggml.so"
-    monkeypatch.setattr(build_module, "library_files", lambda: [library])
+    monkeypatch.setattr(measured_module, "library_folder", lambda: tmp_path)
+    library, model = tmp_path / "libggml.so", tmp_path / "model"
     library.write_bytes(b"one")
-    os.utime(library, (1, 1))
-    before = library_build()
-    os.utime(library, (2, 2))
-    assert library_build() != before
+    model.write_bytes(b"model")
+    before = Circumstances.of(model)
+    library.write_bytes(b"another")
+    assert Circumstances.of(model).build != before.build
+    monkeypatch.setattr(measured_module, "library_folder", lambda: None)
+    assert Circumstances.of(model) == replace(before, build="")
+
+
+def test_fewer_cores_are_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model").write_bytes(b"model")
+    before = Circumstances.of(tmp_path / "model")
+    monkeypatch.setattr(machine, "compute_threads", lambda: 99)
+    assert Circumstances.of(tmp_path / "model").machine != before.machine

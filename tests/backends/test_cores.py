@@ -1,4 +1,4 @@
-"""The processor's name, its features, and its cores."""
+"""Logical and physical cores."""
 
 from __future__ import annotations
 
@@ -9,39 +9,7 @@ import psutil
 import pytest
 from fake_system import FakeSystem
 
-from llm_serving_engine.backends.processor import Processor, allowed_cores, physical_cores
-
-X86 = """processor\t: 0
-model name\t: Example 9000 @ 2.00GHz
-flags\t\t: fpu avx2 fma avx f16c
-processor\t: 1
-model name\t: Example 9000 @ 2.00GHz
-flags\t\t: fpu avx2 fma avx f16c amx_tile"""
-ARM = "processor\t: 0\nBogoMIPS\t: 243.75\nFeatures\t: fp asimd asimddp i8mm\n"
-
-
-def read(root: Path, text: str) -> Processor:
-    FakeSystem(root).write({"proc/cpuinfo": text})
-    return Processor.read(root)
-
-
-def test_x86(tmp_path: Path) -> None:
-    processor = read(tmp_path, X86)
-    assert processor.name == "Example 9000 @ 2.00GHz"
-    assert processor.features == {"fpu", "avx", "avx2", "fma", "f16c"}
-    assert processor.kernel_features == ("avx", "f16c", "fma", "avx2")
-
-
-def test_arm_has_no_name(tmp_path: Path) -> None:
-    processor = read(tmp_path, ARM)
-    assert processor.name
-    assert processor.kernel_features == ("asimd", "asimddp", "i8mm")
-
-
-def test_where_nothing_is_told(tmp_path: Path) -> None:
-    processor = Processor.read(tmp_path)
-    assert processor.name
-    assert processor.kernel_features == ()
+from llm_serving_engine.backends.cores import allowed_cores, physical_cores
 
 
 @pytest.mark.parametrize(
