@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from typing import cast
 
 from llm_serving_engine.backends.backend import LoadError, LoadReport
+from llm_serving_engine.backends.process.loss import LossReason
+from llm_serving_engine.backends.process.results import fault_of
 from llm_serving_engine.backends.process.wire import (
+    BrokenMessage,
     FrameReader,
     Loaded,
     LoadFailed,
@@ -23,8 +26,9 @@ from llm_serving_engine.scheduler.step import Step, StepResult
 
 @dataclass(frozen=True, slots=True)
 class _Owed:
-    """A step's result that has not come, and the seconds within which it should."""
+    """A step whose result has not come, and the seconds within which it should."""
 
+    step: Step
     result: asyncio.Future[StepResult]
     seconds: float
 
@@ -40,33 +44,38 @@ class Connection(asyncio.Protocol):
     Attributes:
         loaded: What loading came to. LoadError where the worker says why it
             cannot load, RunnerLost where it ended before it could say anything.
+        served: Whether it has done a step.
     """
 
     def __init__(
         self,
         on_progress: Callable[[float], None],
         on_idle_loss: Callable[[], None],
-        on_overdue: Callable[[str], None],
+        on_fault: Callable[[LossReason, str], None],
     ) -> None:
         """Make one that is not connected.
 
         Args:
             on_progress: Told the loaded fraction.
             on_idle_loss: Told when the worker ends that owes nothing.
-            on_overdue: Told in words what the worker has owed for too long.
+            on_fault: Told why the worker is of no use any more: what it has
+                owed for too long, or what is wrong with what it sent.
         """
         loop = asyncio.get_running_loop()
         self.loaded: asyncio.Future[LoadReport] = loop.create_future()
         self._owed: deque[_Owed] = deque()
         self._on_progress = on_progress
         self._on_idle_loss = on_idle_loss
-        self._on_overdue = on_overdue
+        self._on_fault = on_fault
         self._load_seconds = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._serving = False
+        self.served = False
+        self._last: StepResult | None = None
         self._frames = FrameReader()
         self._transport: asyncio.Transport | None = None
         self._lost = False
+        self._broken = False
 
     def send_load(self, message: Message, seconds: float) -> None:
         """Have a model loaded, with some progress at least every so many seconds."""
@@ -79,7 +88,7 @@ class Connection(asyncio.Protocol):
 
         Its future raises RunnerLost.
         """
-        owed = _Owed(asyncio.get_running_loop().create_future(), seconds)
+        owed = _Owed(step, asyncio.get_running_loop().create_future(), seconds)
         if self._lost:
             owed.fail("the runner's process has ended")
             return owed.result
@@ -110,8 +119,14 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Something has come."""
-        for message in self._frames.feed(data):
-            self._received(message)
+        if self._broken:
+            return
+        try:
+            for message in self._frames.feed(data):
+                self._received(message)
+        except BrokenMessage as error:
+            self._broken = True
+            self._on_fault(LossReason.WRONG_RESULT, str(error))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The worker's end is closed."""
@@ -121,20 +136,16 @@ class Connection(asyncio.Protocol):
             self.loaded.set_exception(RunnerLost("the runner's process ended while loading"))
             self.loaded.exception()  # whoever starts the runner may have gone
         elif self._owed:
+            where = " in the middle of a message" if self._frames.partial else ""
             for owed in self._owed:
-                owed.fail("the runner's process ended")
+                owed.fail(f"the runner's process ended{where}")
             self._owed.clear()
         elif self._serving:
             self._on_idle_loss()
 
     def _received(self, message: Message) -> None:
         if isinstance(message, StepResult):
-            self._relax()
-            owed = self._owed.popleft()
-            if not owed.result.done():
-                owed.result.set_result(message)
-            if self._owed:
-                self._watch_step()
+            self._take_result(message)
         elif isinstance(message, Progress):
             self._watch_loading()
             self._on_progress(message.fraction)
@@ -145,6 +156,21 @@ class Connection(asyncio.Protocol):
         elif isinstance(message, LoadFailed) and not self.loaded.done():
             self._relax()
             self.loaded.set_exception(LoadError(message.reason))
+
+    def _take_result(self, result: StepResult) -> None:
+        """Hand a result to the caller that waits for it. Raises BrokenMessage."""
+        if not self._owed:
+            raise BrokenMessage(f"the result of step {result.number} came for no step")
+        fault = fault_of(self._owed[0].step, result, self._last)
+        if fault is not None:
+            raise BrokenMessage(fault)
+        self._relax()
+        self.served, self._last = True, result
+        owed = self._owed.popleft()
+        if not owed.result.done():
+            owed.result.set_result(result)
+        if self._owed:
+            self._watch_step()
 
     def _write(self, message: Message) -> None:
         assert self._transport is not None
@@ -165,7 +191,7 @@ class Connection(asyncio.Protocol):
         # first: an event loop looks at its sockets before its timers.
         self._relax()
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(seconds, self._on_overdue, overdue)
+        self._timer = loop.call_later(seconds, self._on_fault, LossReason.HUNG, overdue)
 
     def _relax(self) -> None:
         if self._timer is not None:

@@ -26,6 +26,14 @@ MEMORY_POLL_SECONDS = 0.5
 _STOPPED = frozenset({psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP})
 
 
+class DiedLoading(LoadError):
+    """The worker ended before it said that it could not load the model."""
+
+    def __init__(self, loss: Loss) -> None:
+        super().__init__(f"the runner's process ended while loading: {loss.description}")
+        self.loss = loss
+
+
 class ProcessRunner:
     """A model in a process of its own. Start it before anything else."""
 
@@ -69,8 +77,8 @@ class ProcessRunner:
         self._report: LoadReport | None = None
         self._given_up: Loss | None = None
         self._lost: Loss | None = None
+        self._served = False
         self._oom_kills = 0
-        self._loaded_at = 0.0
 
     @property
     def report(self) -> LoadReport:
@@ -110,13 +118,10 @@ class ProcessRunner:
             self._report = await connection.loaded
         except RunnerLost:
             loss = await self._bury()
-            raise LoadError(
-                f"the runner's process ended while loading: {loss.description}"
-            ) from None
+            raise DiedLoading(loss) from None
         except BaseException:
             await self.close()
             raise
-        self._loaded_at = asyncio.get_running_loop().time()
         self._keep_shape()
         return self._report
 
@@ -139,11 +144,11 @@ class ProcessRunner:
 
     async def recover(self) -> None:
         """Replace a lost worker, with back-off, for as long as it takes."""
-        lived = asyncio.get_running_loop().time() - self._loaded_at
         self._on_state(None)
         loss, self._lost = self._lost or await self._bury(), None
+        served = self._served
         while True:
-            delay = self._backoff.delay(lived)
+            delay = self._backoff.delay(served=served)
             self._on_loss(loss, delay)
             if delay:
                 await asyncio.sleep(delay)
@@ -152,7 +157,8 @@ class ProcessRunner:
                 self._on_state(await self.start())
                 return
             except (LoadError, OSError) as error:
-                loss, lived = Loss(LossReason.NOT_LOADED, str(error)), 0.0
+                outside = isinstance(error, DiedLoading) and error.loss.outside
+                loss, served = Loss(LossReason.NOT_LOADED, str(error), outside), False
 
     async def close(self) -> None:
         """End the worker, and wait until it has gone."""
@@ -175,7 +181,7 @@ class ProcessRunner:
         with theirs:
             loop = asyncio.get_running_loop()
             _, self._connection = await loop.create_connection(
-                lambda: Connection(self._on_progress, self._on_idle_loss, self._overdue), sock=ours
+                lambda: Connection(self._on_progress, self._on_idle_loss, self._fault), sock=ours
             )
             command = [sys.executable, "-m", "llm_serving_engine.backends.process.worker"]
             # Starting takes a millisecond, and Popen can be waited for from any thread.
@@ -210,10 +216,10 @@ class ProcessRunner:
 
     # The end of a worker
 
-    def _overdue(self, what: str) -> None:
-        stopped = self._stopped()
+    def _fault(self, reason: LossReason, what: str) -> None:
+        stopped = reason is LossReason.HUNG and self._stopped()
         description = f"{what}: its process was stopped" if stopped else what
-        self._give_up(Loss(LossReason.HUNG, description, outside=stopped))
+        self._give_up(Loss(reason, description, outside=stopped))
 
     def _stopped(self) -> bool:
         """Whether a signal holds the worker up, and not what it computes."""
@@ -242,6 +248,7 @@ class ProcessRunner:
 
     async def _bury(self) -> Loss:
         """Wait for a lost worker's end, and tell why it was lost."""
+        self._served = self._connection is not None and self._connection.served
         await self.close()
         loss, self._given_up = self._given_up, None
         code = None if self._ending is None else self._ending.result()

@@ -17,6 +17,7 @@ class LossReason(enum.Enum):
     CRASHED = "crashed"  # by another signal, or by an error of its own
     HUNG = "hung"  # a step, or loading, took too long
     OUT_OF_MEMORY = "out_of_memory"  # it met its limit, or the system's
+    WRONG_RESULT = "wrong_result"  # what it sent was no result of the step that it was asked for
     NOT_LOADED = "not_loaded"  # another was started, and could not load the model
 
 

@@ -10,6 +10,7 @@ DELAY_FIRST_SECONDS = 0.1
 # A step may take so many times what was measured when the runner was loaded:
 # long contexts, and whatever else the machine does, make it slower.
 PATIENCE = 20.0
+_MAY_BE_ZERO = frozenset({"restart_grace_seconds"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,21 +25,23 @@ class Supervision:
         load_silence_seconds_max: A runner that gets no further in loading for
             this long is taken to hang. Covers a slow disk, and the first
             computations of a large model.
-        restart_delay_seconds_max: A lost runner is replaced at once, and one
-            that is lost again and again after delays that double up to this.
-        healthy_seconds: A runner that lived this long begins with a clean
-            slate: the delay is forgotten.
+        restart_delay_seconds_max: A lost runner is replaced at once. While
+            replacements cannot be loaded, or die before their first step is
+            done, the delay before the next doubles up to this.
+        restart_grace_seconds: Health stays SERVING through a restart that is
+            shorter: requests wait for it in the queue. Longer keeps balancers
+            from moving traffic for nothing, and tells them later.
     """
 
     step_seconds_max: float = 30.0
     load_silence_seconds_max: float = 120.0
     restart_delay_seconds_max: float = 30.0
-    healthy_seconds: float = 300.0
+    restart_grace_seconds: float = 15.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if not getattr(self, field.name) > 0:
-                value = getattr(self, field.name)
+            value, lowest_is_zero = getattr(self, field.name), field.name in _MAY_BE_ZERO
+            if not (value >= 0 if lowest_is_zero else value > 0):
                 raise ValueError(f"{field.name} is {value}, which is too small")
 
     def step_seconds(self, step: Step, capabilities: Capabilities) -> float:
@@ -55,22 +58,23 @@ class Backoff:
 
     def __init__(self, supervision: Supervision) -> None:
         self._supervision = supervision
-        self._losses = 0
+        self._failures = 0
 
-    def delay(self, lived: float) -> float:
+    def delay(self, *, served: bool) -> float:
         """Seconds to wait after a loss.
 
         Args:
-            lived: Seconds that the runner could take steps before; 0 where it
-                could not be loaded.
+            served: Whether the runner had done a step. If so, another is
+                started at once; else at once for the first time only.
         """
-        if lived >= self._supervision.healthy_seconds:
-            self._losses = 0
-        self._losses += 1
-        if self._losses == 1:
+        if served:
+            self._failures = 0
+            return 0.0
+        self._failures += 1
+        if self._failures == 1:
             return 0.0
         # Bounded first: a power of a thousand losses is no float any more.
-        doublings = min(self._losses - 2, 32)
+        doublings = min(self._failures - 2, 32)
         return min(
             DELAY_FIRST_SECONDS * 2.0**doublings, self._supervision.restart_delay_seconds_max
         )

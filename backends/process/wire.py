@@ -15,6 +15,12 @@ from llm_serving_engine.backends.backend import BackendConfig, LoadReport
 from llm_serving_engine.scheduler.step import Step, StepResult
 
 _LENGTH = struct.Struct("<I")
+# Log-probabilities of a long prompt take megabytes; nothing takes more than this.
+MESSAGE_BYTES_MAX = 256 * 1024 * 1024
+
+
+class BrokenMessage(Exception):
+    """What came is no message: its sender must be given up."""
 
 
 class Load(NamedTuple):
@@ -59,22 +65,43 @@ class FrameReader:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[Message]:
-        """Take in bytes; give the messages that are now complete."""
+        """Take in bytes; give the messages that are now complete.
+
+        Raises:
+            BrokenMessage: They are none.
+        """
         self._buffer += data
         messages = []
         while (frame := self._next_frame()) is not None:
-            messages.append(pickle.loads(frame))
+            messages.append(_decode(frame))
         return messages
+
+    @property
+    def partial(self) -> bool:
+        """Whether a part of a message has come whose rest has not."""
+        return bool(self._buffer)
 
     def _next_frame(self) -> bytes | None:
         if len(self._buffer) < _LENGTH.size:
             return None
-        end = _LENGTH.size + _LENGTH.unpack_from(self._buffer)[0]
+        length = _LENGTH.unpack_from(self._buffer)[0]
+        if length > MESSAGE_BYTES_MAX:
+            raise BrokenMessage(f"a message of {length} bytes; the limit is {MESSAGE_BYTES_MAX}")
+        end = _LENGTH.size + length
         if len(self._buffer) < end:
             return None
         frame = bytes(self._buffer[_LENGTH.size : end])
         del self._buffer[:end]
         return frame
+
+
+def _decode(frame: bytes) -> Message:
+    try:
+        message: Message = pickle.loads(frame)
+    except Exception as error:
+        # Damaged bytes can make pickle raise anything.
+        raise BrokenMessage(f"a message that cannot be read: {error}") from error
+    return message
 
 
 class BlockingChannel:

@@ -218,6 +218,7 @@ async def test_recovery_backs_off(monkeypatch: pytest.MonkeyPatch) -> None:
     await lose(runner)
     runner.failures = 6
     await runner.recover()
+    # It died in its first step: the next is started at once, all others later and later.
     assert slept == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
     assert states == [None] * 7 + [runner.report]
     assert [delay for _, delay in losses] == [0.0, *slept]
@@ -225,10 +226,10 @@ async def test_recovery_backs_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reasons == ["killed"] + ["not_loaded"] * 6
     assert losses[-1][0].description == "no processes left"
     assert (await runner.begin(STEP)).tokens == EXPECTED
-    # It has not lived long, so its next loss is one more of the same kind.
+    # It has done a step, so its next loss is the first of its kind.
     await lose(runner)
     await runner.recover()
-    assert slept[6:] == [1.0]
+    assert slept[6:] == []
     await runner.close()
 
 

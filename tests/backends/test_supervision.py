@@ -216,10 +216,11 @@ def test_loss_of(code: int | None, short: bool, reason: LossReason, words: str) 
 
 
 def test_backoff() -> None:
-    backoff = Backoff(Supervision(restart_delay_seconds_max=1.0, healthy_seconds=60))
-    delays = [backoff.delay(lived) for lived in (500.0, 0.0, 59.9, 1.0, 0.0, 0.0, 60.0, 0.0)]
-    assert delays == [0.0, 0.1, 0.2, 0.4, 0.8, 1.0, 0.0, 0.1]
-    assert max(backoff.delay(0.0) for _ in range(5000)) == 1.0
+    backoff = Backoff(Supervision(restart_delay_seconds_max=1.0))
+    served = [True, True, False, False, False, False, False, False, True, False, False]
+    delays = [backoff.delay(served=one) for one in served]
+    assert delays == [0.0, 0.0, 0.0, 0.1, 0.2, 0.4, 0.8, 1.0, 0.0, 0.0, 0.1]
+    assert max(backoff.delay(served=False) for _ in range(5000)) == 1.0
 
 
 def test_slow_models_get_more_time() -> None:
@@ -230,10 +231,13 @@ def test_slow_models_get_more_time() -> None:
     assert supervision.step_seconds(step, Capabilities(4, 256)) == 30.0
 
 
-@pytest.mark.parametrize("name", ["step_seconds_max", "healthy_seconds"])
+@pytest.mark.parametrize("name", ["step_seconds_max", "restart_delay_seconds_max"])
 def test_no_time_at_all(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} is 0, which is too small"):
         Supervision(**{name: 0})
+    Supervision(restart_grace_seconds=0)
+    with pytest.raises(ValueError, match="restart_grace_seconds is -1, which is too small"):
+        Supervision(restart_grace_seconds=-1)
 
 
 async def until(holds: Callable[[], bool]) -> None:

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_serving_engine.backends.backend import BackendConfig, LoadReport
+from llm_serving_engine.backends.process import wire
 from llm_serving_engine.backends.process.wire import (
     BlockingChannel,
+    BrokenMessage,
     FrameReader,
     Load,
     Loaded,
@@ -101,3 +103,28 @@ def test_an_end_that_is_closed(sent: bytes, ends: tuple[socket.socket, BlockingC
     assert channel.receive() is None
     with pytest.raises(OSError, match=r"pipe|reset"):
         channel.send(MESSAGES[1])
+
+
+def test_bytes_that_are_no_message() -> None:
+    frame = encode(MESSAGES[0])
+    with pytest.raises(BrokenMessage, match="cannot be read"):
+        FrameReader().feed(frame[:4] + bytes(len(frame) - 4))
+
+
+def test_a_message_that_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = encode(MESSAGES[0])
+    monkeypatch.setattr(wire, "MESSAGE_BYTES_MAX", len(frame) - 4)
+    assert FrameReader().feed(frame) == [MESSAGES[0]]
+    monkeypatch.setattr(wire, "MESSAGE_BYTES_MAX", len(frame) - 5)
+    with pytest.raises(BrokenMessage, match=f"of {len(frame) - 4} bytes; the limit is"):
+        FrameReader().feed(frame[:4])
+
+
+def test_a_part_of_a_message() -> None:
+    reader = FrameReader()
+    frame = encode(MESSAGES[0])
+    assert not reader.partial
+    reader.feed(frame[:-1])
+    assert reader.partial
+    reader.feed(frame[-1:])
+    assert not reader.partial
