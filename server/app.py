@@ -25,7 +25,7 @@ from llm_serving_engine.server.grpc_listener import listen, make_server
 from llm_serving_engine.server.health import HealthService
 from llm_serving_engine.server.http import HttpListener, make_app
 from llm_serving_engine.server.inference_service import InferenceService
-from llm_serving_engine.server.model import ModelState, ServedModel
+from llm_serving_engine.server.model import ServedModel
 from llm_serving_engine.server.model_service import ModelService
 from llm_serving_engine.server.operations_service import OperationsService
 from llm_serving_engine.server.patience import Patience
@@ -153,10 +153,9 @@ class App:
         self.metrics.processes.lost(model.name, loss.reason)
 
     def _model_changed(self, model: ServedModel) -> None:
-        ready = model.state is ModelState.READY
-        self.metrics.set_model_ready(model.name, ready)
+        self.metrics.set_model_ready(model.name, model.serving)
         for name in ("", *SERVICES, model.name):
-            self.health.set(name, ready)
+            self.health.set(name, model.serving)
 
 
 def _open_trace(config: ServerConfig) -> TraceRecorder | None:

@@ -50,7 +50,7 @@ class ServedModel:
         name: What requests call it.
         state: Whether it can answer.
         state_reason: Why it cannot, where it FAILED.
-        on_state: Called after each change of state; set by whoever cares.
+        on_state: Called after each change of `state` or `serving`.
         on_loss: Called whenever its runner was lost, or could not be replaced.
     """
 
@@ -94,6 +94,10 @@ class ServedModel:
             config.model.supervision,
         )
         self._retry_at = 0.0
+        # Runs while the runner restarts; what health says changes when it has run out.
+        self._grace: asyncio.TimerHandle | None = None
+        self._serving = False
+        self._accepting = False
         self.on_progress: Callable[[float], None] = lambda fraction: None
 
     async def load(self, observers: ObserverFactory = lambda capabilities: ()) -> LoadReport:
@@ -134,6 +138,7 @@ class ServedModel:
 
     async def close(self) -> None:
         """End the engine and the runner."""
+        self._end_grace()
         if self._engine_task is not None:
             self._engine_task.cancel()
             # Where it failed by itself, `_engine_ended` has said so.
@@ -144,10 +149,18 @@ class ServedModel:
 
     @property
     def engine(self) -> Engine:
-        """The engine. Raises Unavailable where the model cannot answer."""
-        if self._engine is None or self.state is not ModelState.READY:
+        """The engine. Raises Unavailable where the model cannot answer.
+
+        While its runner restarts, it takes requests into the queue.
+        """
+        if self._engine is None or not self._accepting:
             raise self._unavailable()
         return self._engine
+
+    @property
+    def serving(self) -> bool:
+        """What health says: whether it answers, restarts within the grace included."""
+        return self._serving
 
     @property
     def loaded_engine(self) -> Engine | None:
@@ -241,14 +254,15 @@ class ServedModel:
                 "the runner of model %s was lost: %s; starting another", self.name, loss.description
             )
             return
-        # Until the next try, which may do no better, nobody shall count on it.
         _logger.error(
             "the runner of model %s was lost again: %s; starting another in %.1f s",
             self.name,
             loss.description,
             delay,
         )
-        self._enter(ModelState.FAILED, f"its runner was lost again: {loss.description}")
+        if not loss.outside:
+            # The next try may do no better: new requests are refused until it does.
+            self._enter(ModelState.FAILED, f"its runner was lost again: {loss.description}")
 
     def _runner_idle_loss(self) -> None:
         if self._engine is not None:
@@ -269,6 +283,25 @@ class ServedModel:
         if self.state is ModelState.DRAINING:
             return  # the way out is one way
         self.state, self.state_reason = state, reason
+        if state is ModelState.LOADING and self._serving:
+            self._begin_grace()
+        elif state is not ModelState.LOADING:
+            self._end_grace()
+            self._serving = self._accepting = state is ModelState.READY
+        self.on_state(self)
+
+    def _begin_grace(self) -> None:
+        if self._grace is None:
+            seconds = self._config.model.supervision.restart_grace_seconds
+            self._grace = asyncio.get_running_loop().call_later(seconds, self._grace_over)
+
+    def _end_grace(self) -> None:
+        if self._grace is not None:
+            self._grace.cancel()
+            self._grace = None
+
+    def _grace_over(self) -> None:
+        self._grace, self._serving = None, False
         self.on_state(self)
 
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
-from running_server import RunningServer, detail, details, error_of, gated, read_all, serving
+from running_server import RunningServer, asked, detail, details, error_of, gated, read_all, serving
 
 from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.v1 import models_pb2
@@ -113,8 +113,27 @@ async def test_a_request_that_kills_its_runner_is_refused_and_the_others_finish(
         assert server.runner.deaths <= 3
 
 
-async def test_health_follows() -> None:
+async def test_health_stays_through_a_short_restart() -> None:
     async with serving() as server:
+        watch = server.health.Watch(health_pb2.HealthCheckRequest(service="scripted"))
+        assert (await watch.read()).status == HEALTH.SERVING
+        await lose(server)
+        await server.recorder.until(lambda: server.model.state.value == "loading")
+        for name in ("", "scripted"):
+            status = await server.health.Check(health_pb2.HealthCheckRequest(service=name))
+            assert status.status == HEALTH.SERVING
+        await server.recorder.until(lambda: server.model.state.value == "ready")
+        # The next word of the watch is the one that the shutdown sends.
+        following = asyncio.ensure_future(watch.read())
+        await server.generate()
+        assert not following.done()
+        await server.app.stop(0)
+        assert (await following).status == HEALTH.NOT_SERVING
+
+
+async def test_health_follows_where_a_restart_takes_longer() -> None:
+    settings = {"supervision": {"restart_grace_seconds": 0}}
+    async with serving(model=settings) as server:
         watch = server.health.Watch(health_pb2.HealthCheckRequest(service="scripted"))
         assert (await watch.read()).status == HEALTH.SERVING
         stream = server.stream(max_tokens=4000)
@@ -127,18 +146,14 @@ async def test_health_follows() -> None:
         watch.cancel()
 
 
-async def test_a_runner_that_dies_while_nothing_runs(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_runner_that_dies_while_nothing_runs() -> None:
     async with serving() as server:
-        watch = server.health.Watch(health_pb2.HealthCheckRequest())
-        assert (await watch.read()).status == HEALTH.SERVING
         killed = await lose(server)
-        assert (await watch.read()).status == HEALTH.NOT_SERVING
-        assert (await watch.read()).status == HEALTH.SERVING
-        assert server.model.runner_process_id != killed
+        await server.recorder.until(lambda: server.model.state.value == "loading")
         answer = await server.generate(request_id="after")
         assert answer.text
+        assert server.model.runner_process_id != killed
         assert server.recorder.sequences["after"].runner_losses == 0
-        watch.cancel()
 
 
 async def test_a_runner_that_dies_right_after_a_result() -> None:
@@ -158,16 +173,33 @@ async def test_a_runner_that_dies_right_after_a_result() -> None:
         assert server.recorder.sequences["survivor"].runner_losses == 1
 
 
-async def test_requests_are_refused_while_a_runner_comes_back() -> None:
-    async with serving() as server:
+async def test_requests_wait_while_a_runner_comes_back() -> None:
+    async with serving(scheduler={"queue_requests_max": 2}) as server:
         await lose(server)
         await server.recorder.until(lambda: server.model.state.value == "loading")
-        error = await error_of(server.generate())
-        assert error.code() is grpc.StatusCode.UNAVAILABLE
-        assert detail(error, error_details_pb2.RetryInfo).retry_delay.ToNanoseconds() > 0
         model = (await server.models.GetModel(models_pb2.GetModelRequest())).model
         assert model.state == models_pb2.MODEL_STATE_LOADING
-        await server.recorder.until(lambda: server.model.state.value == "ready")
+        waiting = [asyncio.ensure_future(server.generate()) for _ in range(2)]
+        await server.recorder.taken(2)
+        # The usual limits hold, and deadlines run.
+        error = await error_of(server.generate())
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        waiting[0].cancel()
+        await server.recorder.until(lambda: len(server.model.engine.scheduler.queue) == 1)
+        assert server.model.state.value == "loading"
+        assert (await waiting[1]).text
+
+
+async def test_a_deadline_runs_while_a_runner_comes_back() -> None:
+    async with serving() as server:
+        killed = await lose(server)
+        # Until there is another.
+        while server.model.runner_process_id in (None, killed):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        held = server.signal_runner(signal.SIGSTOP)  # it loads no further
+        error = await error_of(server.inference.Generate(asked(), timeout=0.2))
+        assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        os.kill(held, signal.SIGCONT)
         assert (await server.generate()).text
 
 
