@@ -19,6 +19,8 @@ from llm_serving_engine.server import (
     model_service,
     operations_service,
 )
+from llm_serving_engine.server.api.fingerprint import fingerprint
+from llm_serving_engine.server.api.routes import api_routes
 from llm_serving_engine.server.catalog import Catalog
 from llm_serving_engine.server.config import ConfigError, ServerConfig
 from llm_serving_engine.server.grpc_listener import listen, make_server
@@ -78,7 +80,9 @@ class App:
         self.grpc_port = listen(self._grpc, config.grpc)
         self._http = None
         if config.http.enabled:
-            self._http = HttpListener(make_app(self.metrics, self.health.serving), config.http)
+            routes = api_routes(self.inference, self.catalog, config.http, fingerprint(model))
+            app = make_app(self.metrics, self.health.serving, routes)
+            self._http = HttpListener(app, config.http)
         self.metrics.set_model_ready(model.name, False)
         self._watch_processes()
         self.metrics.watch_scheduler(model.name, self._scheduler)

@@ -116,7 +116,7 @@ class GrpcConfig(Part):
 
 
 class HttpConfig(Part):
-    """The HTTP listener for metrics and health."""
+    """The HTTP listener: the OpenAI-style API, metrics, and health."""
 
     enabled: bool = True
     """Whether to listen at all."""
@@ -124,6 +124,14 @@ class HttpConfig(Part):
     """Address to listen on."""
     port: Port = 8080
     """Port to listen on; 0 for any free one."""
+    body_bytes_max: Positive = 16 * 1024 * 1024
+    """The body of a request. Larger ones are refused before they are read whole."""
+    choices_max: Positive = 16
+    """Answers to one request (`n`, times its prompts). Each takes a place in the queue."""
+    keep_alive_seconds: Annotated[float, Field(ge=0.1, allow_inf_nan=False)] = 10.0
+    """Silence after which a stream sends a comment, so that proxies do not cut it."""
+    write_timeout_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
+    """How long a stream may be left unread once the connection's buffers are full; then it ends."""
 
 
 class LogConfig(Part):

@@ -1,17 +1,17 @@
-"""HTTP beside gRPC: /metrics for Prometheus, /healthz for whoever speaks no gRPC."""
+"""HTTP beside gRPC: the OpenAI-style API, /metrics for Prometheus, /healthz for probes."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from llm_serving_engine.server.config import ConfigError, HttpConfig
 from llm_serving_engine.server.telemetry.metrics import Metrics
@@ -19,8 +19,10 @@ from llm_serving_engine.server.telemetry.metrics import Metrics
 STOP_SECONDS = 1
 
 
-def make_app(metrics: Metrics, serving: Callable[[], bool]) -> Starlette:
-    """The application. `serving` tells whether requests are answered."""
+def make_app(
+    metrics: Metrics, serving: Callable[[], bool], routes: Sequence[BaseRoute] = ()
+) -> Starlette:
+    """The application. `serving` tells whether requests are answered; `routes` are the API's."""
 
     def show_metrics(request: Request) -> Response:
         page, content_type = metrics.render()
@@ -31,7 +33,8 @@ def make_app(metrics: Metrics, serving: Callable[[], bool]) -> Starlette:
             return PlainTextResponse("SERVING\n")
         return PlainTextResponse("NOT_SERVING\n", status_code=503)
 
-    return Starlette(routes=[Route("/metrics", show_metrics), Route("/healthz", show_health)])
+    own = (Route("/metrics", show_metrics), Route("/healthz", show_health))
+    return Starlette(routes=[*own, *routes])
 
 
 class HttpListener:

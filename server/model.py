@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llm_serving_engine.backends import registry
-from llm_serving_engine.backends.backend import LoadError, LoadReport
+from llm_serving_engine.backends.backend import BackendConfig, LoadError, LoadReport
 from llm_serving_engine.backends.models.info import ModelInfo
 from llm_serving_engine.backends.process.host import ProcessRunner
 from llm_serving_engine.backends.process.loss import Loss
@@ -48,6 +48,7 @@ class ServedModel:
 
     Attributes:
         name: What requests call it.
+        path: Its file.
         state: Whether it can answer.
         state_reason: Why it cannot, where it FAILED.
         on_state: Called after each change of `state` or `serving`.
@@ -76,7 +77,7 @@ class ServedModel:
         self.on_loss: Callable[[ServedModel, Loss], None] = lambda model, loss: None
         self.backend = registry.choose(config.model.backend, path)
         self.info: ModelInfo | None = None
-        self._path = path
+        self.path = path
         self._config = config
         self._tokenizer: Tokenizer | None = None
         self._template: ChatTemplate | None = None
@@ -163,6 +164,11 @@ class ServedModel:
         return self._serving
 
     @property
+    def runner_config(self) -> BackendConfig:
+        """How its runner was told to run it."""
+        return self._config.model.runner
+
+    @property
     def loaded_engine(self) -> Engine | None:
         """The engine, whether or not it takes requests; None before loading."""
         return self._engine
@@ -219,7 +225,7 @@ class ServedModel:
 
     def _load_vocabulary(self) -> None:
         factory = registry.load_factory(self.backend)
-        tokenizer = factory.load_tokenizer(self._path, self._config.model.runner)
+        tokenizer = factory.load_tokenizer(self.path, self._config.model.runner)
         if tokenizer.chat_template is not None:
             self._template = self._compile(tokenizer)
         self._tokenizer, self.info = tokenizer, tokenizer.info

@@ -24,6 +24,11 @@ def rpc_attributes(method: str) -> Attributes:
     return {"rpc.system.name": "grpc", "rpc.method": method}
 
 
+def http_attributes(method: str, route: str) -> Attributes:
+    """What is known when an HTTP request arrives; `route` is the route's template."""
+    return {"http.request.method": method, "http.route": route}
+
+
 def request_attributes(
     request: Request, model: str, *, request_id: str, operation: str, stop: Iterable[str]
 ) -> Attributes:

@@ -1,0 +1,88 @@
+"""Bodies of requests: fields that are honoured, refused, or ignored on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from llm_serving_engine.scheduler.errors import InvalidField
+from llm_serving_engine.server.api.errors import BadBody
+from llm_serving_engine.server.api.exchange import Exchange
+
+IGNORED_HEADER = "x-ignored-fields"
+# Names that callers chose go back in a header: few, short, and printable.
+IGNORED_NAMES_MAX = 32
+NAME_CHARACTERS_MAX = 64
+
+_B = TypeVar("_B", bound="Body")
+
+
+class Body(BaseModel):
+    """The JSON body of a request.
+
+    A field that the class declares is honoured. One in `refused` ends the
+    request, unless it has a value that asks for nothing. Every other is
+    ignored, and the answer's header `x-ignored-fields` names it.
+
+    Attributes:
+        refused: Fields that ask for what this server does not do, and what
+            their error says.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+
+    refused: ClassVar[Mapping[str, str]] = {}
+
+    @property
+    def ignored(self) -> list[str]:
+        """The names of the fields that were ignored, those without a value left out."""
+        return [name for name, value in (self.model_extra or {}).items() if value is not None]
+
+
+class Item(BaseModel):
+    """A part of a body. Its unknown fields are ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+
+
+async def read_body(exchange: Exchange, kind: type[_B]) -> _B:
+    """Read the request's body as a `kind`, and tell in a header what is ignored in it.
+
+    Raises:
+        InvalidField: A field has the wrong type, or asks for what is not done.
+        BadBody, BodyTooLarge: It is not a JSON object, or too large.
+    """
+    value = await exchange.read()
+    exchange.watch()
+    if not isinstance(value, dict):
+        raise BadBody("the body must be a JSON object")
+    _refuse(kind, value)
+    try:
+        body = kind.model_validate(value)
+    except ValidationError as error:
+        raise _first_problem(error) from None
+    if ignored := body.ignored:
+        names = (name[:NAME_CHARACTERS_MAX] for name in ignored[:IGNORED_NAMES_MAX])
+        printable = (name for name in names if name.isascii() and name.isprintable())
+        exchange.add_header(IGNORED_HEADER, ", ".join(printable))
+    return body
+
+
+def _refuse(kind: type[Body], value: dict[str, Any]) -> None:
+    for name, reason in kind.refused.items():
+        if value.get(name) not in (None, False, [], {}, "none"):
+            raise InvalidField(name, reason)
+
+
+def _first_problem(error: ValidationError) -> InvalidField:
+    problem = error.errors(include_url=False, include_input=False)[0]
+    # Which alternative of a union it was is pydantic's affair.
+    where = ".".join(str(part) for part in problem["loc"] if not _is_alternative(part))
+    message = problem["msg"]
+    return InvalidField(where or "body", message[0].lower() + message[1:])
+
+
+def _is_alternative(part: int | str) -> bool:
+    return isinstance(part, str) and ("[" in part or part in ("str", "int", "float", "bool"))

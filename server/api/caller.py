@@ -1,0 +1,63 @@
+"""The caller of an HTTP request."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+from llm_serving_engine.scheduler.errors import InvalidField
+from llm_serving_engine.server.api.exchange import Exchange
+from llm_serving_engine.server.service.caller import Caller, no_deadline
+from llm_serving_engine.server.telemetry.attributes import http_attributes
+
+TENANT_HEADER = "x-tenant-id"
+TIMEOUT_HEADER = "x-request-timeout"
+REQUEST_ID_HEADER = "x-request-id"
+
+
+def caller_of(exchange: Exchange, route: str, timeout: float | None = None) -> Caller:
+    """Who calls, and until when the answer is wanted.
+
+    Args:
+        exchange: The request.
+        route: The route's template, such as `/v1/completions`.
+        timeout: Seconds that the body gives the answer; the header counts where it gives none.
+
+    Raises:
+        InvalidField: The header is no number of seconds.
+    """
+    return Caller(
+        method=f"POST {route}",
+        tenant=exchange.headers.get(TENANT_HEADER, ""),
+        remaining=_remaining(exchange, timeout),
+        metadata=tuple(exchange.headers.items()),
+        attributes=http_attributes("POST", route),
+    )
+
+
+def _remaining(exchange: Exchange, timeout: float | None) -> Callable[[], float | None]:
+    seconds = timeout if timeout is not None else _header_seconds(exchange)
+    if seconds is None:
+        return no_deadline
+    deadline = exchange.arrived_at + seconds
+
+    def remaining() -> float | None:
+        return deadline - time.monotonic()
+
+    return remaining
+
+
+def _header_seconds(exchange: Exchange) -> float | None:
+    text = exchange.headers.get(TIMEOUT_HEADER)
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise InvalidField(
+            TIMEOUT_HEADER, f"is {text[:32]!r}; it can be a number of seconds above 0"
+        )
+    return seconds

@@ -1,0 +1,118 @@
+"""The body of `POST /v1/chat/completions`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import AliasChoices, Field
+
+from llm_serving_engine.scheduler.errors import InvalidField
+from llm_serving_engine.server.api.body import Item
+from llm_serving_engine.server.api.sampling import CONSTRAINT, CONSTRAINTS, GenerationBody
+from llm_serving_engine.server.service.request import Message
+
+TOOLS = "tool calls are not served by this version"
+TEXT_ONLY = "this model takes and gives text only"
+TEXT_PARTS = ("text", "input_text", "output_text")
+
+
+class Part(Item):
+    """A part of a message's content."""
+
+    type: str
+    text: str | None = None
+
+
+class ChatMessage(Item):
+    """A message of the conversation."""
+
+    role: str
+    content: str | list[Part] | None = None
+    reasoning_content: str | None = Field(
+        None, validation_alias=AliasChoices("reasoning_content", "reasoning")
+    )
+    tool_calls: list[Any] | None = None
+    tool_call_id: str | None = None
+
+
+class StreamOptions(Item):
+    """What a stream tells beside the output."""
+
+    include_usage: bool | None = None
+
+
+class ResponseFormat(Item):
+    """The form of the output; only plain text is served."""
+
+    type: str
+
+
+class ChatBody(GenerationBody):
+    """A conversation to continue."""
+
+    messages: list[ChatMessage]
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    n: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    reasoning_effort: str | None = None
+
+    refused: ClassVar[Mapping[str, str]] = {
+        **CONSTRAINTS,
+        "tools": TOOLS,
+        "tool_choice": TOOLS,
+        "functions": TOOLS,
+        "function_call": TOOLS,
+        "audio": TEXT_ONLY,
+        "web_search_options": "this server searches nothing",
+    }
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether the stream ends with a chunk of usage."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    def output_tokens(self) -> int | None:
+        """Tokens to produce at most. Raises InvalidField where the two names disagree."""
+        if self.max_completion_tokens is None or self.max_tokens is None:
+            return (
+                self.max_tokens
+                if self.max_completion_tokens is None
+                else (self.max_completion_tokens)
+            )
+        if self.max_completion_tokens != self.max_tokens:
+            raise InvalidField("max_tokens", "is not max_completion_tokens; give one of them")
+        return self.max_tokens
+
+    def conversation(self) -> list[Message]:
+        """The messages as the service takes them. Raises InvalidField."""
+        return [_message(index, message) for index, message in enumerate(self.messages)]
+
+    def check(self) -> None:
+        """Refuse what no field's type can. Raises InvalidField."""
+        if self.response_format is not None and self.response_format.type != "text":
+            raise InvalidField("response_format", CONSTRAINT)
+        modalities = (self.model_extra or {}).get("modalities")
+        if modalities not in (None, ["text"]):
+            raise InvalidField("modalities", TEXT_ONLY)
+        if self.top_logprobs is not None and not self.logprobs:
+            raise InvalidField("top_logprobs", "needs logprobs to be true")
+
+
+def _message(index: int, message: ChatMessage) -> Message:
+    if message.tool_calls:
+        raise InvalidField(f"messages[{index}].tool_calls", TOOLS)
+    return Message(message.role, _text(f"messages[{index}].content", message.content))
+
+
+def _text(field: str, content: str | list[Part] | None) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    for index, part in enumerate(content):
+        if part.type not in TEXT_PARTS or part.text is None:
+            raise InvalidField(f"{field}[{index}]", f"is {part.type!r:.40}; {TEXT_ONLY}")
+    return "\n".join(part.text or "" for part in content)

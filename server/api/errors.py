@@ -1,0 +1,143 @@
+"""Errors as HTTP answers: the status, the body, and the headers that clients act on."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, NamedTuple
+
+from llm_serving_engine.scheduler.errors import (
+    Cancelled,
+    DeadlinePassed,
+    InvalidField,
+    LimitReached,
+    RequestError,
+    RequestFailed,
+    RunnerFailed,
+    Unavailable,
+    UnknownModel,
+)
+from llm_serving_engine.server.service.errors import INTERNAL_MESSAGE
+
+Headers = tuple[tuple[str, str], ...]
+
+# Clients retry 5xx by themselves; this header tells them when it cannot help.
+NEVER_RETRY: Headers = (("x-should-retry", "false"),)
+
+_INVALID = "invalid_request_error"
+_SERVER = "server_error"
+_RATE = "rate_limit_error"
+
+
+class HttpError(NamedTuple):
+    """How a request that fails is answered.
+
+    Attributes:
+        status: The HTTP status.
+        type: The family of the error.
+        code: The error itself; None where the family says enough.
+        message: For the caller.
+        param: The field that is wrong, if one is.
+        headers: Beside the usual ones.
+    """
+
+    status: int
+    type: str
+    code: str | None
+    message: str
+    param: str | None = None
+    headers: Headers = ()
+
+
+class BadBody(RequestError):
+    """The body of a request cannot be read as what it must be."""
+
+    code = "INVALID_ARGUMENT"
+    label = "bad_body"
+
+
+class BodyTooLarge(RequestError):
+    """The body of a request is larger than the configured limit."""
+
+    code = "RESOURCE_EXHAUSTED"
+    label = "body_too_large"
+
+
+def http_error(error: RequestError) -> HttpError:
+    """How a request's error is answered; see the table in docs/http.md."""
+    message = str(error)
+    if isinstance(error, InvalidField):
+        return _invalid_field(error)
+    if isinstance(error, BodyTooLarge):
+        return HttpError(413, _INVALID, "body_too_large", message)
+    if isinstance(error, BadBody):
+        return HttpError(400, _INVALID, "invalid_value", message)
+    if isinstance(error, UnknownModel):
+        return HttpError(404, _INVALID, "model_not_found", message, "model")
+    if isinstance(error, LimitReached):
+        return _limit_reached(error)
+    if isinstance(error, DeadlinePassed):
+        return HttpError(504, "timeout_error", error.reason.lower(), message, headers=NEVER_RETRY)
+    if isinstance(error, RunnerFailed):
+        return HttpError(503, _SERVER, "runner_failed", message, headers=NEVER_RETRY)
+    if isinstance(error, Unavailable):
+        return HttpError(503, _SERVER, "unavailable", message, headers=retry(error.retry_after))
+    if isinstance(error, RequestFailed):
+        return HttpError(500, _SERVER, error.reason.lower(), message, headers=NEVER_RETRY)
+    if isinstance(error, Cancelled):
+        return HttpError(499, _INVALID, "cancelled", message)
+    return HttpError(500, _SERVER, "internal", INTERNAL_MESSAGE)
+
+
+def retry(seconds: float) -> Headers:
+    """The headers that tell when to try again, for clients of both kinds."""
+    return (
+        ("retry-after", str(math.ceil(seconds))),
+        ("retry-after-ms", str(math.ceil(seconds * 1000))),
+    )
+
+
+def openai_body(error: HttpError) -> dict[str, Any]:
+    """The body of an error as OpenAI's clients read it."""
+    fields = {"message": error.message, "type": error.type}
+    return {"error": {**fields, "param": error.param, "code": error.code}}
+
+
+def anthropic_body(error: HttpError) -> dict[str, Any]:
+    """The body of an error as Anthropic's clients read it."""
+    kind = _ANTHROPIC_TYPES.get(error.status, "api_error")
+    return {"type": "error", "error": {"type": kind, "message": error.message}}
+
+
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+# The service's names of fields are the wire's of gRPC; here they are OpenAI's.
+_RENAMED = (
+    (re.compile(r"^sampling\."), ""),
+    (re.compile(r"^chat\.messages"), "messages"),
+    (re.compile(r"^chat\."), ""),
+    (re.compile(r"^chat$"), "messages"),
+    (re.compile(r"^prompt_tokens(\.ids)?$"), "prompt"),
+)
+
+
+def _invalid_field(error: InvalidField) -> HttpError:
+    field = error.field
+    for pattern, replacement in _RENAMED:
+        field = pattern.sub(replacement, field)
+    return HttpError(400, _INVALID, "invalid_value", f"{field}: {error.description}", field)
+
+
+def _limit_reached(error: LimitReached) -> HttpError:
+    # Codex reads the delay from the text.
+    message = f"{error}; try again in {error.retry_after:.1f}s"
+    return HttpError(429, _RATE, "rate_limit_exceeded", message, headers=retry(error.retry_after))

@@ -1,0 +1,177 @@
+"""One HTTP request and its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Iterable
+from types import TracebackType
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive, Scope, Send
+
+from llm_serving_engine.scheduler.errors import LimitReached
+from llm_serving_engine.server.api.errors import BadBody, BodyTooLarge
+from llm_serving_engine.server.config import HttpConfig
+from llm_serving_engine.server.time_limit import TimeLimit
+
+JSON = "application/json"
+EVENT_STREAM = "text/event-stream; charset=utf-8"
+KEEP_ALIVE = b": keep-alive\n\n"
+RETRY_SECONDS = 1.0
+
+
+class Exchange:
+    """A request being answered, on the task that answers it.
+
+    A client that goes away cancels that task, in whatever state the request
+    is; `gone` then tells the reason.
+
+    Attributes:
+        headers: The request's headers.
+        gone: Whether the client has gone away.
+        begun: Whether the answer's status and headers are sent.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, config: HttpConfig) -> None:
+        self.config = config
+        self.headers = Headers(scope=scope)
+        self.path: str = scope["path"]
+        self.arrived_at = time.monotonic()
+        self.gone = False
+        self.begun = False
+        self._extra_headers: list[tuple[str, str]] = []
+        self._receive = receive
+        self._send = send
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def read(self) -> Any:
+        """The JSON value of the body. Raises BadBody or BodyTooLarge."""
+        limit = self.config.body_bytes_max
+        declared = self.headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > limit:
+            raise BodyTooLarge(f"the body has {declared} bytes; the limit is {limit}")
+        parts, size = [], 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self.gone = True
+                raise asyncio.CancelledError
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > limit:
+                raise BodyTooLarge(f"the body has more than {limit} bytes, which is the limit")
+            if not message.get("more_body", False):
+                break
+        try:
+            return json.loads(b"".join(parts))
+        except (ValueError, RecursionError) as error:
+            raise BadBody(f"the body is not valid JSON: {error}") from None
+
+    def watch(self) -> None:
+        """Cancel the running task when the client goes away. Call after `read`."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._watcher = asyncio.create_task(self._watch(task))
+
+    def add_header(self, name: str, value: str) -> None:
+        """Add a header to the answer, whatever it will be."""
+        self._extra_headers.append((name, value))
+
+    async def answer(
+        self, content: Any, status: int = 200, headers: Iterable[tuple[str, str]] = ()
+    ) -> None:
+        """Answer with a JSON value, whole."""
+        body = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+        length = ("content-length", str(len(body)))
+        await self._start(status, JSON, (*headers, length))
+        await self._send({"type": "http.response.body", "body": body})
+
+    @contextlib.asynccontextmanager
+    async def stream(self) -> AsyncIterator[EventStream]:
+        """Answer with server-sent events; the answer ends with the block."""
+        await self._start(
+            200, EVENT_STREAM, (("cache-control", "no-cache"), ("x-accel-buffering", "no"))
+        )
+        async with EventStream(self._send, self.config) as stream:
+            yield stream
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def fail(self, event: bytes) -> None:
+        """End a stream that has begun with an event that tells why."""
+        await self._send({"type": "http.response.body", "body": event})
+
+    def close(self) -> None:
+        """Watch the client no more."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    async def _start(
+        self, status: int, content_type: str, headers: Iterable[tuple[str, str]]
+    ) -> None:
+        self.begun = True
+        pairs = (("content-type", content_type), *self._extra_headers, *headers)
+        encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in pairs]
+        await self._send({"type": "http.response.start", "status": status, "headers": encoded})
+
+    async def _watch(self, task: asyncio.Task[Any]) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.gone = True
+        task.cancel()
+
+
+class EventStream:
+    """Server-sent events on their way to a client.
+
+    A comment goes out after each `keep_alive_seconds` of silence, so that
+    nothing between client and server takes the connection for dead.
+    """
+
+    def __init__(self, send: Send, config: HttpConfig, keep_alive: bytes = KEEP_ALIVE) -> None:
+        self._send_message = send
+        self._interval = config.keep_alive_seconds
+        self._seconds = config.write_timeout_seconds
+        self._limit: TimeLimit | None = None
+        self._sent_at = time.monotonic()
+        self._pinger: asyncio.Task[None] | None = None
+        self.keep_alive = keep_alive
+
+    async def send(self, data: bytes) -> None:
+        """Send whole events. Raises LimitReached where the client does not read."""
+        assert self._limit is not None
+        self._sent_at = time.monotonic()
+        await self._limit.hold(self._send_message(_more(data)))
+
+    async def __aenter__(self) -> EventStream:
+        self._limit = TimeLimit(self._seconds, self._unread)
+        self._pinger = asyncio.create_task(self._ping())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
+    ) -> None:
+        assert self._limit is not None
+        assert self._pinger is not None
+        self._limit.close()
+        self._pinger.cancel()
+
+    async def _ping(self) -> None:
+        while True:
+            silent = time.monotonic() - self._sent_at
+            if silent >= self._interval:
+                self._sent_at = time.monotonic()
+                await self._send_message(_more(self.keep_alive))
+                silent = 0.0
+            await asyncio.sleep(self._interval - silent)
+
+    def _unread(self) -> LimitReached:
+        description = f"the stream was not read for {self._seconds:g} s"
+        return LimitReached("http.write_timeout_seconds", description, RETRY_SECONDS)
+
+
+def _more(data: bytes) -> Message:
+    return {"type": "http.response.body", "body": data, "more_body": True}

@@ -1,0 +1,20 @@
+"""The fingerprint of whatever changes tokens: version, weights, and settings."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import metadata
+
+from llm_serving_engine.server.model import ServedModel
+
+
+def fingerprint(model: ServedModel) -> str:
+    """Equal fingerprints and seeds give equal answers, where the model keeps its bits."""
+    try:
+        status = model.path.stat()
+        file = f"{model.path.name} {status.st_size} {status.st_mtime_ns}"
+    except OSError:
+        file = str(model.path)
+    version = metadata.version("llm-serving-engine")
+    parts = (version, model.backend, file, repr(model.runner_config))
+    return "fp_" + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
