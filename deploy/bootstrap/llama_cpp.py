@@ -28,6 +28,7 @@ class LlamaCppWheel:
 
     def __init__(self, root: Path) -> None:
         self._include = root / "deploy" / "llama-cpp-only.cmake"
+        self._header = root / "deploy" / "amx-tile-config.h"
         self._constraints = root / "deploy" / "build-constraints.txt"
         self._requirement = pinned(root / "constraints.txt", PACKAGE)
         self._cache = root / ".cache" / PACKAGE
@@ -48,6 +49,7 @@ class LlamaCppWheel:
         parts = (
             self._requirement,
             self._include.read_text(),
+            self._header.read_text(),
             self._constraints.read_text(),
             *(os.environ.get(name, "") for name in ("CMAKE_ARGS", "CC", "CXX")),
             platform.system(),

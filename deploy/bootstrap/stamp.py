@@ -46,6 +46,7 @@ def digest(root: Path, values: Iterable[str]) -> str:
         root / "constraints.txt",
         deploy / "setup.py",
         deploy / "llama-cpp-only.cmake",
+        deploy / "amx-tile-config.h",
         deploy / "build-constraints.txt",
         *sorted((deploy / "bootstrap").glob("*.py")),
     ]
