@@ -2,13 +2,15 @@
 
 `import llama_cpp` brings in the high-level classes, their web server's types
 and a logger that writes to stderr: 24 MB and 150 ms more than the ctypes
-declarations, measured. Only those are loaded here.
+declarations, measured. Only those are loaded here, and only on a CPU that the
+library is compiled for.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import functools
 import importlib
 import importlib.util
@@ -20,7 +22,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from llm_serving_engine.backends.models.errors import LibraryMissing
+from llm_serving_engine.backends.build_record import library_folder, read_build_record
+from llm_serving_engine.backends.cpu import cpu_flags, cpu_name
+from llm_serving_engine.backends.models.errors import LibraryMissing, LibraryUnsuitable
 
 _PACKAGE = "llama_cpp"
 # ggml's own numbers; those that llama-cpp-python's logger notes are others.
@@ -40,6 +44,7 @@ def library() -> Any:
 
     Raises:
         LibraryMissing: It is not installed or does not load.
+        LibraryUnsuitable: It is compiled for another CPU.
     """
     with _loading:
         return _load_once()
@@ -47,6 +52,7 @@ def library() -> Any:
 
 @functools.cache
 def _load_once() -> Any:
+    refuse_other_cpus()
     try:
         module = _import_low_level()
     except ModuleNotFoundError:
@@ -56,7 +62,56 @@ def _load_once() -> Any:
     except (RuntimeError, OSError) as error:
         raise LibraryMissing(f"llama.cpp does not load: {error}") from error
     _log.attach(module)
+    _load_cpu_backend(module)
     return module
+
+
+def refuse_other_cpus() -> None:
+    """Raise LibraryUnsuitable where the library needs what this CPU does not have.
+
+    A library without a record of its build is not refused.
+    """
+    record = read_build_record()
+    flags = cpu_flags()
+    if record is None or not flags:
+        return
+    missing = record.missing(flags)
+    if missing:
+        raise LibraryUnsuitable(
+            f"llama.cpp was compiled for another CPU ({record.cpu}) and needs what this one "
+            f"({cpu_name()}) does not have ({', '.join(missing)}): run `make setup` on this "
+            "machine, or install llama-cpp-python again here"
+        )
+
+
+def ggml_of(module: Any) -> ctypes.CDLL:
+    """Where ggml's own functions are found: libllama, which is linked to them.
+
+    Opening libggml by its path could load it a second time: a wheel holds copies
+    where a library's other names are links.
+    """
+    return module._lib  # type: ignore[no-any-return]
+
+
+def _load_cpu_backend(module: Any) -> None:
+    """Load the variant of the CPU backend that suits this CPU, in a build that has several.
+
+    In other builds the backend is linked into the library.
+
+    Raises:
+        LibraryMissing: None of the variants loads.
+    """
+    folder = library_folder()
+    if folder is None or not list(folder.glob("libggml-cpu-*")):
+        return
+    ggml = ggml_of(module)
+    ggml.ggml_backend_load_all_from_path.argtypes = (ctypes.c_char_p,)
+    ggml.ggml_backend_load_all_from_path.restype = None
+    ggml.ggml_backend_load_all_from_path(bytes(folder))
+    ggml.ggml_backend_reg_by_name.argtypes = (ctypes.c_char_p,)
+    ggml.ggml_backend_reg_by_name.restype = ctypes.c_void_p
+    if not ggml.ggml_backend_reg_by_name(b"CPU"):
+        raise LibraryMissing(f"none of llama.cpp's CPU variants in {folder} loads on this machine")
 
 
 def _import_low_level() -> Any:

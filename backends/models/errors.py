@@ -8,6 +8,7 @@
     │   └── HubUnreachable  it cannot be asked
     ├── QuantizeError     the file cannot be written in another type
     └── LibraryMissing    llama.cpp is not installed
+        └── LibraryUnsuitable  it is compiled for another CPU
 
 `str(error)` is one line for whoever runs the command: it may name paths.
 """
@@ -45,3 +46,7 @@ class QuantizeError(ModelError):
 
 class LibraryMissing(ModelError):
     """llama.cpp is not installed, or its library does not load."""
+
+
+class LibraryUnsuitable(LibraryMissing):
+    """llama.cpp is compiled for another CPU, and would die here of SIGILL."""
