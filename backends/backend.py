@@ -119,9 +119,10 @@ class BackendFactory(Protocol):
         """Load the model file at `path`, in the runner's process. Raises LoadError."""
 
     def load_tokenizer(self, path: Path, config: BackendConfig, /) -> Tokenizer:
-        """The model's vocabulary, in the server's process: a static method.
+        """The model's vocabulary: a static method.
 
-        It loads no weights, and nothing that can end the process.
+        It loads no weights. The runner's process calls it first; the server's
+        does where that process has survived it.
 
         Raises:
             ModelError: The file cannot be used.

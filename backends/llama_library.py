@@ -62,6 +62,7 @@ def _load_once() -> Any:
     except (RuntimeError, OSError) as error:
         raise LibraryMissing(f"llama.cpp does not load: {error}") from error
     _log.attach(module)
+    _aborts.attach(module)
     _load_cpu_backend(module)
     return module
 
@@ -165,6 +166,37 @@ def captured_errors() -> Iterator[deque[str]]:
         yield lines
 
 
+def tell_aborts(listener: Callable[[str], None]) -> None:
+    """Hand the library's last words to `listener` before it ends the process.
+
+    llama.cpp calls `abort` where an assertion fails. It then prints nothing itself.
+
+    Args:
+        listener: Called with one line, on whichever thread calls llama.cpp. It
+            must not raise. When it returns, the process ends.
+    """
+    _aborts.listener = listener
+
+
+class _Aborts:
+    """Takes the words with which ggml aborts."""
+
+    def __init__(self) -> None:
+        self.listener: Callable[[str], None] | None = None
+        self._callback: Any = None
+
+    def attach(self, module: Any) -> None:
+        """Take the words of `module`, until the interpreter ends, where anyone listens."""
+        if self.listener is None:
+            return
+        self._callback = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(self._write)
+        ggml_of(module).ggml_set_abort_callback(self._callback)
+
+    def _write(self, text: bytes) -> None:
+        if self.listener is not None:
+            self.listener(" ".join(text.decode("utf-8", "replace").split()))
+
+
 class _Log:
     """Takes llama.cpp's log, which comes in pieces of lines and from any thread."""
 
@@ -192,3 +224,4 @@ class _Log:
 
 
 _log = _Log()
+_aborts = _Aborts()

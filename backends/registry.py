@@ -8,6 +8,7 @@ from typing import cast
 
 from llm_serving_engine.backends.backend import BackendFactory, LoadError
 from llm_serving_engine.backends.models.ggml_file import is_legacy
+from llm_serving_engine.backends.models.info import ModelInfo
 
 AUTO = "auto"
 LLAMA_CPP = "llama.cpp"
@@ -38,6 +39,23 @@ def choose(name: str, path: Path) -> str:
     if name != AUTO:
         return name
     return CTRANSFORMERS if is_legacy(path) else LLAMA_CPP
+
+
+def check_file(name: str, path: Path) -> None:
+    """Find what is wrong with a model's file before a runner is started for it.
+
+    Reads the header of GGUF files, with code of our own, which cannot end the process.
+
+    Args:
+        name: The backend, of `BACKENDS` or an import path. What other backends
+            take is theirs to say.
+        path: The model's file.
+
+    Raises:
+        ModelError: The file cannot be used.
+    """
+    if name == LLAMA_CPP or (name == CTRANSFORMERS and not is_legacy(path)):
+        ModelInfo.read(path)
 
 
 def load_factory(name: str) -> BackendFactory:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from llm_serving_engine.backends import registry
 from llm_serving_engine.backends.backend import BackendConfig, LoadError, LoadReport
+from llm_serving_engine.backends.models.errors import ModelError, printable
 from llm_serving_engine.backends.models.info import ModelInfo
 from llm_serving_engine.backends.process.host import ProcessRunner
 from llm_serving_engine.backends.process.loss import Loss
@@ -110,9 +111,15 @@ class ServedModel:
 
         Raises:
             LoadError, ModelError: It cannot be loaded; the state says FAILED.
+                It can be tried again.
         """
-        runner = asyncio.create_task(self._runner.start())
+        survived = asyncio.Event()
+        runner: asyncio.Task[LoadReport] | None = None
         try:
+            # Most broken files are found out here, by code that cannot crash.
+            await asyncio.to_thread(registry.check_file, self.backend, self.path)
+            runner = asyncio.create_task(self._runner.start(survived.set))
+            await _first_of(runner, survived)
             # The vocabulary is read while the runner reads the weights.
             await asyncio.to_thread(self._load_vocabulary)
             report = await runner
@@ -130,6 +137,10 @@ class ServedModel:
         self._engine_task.add_done_callback(self._engine_ended)
         self._enter(ModelState.READY)
         return report
+
+    def retries_in(self, seconds: float) -> None:
+        """Tell callers that loading is tried again after so many seconds."""
+        self._retry_at = time.monotonic() + seconds
 
     async def drain(self, grace: float) -> None:
         """Take no more requests, and let those that run finish within `grace` seconds."""
@@ -279,16 +290,19 @@ class ServedModel:
             _logger.critical("the engine of %s failed", self.name, exc_info=task.exception())
             self._enter(ModelState.FAILED, "its engine failed")
 
-    async def _stop_runner(self, starting: asyncio.Task[LoadReport]) -> None:
-        starting.cancel()
-        with contextlib.suppress(asyncio.CancelledError, LoadError):
-            await starting
+    async def _stop_runner(self, starting: asyncio.Task[LoadReport] | None) -> None:
+        if starting is not None:
+            starting.cancel()
+            with contextlib.suppress(asyncio.CancelledError, LoadError, ModelError):
+                await starting
         await self._runner.close()
 
     def _enter(self, state: ModelState, reason: str = "") -> None:
         if self.state is ModelState.DRAINING:
             return  # the way out is one way
-        self.state, self.state_reason = state, reason
+        # Callers are told which file it is, and not where it is.
+        shown = printable(reason).replace(printable(str(self.path)), self.path.name)
+        self.state, self.state_reason = state, printable(shown)
         if state is ModelState.LOADING and self._serving:
             self._begin_grace()
         elif state is not ModelState.LOADING:
@@ -309,6 +323,17 @@ class ServedModel:
     def _grace_over(self) -> None:
         self._grace, self._serving = None, False
         self.on_state(self)
+
+
+async def _first_of(runner: asyncio.Task[LoadReport], survived: asyncio.Event) -> None:
+    """Wait until the vocabulary was survived. Raises what the runner's start raises before that."""
+    waiting = asyncio.create_task(survived.wait())
+    try:
+        await asyncio.wait({runner, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+    if not survived.is_set():
+        runner.result()
 
 
 _UNAVAILABLE = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from llm_serving_engine.backends.llama_cpp.batch import Batch
 from llm_serving_engine.backends.llama_cpp.joint import Limits, Part
 from llm_serving_engine.backends.llama_cpp.settings import Settings
 from llm_serving_engine.backends.llama_library import captured_errors, library
+from llm_serving_engine.backends.models.errors import ModelFileError
 
 _GGML_TYPES = {"f16": 1, "q8_0": 8}
 _FLASH_ATTENTION_AUTO = -1
@@ -44,7 +46,7 @@ class LlamaModel:
             self._model = self._load(path, progress)
             if not self._model:
                 reason = _last_words(log, "no reason given")
-                raise LoadError(f"{path} cannot be loaded by llama.cpp: {reason}")
+                raise ModelFileError(f"{path} cannot be loaded by llama.cpp: {reason}")
             self._check_kind()
             self._context = self._library.llama_init_from_model(self._model, self._context_params())
             if not self._context:
@@ -65,7 +67,7 @@ class LlamaModel:
 
         params.progress_callback = self._library.llama_progress_callback(on_progress)
         self._library.llama_backend_init()
-        return self._library.llama_model_load_from_file(path.encode(), params)
+        return self._library.llama_model_load_from_file(os.fsencode(path), params)
 
     def _check_kind(self) -> None:
         if self._library.llama_model_has_encoder(self._model):

@@ -16,8 +16,16 @@
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """A text that may hold the name of a file that is not UTF-8, as text that can be sent."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 class ModelError(Exception):
-    """The root."""
+    """The root. Its words can be printed whatever the file is called."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class InvalidReference(ModelError):

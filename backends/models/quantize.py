@@ -15,9 +15,15 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from llm_serving_engine.backends.llama_library import captured_errors, library, log_lines
+from llm_serving_engine.backends.llama_library import (
+    captured_errors,
+    library,
+    log_lines,
+    tell_aborts,
+)
 from llm_serving_engine.backends.models.errors import ModelError, QuantizeError
 from llm_serving_engine.backends.models.info import FILE_TYPES, ModelInfo
+from llm_serving_engine.backends.models.last_words import explain
 
 # The types that need no importance matrix.
 QUANTIZED_TYPES = (
@@ -107,6 +113,7 @@ def _run_worker(
 
 def _work(source: str, target: str, number: int) -> int:
     """The process of its own: lines of progress on stdout, then a reason if it failed."""
+    tell_aborts(lambda words: print(explain(words), flush=True))  # noqa: T201 - as below
     try:
         lib = library()
     except ModelError as error:
@@ -117,7 +124,7 @@ def _work(source: str, target: str, number: int) -> int:
     parameters.allow_requantize = True
     with captured_errors() as errors, log_lines(_print_progress):
         failed = lib.llama_model_quantize(
-            source.encode(), target.encode(), ctypes.byref(parameters)
+            os.fsencode(source), os.fsencode(target), ctypes.byref(parameters)
         )
     if failed:
         reason = errors[-1] if errors else "no reason given"

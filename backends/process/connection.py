@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from typing import cast
 
 from llm_serving_engine.backends.backend import LoadError, LoadReport
+from llm_serving_engine.backends.models.errors import ModelFileError
 from llm_serving_engine.backends.process.loss import LossReason
 from llm_serving_engine.backends.process.results import fault_of
 from llm_serving_engine.backends.process.wire import (
     BrokenMessage,
     FrameReader,
+    LastWords,
     Loaded,
     LoadFailed,
     Message,
     Progress,
+    VocabularyRead,
     encode,
 )
 from llm_serving_engine.scheduler.runner import RunnerLost
@@ -42,14 +45,17 @@ class Connection(asyncio.Protocol):
     """One worker's socket, from its start to its end, and the watch over what it owes.
 
     Attributes:
-        loaded: What loading came to. LoadError where the worker says why it
-            cannot load, RunnerLost where it ended before it could say anything.
+        loaded: What loading came to. ModelFileError or LoadError where the
+            worker says why it cannot load, RunnerLost where it ended before it
+            could say anything.
         served: Whether it has done a step.
+        last_words: What the model's library said before it ended the process.
     """
 
     def __init__(
         self,
         on_progress: Callable[[float], None],
+        on_vocabulary_read: Callable[[], None],
         on_idle_loss: Callable[[], None],
         on_fault: Callable[[LossReason, str], None],
     ) -> None:
@@ -57,6 +63,7 @@ class Connection(asyncio.Protocol):
 
         Args:
             on_progress: Told the loaded fraction.
+            on_vocabulary_read: Told when the worker has read the vocabulary.
             on_idle_loss: Told when the worker ends that owes nothing.
             on_fault: Told why the worker is of no use any more: what it has
                 owed for too long, or what is wrong with what it sent.
@@ -64,7 +71,9 @@ class Connection(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self.loaded: asyncio.Future[LoadReport] = loop.create_future()
         self._owed: deque[_Owed] = deque()
+        self.last_words: str | None = None
         self._on_progress = on_progress
+        self._on_vocabulary_read = on_vocabulary_read
         self._on_idle_loss = on_idle_loss
         self._on_fault = on_fault
         self._load_seconds = 0.0
@@ -149,13 +158,19 @@ class Connection(asyncio.Protocol):
         elif isinstance(message, Progress):
             self._watch_loading()
             self._on_progress(message.fraction)
+        elif isinstance(message, VocabularyRead):
+            self._watch_loading()
+            self._on_vocabulary_read()
+        elif isinstance(message, LastWords):
+            self.last_words = message.text
         elif isinstance(message, Loaded) and not self.loaded.done():
             self._relax()
             self._serving = True
             self.loaded.set_result(message.report)
         elif isinstance(message, LoadFailed) and not self.loaded.done():
             self._relax()
-            self.loaded.set_exception(LoadError(message.reason))
+            error = ModelFileError if message.by_file else LoadError
+            self.loaded.set_exception(error(message.reason))
 
     def _take_result(self, result: StepResult) -> None:
         """Hand a result to the caller that waits for it. Raises BrokenMessage."""

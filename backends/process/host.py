@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 
 from llm_serving_engine.backends import machine
 from llm_serving_engine.backends.backend import BackendConfig, LoadError, LoadReport
+from llm_serving_engine.backends.models.errors import ModelError, ModelFileError
+from llm_serving_engine.backends.models.identity import FileIdentity, check_unchanged
+from llm_serving_engine.backends.models.last_words import explain, shorten
 from llm_serving_engine.backends.process.connection import Connection
 from llm_serving_engine.backends.process.loss import Loss, LossReason, loss_of
 from llm_serving_engine.backends.process.supervision import Backoff, Supervision
@@ -63,6 +68,8 @@ class ProcessRunner:
                 started, and the seconds until the next is.
             supervision: How it is watched and replaced.
         """
+        self._path = Path(path)
+        self._identity: tuple[FileIdentity | None, ...] = ()
         self._load = Load(backend, path, config or BackendConfig())
         self._on_progress = on_progress or (lambda fraction: None)
         self._on_state = on_state or (lambda report: None)
@@ -107,21 +114,30 @@ class ProcessRunner:
         except psutil.Error:
             return 0
 
-    async def start(self) -> LoadReport:
+    async def start(self, on_vocabulary_read: Callable[[], None] | None = None) -> LoadReport:
         """Start the worker and load the model.
 
+        Args:
+            on_vocabulary_read: Given, the worker reads the vocabulary first, and
+                this is told when it has survived that.
+
         Raises:
-            LoadError: The model cannot be loaded, or the worker died loading it.
+            LoadError: The model cannot be loaded; DiedLoading: the worker died loading it.
+            ModelFileError: The model's file cannot be used, or is not the one
+                that was loaded before.
         """
+        identity = FileIdentity.of(self._path)
+        if self._identity:
+            check_unchanged(self._path, self._identity)
         try:
-            connection = await self._spawn()
+            connection = await self._spawn(on_vocabulary_read)
             self._report = await connection.loaded
         except RunnerLost:
-            loss = await self._bury()
-            raise DiedLoading(loss) from None
+            raise self._load_error(await self._bury(), connection.last_words) from None
         except BaseException:
             await self.close()
             raise
+        self._identity = identity
         self._keep_shape()
         return self._report
 
@@ -156,7 +172,7 @@ class ProcessRunner:
             try:
                 self._on_state(await self.start())
                 return
-            except (LoadError, OSError) as error:
+            except (LoadError, ModelError, OSError) as error:
                 outside = isinstance(error, DiedLoading) and error.loss.outside
                 loss, served = Loss(LossReason.NOT_LOADED, str(error), outside), False
 
@@ -175,13 +191,19 @@ class ProcessRunner:
             # Whoever is cancelled here leaves the rest of the wait to the next.
             await asyncio.shield(self._ending)
 
-    async def _spawn(self) -> Connection:
+    async def _spawn(self, on_vocabulary_read: Callable[[], None] | None) -> Connection:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with theirs:
             loop = asyncio.get_running_loop()
             _, self._connection = await loop.create_connection(
-                lambda: Connection(self._on_progress, self._on_idle_loss, self._fault), sock=ours
+                lambda: Connection(
+                    self._on_progress,
+                    on_vocabulary_read or (lambda: None),
+                    self._on_idle_loss,
+                    self._fault,
+                ),
+                sock=ours,
             )
             command = [sys.executable, "-m", "llm_serving_engine.backends.process.worker"]
             # Starting takes a millisecond, and Popen can be waited for from any thread.
@@ -190,6 +212,7 @@ class ProcessRunner:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
+                env={"GGML_NO_BACKTRACE": "1", **os.environ},
                 # A terminal's Ctrl-C is the host's affair, from the worker's first moment.
                 start_new_session=True,
             )
@@ -197,7 +220,8 @@ class ProcessRunner:
         if self._load.config.memory_bytes_max is not None:
             watch = self._watch_memory(self._load.config.memory_bytes_max)
             self._memory_watch = loop.create_task(watch, name="memory watch")
-        self._connection.send_load(self._load, self._supervision.load_silence_seconds_max)
+        load = self._load._replace(read_vocabulary=on_vocabulary_read is not None)
+        self._connection.send_load(load, self._supervision.load_silence_seconds_max)
         return self._connection
 
     def _keep_shape(self) -> None:
@@ -248,11 +272,21 @@ class ProcessRunner:
 
     async def _bury(self) -> Loss:
         """Wait for a lost worker's end, and tell why it was lost."""
-        self._served = self._connection is not None and self._connection.served
+        last_words = None
+        if self._connection is not None:
+            self._served, last_words = self._connection.served, self._connection.last_words
         await self.close()
         loss, self._given_up = self._given_up, None
+        if loss is None and last_words is not None:
+            loss = Loss(LossReason.CRASHED, f"llama.cpp ended its process: {shorten(last_words)}")
         code = None if self._ending is None else self._ending.result()
         return loss or loss_of(code, memory_short=machine.oom_kills() > self._oom_kills)
+
+    def _load_error(self, loss: Loss, last_words: str | None) -> Exception:
+        """Why a worker died while loading: by the file's fault where its library said so."""
+        if last_words is not None:
+            return ModelFileError(f"{self._path} cannot be loaded: {explain(last_words)}")
+        return DiedLoading(loss)
 
 
 def _end(process: subprocess.Popen[bytes]) -> int:

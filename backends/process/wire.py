@@ -24,17 +24,30 @@ class BrokenMessage(Exception):
 
 
 class Load(NamedTuple):
-    """To the worker, first and once: load a model."""
+    """To the worker, first and once: load a model.
+
+    Attributes:
+        backend: Its name in the registry.
+        path: The model's file.
+        config: How to run it.
+        read_vocabulary: Whether to read the vocabulary before the weights, and
+            say so: the host reads only what a worker has survived reading.
+    """
 
     backend: str
     path: str
     config: BackendConfig
+    read_vocabulary: bool = False
 
 
 class Progress(NamedTuple):
     """From the worker: the fraction that is loaded."""
 
     fraction: float
+
+
+class VocabularyRead(NamedTuple):
+    """From the worker: reading the vocabulary does not end a process."""
 
 
 class Loaded(NamedTuple):
@@ -44,12 +57,25 @@ class Loaded(NamedTuple):
 
 
 class LoadFailed(NamedTuple):
-    """From the worker, its last word: the model cannot be loaded."""
+    """From the worker, the last message: the model cannot be loaded.
+
+    Attributes:
+        reason: Why, in one line.
+        by_file: Whether that is the file's fault, and not the configuration's
+            or the machine's.
+    """
 
     reason: str
+    by_file: bool = False
 
 
-Message = Load | Progress | Loaded | LoadFailed | Step | StepResult
+class LastWords(NamedTuple):
+    """From the worker: the model's library is about to end the process."""
+
+    text: str
+
+
+Message = Load | Progress | VocabularyRead | Loaded | LoadFailed | LastWords | Step | StepResult
 
 
 def encode(message: Message) -> bytes:

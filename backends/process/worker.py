@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
 import socket
 import sys
+from pathlib import Path
 
-from llm_serving_engine.backends.backend import Backend, LoadError
+from llm_serving_engine.backends.backend import Backend, BackendFactory, LoadError
+from llm_serving_engine.backends.llama_library import tell_aborts
+from llm_serving_engine.backends.models.errors import ModelError, ModelFileError, ModelNotFound
 from llm_serving_engine.backends.process.limits import end_with_parent, limit_memory
 from llm_serving_engine.backends.process.loss import OUT_OF_MEMORY_CODE
 from llm_serving_engine.backends.process.wire import (
     BlockingChannel,
+    LastWords,
     Load,
     Loaded,
     LoadFailed,
     Progress,
+    VocabularyRead,
 )
 from llm_serving_engine.backends.registry import load_factory
 from llm_serving_engine.scheduler.step import Step, StepResult
+
+_BY_FILE = (ModelFileError, ModelNotFound)
+# Characters of several scripts and lengths, digits, white space, and a control token's name.
+_PROBE = "Hello, w\u00f6rld!\n\t 12345 \u4f60\u597d \U0001f600 <|im_start|></s>"
 
 
 def main() -> None:
@@ -54,16 +64,33 @@ def _load(channel: BlockingChannel) -> Backend | None:
         return None
     if request.config.memory_bytes_max is not None:
         limit_memory(request.config.memory_bytes_max)
+    tell_aborts(lambda words: _tell_last_words(channel, words))
     try:
         factory = load_factory(request.backend)
+        if request.read_vocabulary:
+            _read_vocabulary(factory, request)
+            channel.send(VocabularyRead())
         backend = factory(request.path, request.config, tell)
-    except LoadError as error:
-        channel.send(LoadFailed(str(error)))
+    except (LoadError, ModelError) as error:
+        by_file = isinstance(error, _BY_FILE) or isinstance(error.__cause__, _BY_FILE)
+        channel.send(LoadFailed(str(error), by_file))
         return None
     # What is loaded stays, and is no affair of the collector's between two steps.
     gc.freeze()
     channel.send(Loaded(backend.report))
     return backend
+
+
+def _read_vocabulary(factory: BackendFactory, request: Load) -> None:
+    """Do what the host will do with the vocabulary; some files end the process here."""
+    tokenizer = factory.load_tokenizer(Path(request.path), request.config)
+    for special in (False, True):
+        tokenizer.encode(_PROBE, special=special)
+
+
+def _tell_last_words(channel: BlockingChannel, words: str) -> None:
+    with contextlib.suppress(OSError):
+        channel.send(LastWords(words))
 
 
 def _serve(channel: BlockingChannel, backend: Backend) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import weakref
 from pathlib import Path
 from typing import Any, Protocol
@@ -203,7 +204,7 @@ def _load_vocabulary(lib: Any, path: Path) -> Any:
     parameters = lib.llama_model_default_params()
     parameters.vocab_only = True
     with captured_errors() as lines:
-        model = lib.llama_model_load_from_file(str(path).encode(), parameters)
+        model = lib.llama_model_load_from_file(os.fsencode(path), parameters)
     if not model:
         reasons = [line for line in lines if "error loading model" in line] or list(lines)
         reason = reasons[0].rpartition("error loading model: ")[2] if reasons else "no reason given"

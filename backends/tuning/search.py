@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from llm_serving_engine.backends.backend import LoadError
 from llm_serving_engine.backends.llama_cpp.settings import Settings
+from llm_serving_engine.backends.models.errors import ModelError
 from llm_serving_engine.backends.models.info import ModelInfo
 from llm_serving_engine.backends.tuning import candidates
 from llm_serving_engine.backends.tuning.candidates import SETTINGS, Axis, with_value
@@ -227,7 +228,7 @@ class Search:
             return await asyncio.wait_for(comparing, self._budget.left)
         except asyncio.TimeoutError:
             return _NO_TIME
-        except (LoadError, MeasuringFailed) as error:
+        except (LoadError, ModelError, MeasuringFailed) as error:
             return str(error)
         finally:
             await contender.close()

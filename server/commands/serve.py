@@ -73,14 +73,16 @@ def serve(
 async def _run(config: ServerConfig, name: str, path: Path) -> None:
     import asyncio
     import gc
+    from functools import partial
 
     from llm_serving_engine.server.app import App
+    from llm_serving_engine.server.loading import load_until_it_works
     from llm_serving_engine.server.model import ServedModel
 
     told = _stop_signals()
     app = App(config, ServedModel(name, path, config))
     await app.start()
-    loading = asyncio.create_task(app.load())
+    loading = asyncio.create_task(load_until_it_works(app, partial(_complain, app)))
     try:
         await _first_of(loading, told.wait())
         if loading.done():
@@ -152,6 +154,14 @@ def _announce(app: App, report: LoadReport) -> None:
     _say(
         'grpcurl -plaintext -d \'{"prompt":"Once upon a time","max_tokens":32}\' '
         f"{host}:{app.grpc_port} llm_serving_engine.v1.InferenceService/Stream"
+    )
+
+
+def _complain(app: App, reason: str) -> None:
+    typer.echo(f"error: {reason}", err=True)
+    _say(
+        f"listening on {app.config.grpc.host}:{app.grpc_port} without a model: requests are "
+        "answered UNAVAILABLE; loading is tried again from time to time"
     )
 
 

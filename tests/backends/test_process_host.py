@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from llm_serving_engine.backends.backend import BackendConfig, LoadError, LoadReport
+from llm_serving_engine.backends.models.errors import ModelFileError
 from llm_serving_engine.backends.process import host
 from llm_serving_engine.backends.process.host import ProcessRunner
 from llm_serving_engine.backends.process.loss import Loss
@@ -109,7 +110,7 @@ async def test_load_errors(make_runner: MakeRunner, content: bytes | None, tmp_p
         path.write_bytes(content)
     lost: list[None] = []
     runner = make_runner("llama.cpp", str(path), on_idle_loss=lambda: lost.append(None))
-    with pytest.raises(LoadError, match=str(path)):
+    with pytest.raises(ModelFileError, match=str(path)):
         await runner.start()
     assert runner.process_id is None
     assert lost == []

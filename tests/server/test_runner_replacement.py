@@ -99,7 +99,10 @@ async def test_a_runner_that_cannot_be_brought_back_and_then_can(
         await server.recorder.until(lambda: server.model.state.value == "failed")
         model = (await server.models.GetModel(models_pb2.GetModelRequest())).model
         assert model.state == models_pb2.MODEL_STATE_FAILED
-        assert "its runner was lost again: there is no file" in model.state_reason
+        assert (
+            "its runner was lost again: model.gguf was removed while it was served"
+            in model.state_reason
+        )
         status = await server.health.Check(health_pb2.HealthCheckRequest(service="model"))
         assert status.status == HEALTH.NOT_SERVING
         error = await error_of(server.generate())

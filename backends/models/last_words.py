@@ -1,0 +1,46 @@
+"""What llama.cpp's last words say of the file that it was reading."""
+
+from __future__ import annotations
+
+import re
+
+# By a part of the failed assertion. What is not here is repeated as it is.
+_MEANINGS = {
+    "id_to_token.size() == token_to_id.size()": "its vocabulary holds the same token twice",
+    "model vocab missing newline token": "its vocabulary has no token for a line break",
+    "LLAMA_VOCAB_TYPE_NONE": "it has no vocabulary",
+    "Tokenizer not initialized": "it has no vocabulary",
+    "special_bos_id != LLAMA_TOKEN_NULL": "its vocabulary has no beginning-of-sequence token",
+    "token_bos() != LLAMA_TOKEN_NULL": "its vocabulary has no beginning-of-sequence token",
+    "special_eos_id != LLAMA_TOKEN_NULL": "its vocabulary has no end-of-sequence token",
+    "token_eos() != LLAMA_TOKEN_NULL": "its vocabulary has no end-of-sequence token",
+    "special_sep_id != LLAMA_TOKEN_NULL": "its vocabulary has no separator token",
+    "token_left.find(' ')": "a merge of its vocabulary has a space in a token",
+    "token_right.find(' ')": "a merge of its vocabulary has a space in a token",
+    "is_byte(id)": "a byte token of its vocabulary is not marked as one",
+    "n_layer_all > 0": "its number of layers is out of range",
+    "n_expert <= LLAMA_MAX_EXPERTS": "its number of experts is out of range",
+    "n_expert_used_max": "its number of experts in use does not suit its number of experts",
+    "n_expert_groups": "its number of groups of experts does not suit its number of experts",
+    "rope_scaling_type_train": "its rope scaling is of an unknown type",
+    "must be power of 2": "its alignment is not a power of two",
+}
+_PLACE = re.compile(r"^\S*?([^/\s]+):(\d+): ")
+_WORDS_MAX = 300
+
+
+def explain(last_words: str) -> str:
+    """What an aborted process's last words mean, for a sentence that begins with the file.
+
+    Args:
+        last_words: Such as "/src/llama-vocab.cpp:2544: GGML_ASSERT(...) failed".
+    """
+    for part, meaning in _MEANINGS.items():
+        if part in last_words:
+            return meaning
+    return f"llama.cpp gives up at {shorten(last_words)}"
+
+
+def shorten(last_words: str) -> str:
+    """The words without the folder in which the library was compiled, cut where they are long."""
+    return _PLACE.sub(r"\1:\2: ", last_words)[:_WORDS_MAX]

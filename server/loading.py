@@ -1,0 +1,44 @@
+"""Loading a model until it works: a file can be replaced, and memory can come back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from llm_serving_engine.backends.backend import LoadReport
+from llm_serving_engine.backends.models.errors import ModelFileError, ModelNotFound
+from llm_serving_engine.backends.process.host import DiedLoading
+from llm_serving_engine.server.app import App
+
+DELAY_FIRST_SECONDS = 1.0
+
+
+async def load_until_it_works(app: App, on_failure: Callable[[str], None]) -> LoadReport:
+    """Load the server's model; where its file cannot be loaded, try again with back-off.
+
+    Meanwhile the server answers UNAVAILABLE. The delays double up to
+    `model.supervision.restart_delay_seconds_max`.
+
+    Args:
+        app: A server that listens.
+        on_failure: Told why a try failed, where that is another reason than of
+            the try before.
+
+    Raises:
+        LoadError: The configuration cannot be met, and no other try will do better.
+        LibraryMissing: The same of the model's library.
+    """
+    delay, told = DELAY_FIRST_SECONDS, ""
+    delay_max = app.config.model.supervision.restart_delay_seconds_max
+    while True:
+        try:
+            return await app.load()
+        except (ModelFileError, ModelNotFound, DiedLoading) as error:
+            reason = str(error)
+        if reason != told:
+            told = reason
+            on_failure(reason)
+        delay = min(delay, delay_max)
+        app.model.retries_in(delay)
+        await asyncio.sleep(delay)
+        delay *= 2
