@@ -19,13 +19,15 @@ from llm_serving_engine.server import (
     model_service,
     operations_service,
 )
+from llm_serving_engine.server.addresses import Address
 from llm_serving_engine.server.api.fingerprint import fingerprint
 from llm_serving_engine.server.api.routes import api_routes
 from llm_serving_engine.server.catalog import Catalog
 from llm_serving_engine.server.config import ConfigError, ServerConfig
 from llm_serving_engine.server.grpc_listener import listen, make_server
 from llm_serving_engine.server.health import HealthService
-from llm_serving_engine.server.http import HttpListener, make_app
+from llm_serving_engine.server.http import make_app
+from llm_serving_engine.server.http_listener import HttpListener
 from llm_serving_engine.server.inference_service import InferenceService
 from llm_serving_engine.server.model import ServedModel
 from llm_serving_engine.server.model_service import ModelService
@@ -77,20 +79,30 @@ class App:
         )
         self._grpc = make_server(config.grpc)
         self._add_services()
-        self.grpc_port = listen(self._grpc, config.grpc)
+        self.grpc_addresses = listen(self._grpc, config.grpc)
         self._http = None
         if config.http.enabled:
             routes = api_routes(self.inference, self.catalog, config.http, fingerprint(model))
             app = make_app(self.metrics, self.health.serving, routes)
-            self._http = HttpListener(app, config.http)
+            self._http = HttpListener(app, config.http, self.metrics.http_refused)
         self.metrics.set_model_ready(model.name, False)
         self._watch_processes()
         self.metrics.watch_scheduler(model.name, self._scheduler)
         self._trace = _open_trace(config)
 
     @property
+    def grpc_port(self) -> int:
+        """The first port of the gRPC listener; 0 where it listens on paths alone."""
+        return next((address.port for address in self.grpc_addresses if address.port), 0)
+
+    @property
+    def http_addresses(self) -> tuple[Address, ...]:
+        """Where HTTP is answered; empty where it is switched off."""
+        return () if self._http is None else self._http.addresses
+
+    @property
     def http_port(self) -> int | None:
-        """The port of the HTTP listener; None where there is none."""
+        """The first port of the HTTP listener; None where it is switched off."""
         return None if self._http is None else self._http.port
 
     async def start(self) -> None:

@@ -24,6 +24,7 @@ from llm_serving_engine.backends import registry
 from llm_serving_engine.backends.backend import BackendConfig
 from llm_serving_engine.backends.process.supervision import Supervision
 from llm_serving_engine.scheduler.config import SchedulerConfig
+from llm_serving_engine.server.addresses import check_address
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -34,7 +35,9 @@ ENVIRONMENT_PREFIX = "LLM_SERVING_ENGINE_"
 
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Timeout = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+ListenAddress = Annotated[str, AfterValidator(check_address)]
 
 
 _file_content: ContextVar[dict[str, Any]] = ContextVar("file_content", default={})  # noqa: B039
@@ -90,18 +93,21 @@ class GrpcConfig(Part):
     """The gRPC listener."""
 
     host: str = "127.0.0.1"
-    """Address to listen on. Anything but loopback lets others in: there is no authentication."""
+    """Address to listen on, or unix:PATH. Anything but loopback lets others in: there is no
+    authentication."""
     port: Port = 50051
     """Port to listen on; 0 for any free one."""
+    listen: tuple[ListenAddress, ...] = ()
+    """More addresses: HOST:PORT, [IPV6]:PORT, or unix:PATH."""
     message_bytes_max: Positive = 16 * 1024 * 1024
     """A request message. Larger ones are refused before they are read."""
     connections_max: Positive = 4096
     """Open connections. Each costs some tens of kilobytes; more are turned away."""
     streams_per_connection_max: Positive = 4096
     """RPCs that one connection may have open; its client holds back more. Each costs memory."""
-    request_timeout_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
+    request_timeout_seconds: Timeout = 30.0
     """How long a request's message may take to arrive. Longer is for slow lines, and attackers."""
-    write_timeout_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
+    write_timeout_seconds: Timeout = 30.0
     """How long a stream may be left unread once the connection's buffers are full; then it ends."""
     keepalive_seconds: Annotated[float, Field(ge=1)] = 60.0
     """Silence after which a client is asked whether it is alive."""
@@ -130,8 +136,21 @@ class HttpConfig(Part):
     """Answers to one request (`n`, times its prompts). Each takes a place in the queue."""
     keep_alive_seconds: Annotated[float, Field(ge=0.1, allow_inf_nan=False)] = 10.0
     """Silence after which a stream sends a comment, so that proxies do not cut it."""
-    write_timeout_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
-    """How long a stream may be left unread once the connection's buffers are full; then it ends."""
+    listen: tuple[ListenAddress, ...] = ()
+    """More addresses: HOST:PORT, [IPV6]:PORT, or unix:PATH."""
+    connections_max: Positive = 1024
+    """Open connections. Each costs some kilobytes; more are answered 503 and closed."""
+    header_timeout_seconds: Timeout = 10.0
+    """How long a request's headers may take to arrive. Longer lets half-sent requests stay."""
+    header_bytes_max: Positive = 32 * 1024
+    """Headers of a request, its path among them. Larger ones are answered 431."""
+    body_timeout_seconds: Timeout = 30.0
+    """How long a request's body may take to arrive. Longer is for slow lines, and attackers."""
+    idle_timeout_seconds: Timeout = 75.0
+    """How long a connection may stay open between requests: longer than a load balancer's own
+    limit (often 60 s), so that it never sends a request into a connection that is closing."""
+    write_timeout_seconds: Timeout = 30.0
+    """How long an answer may be left unread once the connection's buffers are full."""
 
 
 class LogConfig(Part):

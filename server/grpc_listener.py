@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grpc
 
+from llm_serving_engine.server.addresses import Address, parse_address, remove_stale_socket
 from llm_serving_engine.server.config import ConfigError, GrpcConfig
 from llm_serving_engine.server.interceptor import ErrorInterceptor
 from llm_serving_engine.server.patience import Patience
@@ -21,17 +22,25 @@ def make_server(config: GrpcConfig) -> grpc.aio.Server:
     return server
 
 
-def listen(server: grpc.aio.Server, config: GrpcConfig) -> int:
-    """Take the port, and tell which. Raises ConfigError where it cannot be had."""
-    host = f"[{config.host}]" if ":" in config.host else config.host
-    where = f"{host}:{config.port}"
+def listen(server: grpc.aio.Server, config: GrpcConfig) -> tuple[Address, ...]:
+    """Take the ports, and tell which. Raises ConfigError where one cannot be had."""
+    wanted = (Address.of(config.host, config.port), *map(parse_address, config.listen))
+    return tuple(_listen(server, address) for address in wanted)
+
+
+def _listen(server: grpc.aio.Server, address: Address) -> Address:
+    problem = "is it in use?"
     try:
-        port = server.add_insecure_port(where)
-    except RuntimeError as error:
-        raise ConfigError(f"cannot listen on {where} for gRPC: is it in use?") from error
+        if address.path:
+            remove_stale_socket(address.path)
+        port = server.add_insecure_port(str(address))
+    except RuntimeError:
+        port = 0
+    except OSError as error:
+        port, problem = 0, str(error.strerror)
     if port == 0:
-        raise ConfigError(f"cannot listen on {where} for gRPC: is it in use?")
-    return port
+        raise ConfigError(f"cannot listen on {address} for gRPC: {problem}")
+    return address if address.path else Address(address.host, port)
 
 
 def _options(config: GrpcConfig) -> list[tuple[str, int]]:

@@ -29,7 +29,8 @@ def allow_connections(count: int) -> None:
         limit = soft
     if not _enough(limit, wanted):
         _logger.warning(
-            "%d open files are allowed, too few for grpc.connections_max = %d: see ulimit -n",
+            "%d open files are allowed, too few for %d connections "
+            "(grpc.connections_max and http.connections_max): see ulimit -n",
             limit,
             count,
         )

@@ -4,6 +4,18 @@ from __future__ import annotations
 
 from llm_serving_engine.scheduler.errors import DeadlinePassed, LimitReached, RequestError
 
+# HTTP connections and requests that a limit of the listener refuses.
+MALFORMED = "malformed"
+HEADER_TIMEOUT = "header_timeout"
+HEADER_SIZE = "header_size"
+BODY_TIMEOUT = "body_timeout"
+CONNECTIONS = "connections"
+WRITE_TIMEOUT = "write_timeout"
+HTTP_REFUSALS = (
+    *(MALFORMED, HEADER_TIMEOUT, HEADER_SIZE, BODY_TIMEOUT),
+    *(CONNECTIONS, WRITE_TIMEOUT),
+)
+
 
 def refusal_reason(error: RequestError) -> str:
     """The limit that was reached, "deadline_unreachable", or else the error's label.

@@ -60,7 +60,7 @@ def serve(
     try:
         settings = load_config(config, flags)
         logs.configure(settings.log.format, settings.log.level)
-        allow_connections(settings.grpc.connections_max)
+        allow_connections(settings.grpc.connections_max + settings.http.connections_max)
         # Before the event loop: a download is interrupted like any other command.
         name, path = _find_model(settings)
         uvloop.run(_run(settings, name, path))
@@ -137,7 +137,6 @@ def _find_model(config: ServerConfig) -> tuple[str, Path]:
 
 
 def _announce(app: App, report: LoadReport) -> None:
-    host = app.config.grpc.host
     memory = report.memory_bytes
     settings = ", ".join(f"{name} {value}" for name, value in report.settings.items())
     if settings:
@@ -148,12 +147,15 @@ def _announce(app: App, report: LoadReport) -> None:
         if report.estimated_bytes:
             estimated = f"; {report.estimated_bytes / 1e6:.0f} MB were expected"
         _say(f"memory of the runner: {sum(memory.values()) / 1e6:.0f} MB ({parts}){estimated}")
-    if app.http_port is not None:
-        _say(f"metrics and health on http://{app.config.http.host}:{app.http_port}")
-    _say(f"listening on {host}:{app.grpc_port}; try:")
+    for address in app.http_addresses:
+        _say(f"metrics and health on {address if address.path else f'http://{address}'}")
+    first, *others = app.grpc_addresses
+    for address in others:
+        _say(f"listening on {address}")
+    _say(f"listening on {first}; try:")
     _say(
         'grpcurl -plaintext -d \'{"prompt":"Once upon a time","max_tokens":32}\' '
-        f"{host}:{app.grpc_port} llm_serving_engine.v1.InferenceService/Stream"
+        f"{first} llm_serving_engine.v1.InferenceService/Stream"
     )
 
 

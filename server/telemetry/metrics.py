@@ -20,6 +20,7 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.metrics_core import Metric
 
 from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.cost import count_runs
@@ -28,7 +29,7 @@ from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.request import FinishReason, Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.step import Step, StepResult
-from llm_serving_engine.server.refusals import refusal_reason
+from llm_serving_engine.server.refusals import HTTP_REFUSALS, refusal_reason
 from llm_serving_engine.server.telemetry.identity import service_version
 from llm_serving_engine.server.telemetry.process_metrics import ProcessMetrics
 from llm_serving_engine.server.telemetry.scheduler_collector import SchedulerCollector
@@ -79,6 +80,14 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self._schedulers = SchedulerCollector(self.registry)
+        self._http_refused = Counter(
+            "llm_serving_engine_http_refused_total",
+            "HTTP connections and requests that a limit of the listener refused.",
+            ("reason",),
+            registry=self.registry,
+        )
+        for reason in HTTP_REFUSALS:
+            self._http_refused.labels(reason)
         self.tenants = TenantCollector(self.registry)
         self.processes = ProcessMetrics(self.registry)
 
@@ -98,6 +107,11 @@ class Metrics:
         self.errors.labels(model, error.label).inc()
         self.refusals.labels(model, refusal_reason(error)).inc()
 
+    def http_refused(self, reason: str, status: int) -> None:
+        """Count an HTTP connection or request that a limit refused, by a reason of ours."""
+        del status
+        self._http_refused.labels(reason).inc()
+
     def set_model_ready(self, model: str, ready: bool) -> None:
         """Whether the model takes requests."""
         self._model_ready.labels(model).set(ready)
@@ -106,9 +120,13 @@ class Metrics:
         """Have `read` give the model's scheduler whenever metrics are read; None before loading."""
         self._schedulers.watch(model, read)
 
+    def read(self) -> Readings:
+        """All metrics now, as a copy. On the event loop, where nothing changes them meanwhile."""
+        return Readings(list(self.registry.collect()))
+
     def render(self) -> tuple[bytes, str]:
         """The page that Prometheus reads, and its content type."""
-        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+        return self.read().render()
 
     def _define_request_metrics(self) -> None:
         self.request_seconds = self._histogram(
@@ -201,6 +219,21 @@ class Metrics:
 
     def _gauge(self, name: str, documentation: str, *labels: str) -> Gauge:
         return Gauge(name, documentation, labels, registry=self.registry)
+
+
+class Readings:
+    """All metrics of one moment. May be rendered on any thread."""
+
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> list[Metric]:
+        """The metrics, as the library asks a registry for them."""
+        return self._families
+
+    def render(self) -> tuple[bytes, str]:
+        """The page that Prometheus reads, and its content type."""
+        return generate_latest(self), CONTENT_TYPE_LATEST
 
 
 @dataclass(slots=True)

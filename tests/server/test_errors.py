@@ -27,7 +27,7 @@ from starlette.applications import Starlette
 from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.server.app import App
 from llm_serving_engine.server.config import ConfigError, HttpConfig, load_config
-from llm_serving_engine.server.http import HttpListener
+from llm_serving_engine.server.http_listener import HttpListener
 from llm_serving_engine.server.model import ServedModel
 from llm_serving_engine.v1 import inference_pb2, models_pb2, operations_pb2
 

@@ -1,0 +1,187 @@
+"""HTTP/1.1 connections that are bounded in time, in size, and in number.
+
+uvicorn waits without end for a request that is half sent and for a reader that
+has stopped, and takes headers of any size. This protocol bounds each of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from llm_serving_engine.server.config import HttpConfig
+from llm_serving_engine.server.refusals import (
+    BODY_TIMEOUT,
+    CONNECTIONS,
+    HEADER_SIZE,
+    HEADER_TIMEOUT,
+    MALFORMED,
+    WRITE_TIMEOUT,
+)
+
+Refused = Callable[[str, int], None]
+
+
+class _Refusal(Exception):
+    """A request is refused while it is parsed."""
+
+    def __init__(self, reason: str, status: HTTPStatus, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.status = status
+        self.message = message
+
+
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """One connection. The application bounds the size of bodies.
+
+    One timer runs at a time: from the connection or a request's first byte to
+    the end of its headers, then to the end of its body. uvicorn's own timer
+    covers the pause between two requests.
+    """
+
+    def __init__(self, *args: Any, limits: HttpConfig, refused: Refused, **kwargs: Any) -> None:
+        """Serve a connection within `limits`; `refused(reason, status)` is told of refusals."""
+        super().__init__(*args, **kwargs)
+        self._limits = limits
+        self._told_refused = refused
+        self._timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._refusal: _Refusal | None = None
+        self._in_headers = True
+        self._header_bytes = 0
+        self._over = False
+
+    # The connection
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take the connection, or turn it away where there are too many."""
+        super().connection_made(transport)
+        if len(self.connections) > self._limits.connections_max:
+            message = f"{self._limits.connections_max} connections are open, which is the limit"
+            self._refuse(_Refusal(CONNECTIONS, HTTPStatus.SERVICE_UNAVAILABLE, message))
+            return
+        self._start_timer(self._limits.header_timeout_seconds, self._headers_late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the timers."""
+        self._stop_timer()
+        self._stop_write_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came."""
+        if self._over:
+            return
+        if self._in_headers:
+            self._header_bytes += len(data)
+        super().data_received(data)
+        if self._in_headers and not self._over:
+            self._check_header_bytes(self._header_bytes)
+
+    def pause_writing(self) -> None:
+        """The reader is behind: it has `write_timeout_seconds` to catch up."""
+        super().pause_writing()
+        self._write_timer = self.loop.call_later(self._limits.write_timeout_seconds, self._unread)
+
+    def resume_writing(self) -> None:
+        """The reader has caught up."""
+        self._stop_write_timer()
+        super().resume_writing()
+
+    # The request
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        super().on_message_begin()
+        self._in_headers = True
+        if self._timer is None:
+            self._start_timer(self._limits.header_timeout_seconds, self._headers_late)
+
+    def on_headers_complete(self) -> None:
+        """The headers are there: check their size."""
+        # What came with the headers may be a part of the body: count the headers alone.
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        self._in_headers, self._header_bytes = False, 0
+        self._raise_if_header_too_large(size)
+        self._start_timer(self._limits.body_timeout_seconds, self._body_late)
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The request is complete: nothing more is waited for."""
+        self._stop_timer()
+        self._in_headers = True
+        super().on_message_complete()
+
+    # Refusals
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse a request that could not be parsed, or whose headers are too large."""
+        refusal = self._refusal or _Refusal(MALFORMED, HTTPStatus.BAD_REQUEST, "not HTTP/1.1")
+        self._refuse(refusal)
+
+    def _refuse(self, refusal: _Refusal) -> None:
+        """Answer with the refusal, and close."""
+        self._over = True
+        self._stop_timer()
+        self._told_refused(refusal.reason, refusal.status)
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if not (answering and self.cycle.response_started):
+            body = refusal.message.encode() + b"\n"
+            head = (
+                f"HTTP/1.1 {refusal.status.value} {refusal.status.phrase}\r\n"
+                "content-type: text/plain; charset=utf-8\r\n"
+                f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+            )
+            self.transport.write(head.encode() + body)
+        self.transport.close()
+
+    def _check_header_bytes(self, size: int) -> None:
+        try:
+            self._raise_if_header_too_large(size)
+        except _Refusal as refusal:
+            self._refuse(refusal)
+
+    def _raise_if_header_too_large(self, size: int) -> None:
+        limit = self._limits.header_bytes_max
+        if size > limit:
+            message = f"the request's headers have {size} bytes or more; the limit is {limit}"
+            self._refusal = _Refusal(
+                HEADER_SIZE, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, message
+            )
+            raise self._refusal
+
+    # Timers
+
+    def _start_timer(self, seconds: float, late: Callable[[], None]) -> None:
+        self._stop_timer()
+        self._timer = self.loop.call_later(seconds, late)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+    def _headers_late(self) -> None:
+        seconds = self._limits.header_timeout_seconds
+        message = f"the request's headers did not come in {seconds:g} s"
+        self._refuse(_Refusal(HEADER_TIMEOUT, HTTPStatus.REQUEST_TIMEOUT, message))
+
+    def _body_late(self) -> None:
+        seconds = self._limits.body_timeout_seconds
+        message = f"the request's body did not come in {seconds:g} s"
+        self._refuse(_Refusal(BODY_TIMEOUT, HTTPStatus.REQUEST_TIMEOUT, message))
+
+    def _unread(self) -> None:
+        self._told_refused(WRITE_TIMEOUT, 0)
+        # Not `close`, which waits until the reader has taken what is buffered.
+        self.transport.abort()

@@ -1,0 +1,193 @@
+"""Connections over HTTP: what is half sent, too large, too many, or not read."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from llm_serving_engine.server.config import HttpConfig
+from llm_serving_engine.server.http_listener import HttpListener
+
+
+class Told(list[tuple[str, int]]):
+    """The refusals that the listener told of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.any = asyncio.Event()
+
+    def add(self, reason: str, status: int) -> None:
+        self.append((reason, status))
+        self.any.set()
+
+
+LARGE = 64 * 1024 * 1024
+
+
+def application() -> Starlette:
+    async def echo(request: Request) -> Response:
+        return PlainTextResponse(str(len(await request.body())))
+
+    async def large(request: Request) -> Response:
+        return Response(bytes(LARGE))
+
+    return Starlette(routes=[Route("/echo", echo, methods=["GET", "POST"]), Route("/large", large)])
+
+
+@contextlib.asynccontextmanager
+async def listening(**limits: object) -> AsyncIterator[tuple[HttpListener, Told]]:
+    told = Told()
+    config = HttpConfig.model_validate({"port": 0, **limits})
+    listener = HttpListener(application(), config, told.add)
+    listener.start()
+    try:
+        yield listener, told
+    finally:
+        await listener.stop()
+
+
+async def exchange(listener: HttpListener, *parts: bytes) -> bytes:
+    """Everything that comes until the server closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+    for part in parts:
+        writer.write(part)
+        await writer.drain()
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
+def get(path: str = "/echo", *headers: str) -> bytes:
+    lines = [f"GET {path} HTTP/1.1", "host: x", *headers, "", ""]
+    return "\r\n".join(lines).encode()
+
+
+def post(size: int, body: bytes, *headers: str) -> bytes:
+    lines = ["POST /echo HTTP/1.1", "host: x", f"content-length: {size}", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+CLOSE = "connection: close"
+
+
+@pytest.mark.parametrize("half", [b"", b"GET /ec", b"GET /echo HTTP/1.1\r\nhost: x\r\nx-a: b"])
+async def test_headers_that_do_not_come(half: bytes) -> None:
+    async with listening(header_timeout_seconds=0.01) as (listener, told):
+        answer = await exchange(listener, half)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"headers did not come in 0.01 s" in answer
+        assert told == [("header_timeout", 408)]
+
+
+async def test_a_body_that_does_not_come() -> None:
+    async with listening(body_timeout_seconds=0.01) as (listener, told):
+        answer = await exchange(listener, post(10, b"12345"))
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"body did not come in 0.01 s" in answer
+        assert told == [("body_timeout", 408)]
+
+
+async def test_the_next_request_of_a_connection_has_its_own_time() -> None:
+    async with listening(header_timeout_seconds=0.01) as (listener, told):
+        answer = await exchange(listener, get() + b"GET /ec")
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b"HTTP/1.1 408 " in answer
+        assert told == [("header_timeout", 408)]
+
+
+async def test_headers_up_to_the_limit() -> None:
+    # "/echo", and two lines of a name, a value, and 4 bytes around them.
+    used = len("/echo") + len("host") + len("x") + 4 + len("connection") + len("close") + 4
+    rest = 300 - used - len("x-a") - 4
+    async with listening(header_bytes_max=300) as (listener, told):
+        fits = await exchange(listener, get("/echo", CLOSE, f"x-a: {'b' * rest}"))
+        assert fits.startswith(b"HTTP/1.1 200 ")
+        assert told == []
+        more = await exchange(listener, get("/echo", CLOSE, f"x-a: {'b' * (rest + 1)}"))
+        assert more.startswith(b"HTTP/1.1 431 ")
+        assert b"the limit is 300" in more
+        assert told == [("header_size", 431)]
+
+
+async def test_headers_that_never_end() -> None:
+    async with listening(header_bytes_max=1000) as (listener, told):
+        answer = await exchange(listener, b"GET /echo HTTP/1.1\r\nx-a: ", b"b" * 1001)
+        assert answer.startswith(b"HTTP/1.1 431 ")
+        assert told == [("header_size", 431)]
+
+
+async def test_too_many_connections() -> None:
+    async with listening(connections_max=1) as (listener, told):
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        writer.write(get())
+        await reader.readuntil(b"\r\n\r\n0")
+        turned_away = await exchange(listener)
+        assert turned_away.startswith(b"HTTP/1.1 503 ")
+        assert told == [("connections", 503)]
+        writer.close()
+
+
+async def test_what_is_no_http() -> None:
+    async with listening() as (listener, told):
+        assert (await exchange(listener, b"\0\1\2 nonsense\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
+        assert told == [("malformed", 400)]
+
+
+async def test_an_answer_that_is_not_read() -> None:
+    async with listening(write_timeout_seconds=0.01) as (listener, told):
+        with socket.create_connection(("127.0.0.1", listener.port)) as unread:
+            unread.sendall(get("/large"))
+            await told.any.wait()
+            assert told == [("write_timeout", 0)]
+
+
+async def test_a_connection_serves_several_requests() -> None:
+    async with listening() as (listener, told):
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        for size in (0, 1, 70_000):
+            writer.write(post(size, bytes(size)))
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 ")
+            assert await reader.readexactly(len(str(size))) == str(size).encode()
+        writer.close()
+        assert told == []
+
+
+async def test_an_idle_connection_is_closed() -> None:
+    async with listening(idle_timeout_seconds=0.01) as (listener, told):
+        answer = await exchange(listener, get())
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert told == []
+
+
+async def test_head_and_unknown_paths() -> None:
+    async with listening() as (listener, _):
+        head = get("/echo", CLOSE).replace(b"GET", b"HEAD", 1)
+        answer = await exchange(listener, head)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert answer.endswith(b"\r\n\r\n")
+        for path in ("/nothing", "/%ff%00", "/..%2f", "/" + "a" * 10_000):
+            unknown = await exchange(listener, get(path, CLOSE))
+            assert unknown.startswith(b"HTTP/1.1 404 ")
+
+
+async def test_several_listeners(tmp_path: Path) -> None:
+    path = tmp_path / "http.sock"
+    async with listening(listen=["127.0.0.1:0", f"unix:{path}"]) as (listener, _):
+        first, second, third = listener.addresses
+        assert first.port != second.port
+        assert str(third) == f"unix:{path}"
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(get("/echo", CLOSE))
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+    assert not path.exists()
