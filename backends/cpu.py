@@ -6,6 +6,7 @@ import functools
 import platform
 import re
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -28,6 +29,17 @@ _MACOS_FLAGS = """
 CODE_FLAGS = frozenset((_X86_FLAGS + _ARM_FLAGS + _MACOS_FLAGS).split())
 """The flags that stand for instructions that a compiler uses without being asked for each."""
 
+_LIBRARY_FLAGS = {
+    "SSE3": "pni",
+    "AVX512": "avx512f",
+    "AVX512_VBMI": "avx512vbmi",
+    "NEON": "asimd",
+    "DOTPROD": "asimddp",
+    "MATMUL_INT8": "i8mm",
+    "FP16_VA": "asimdhp",
+}
+"""The names that llama.cpp has for features, where they are not the system's in capitals."""
+
 
 @functools.cache
 def cpu_flags() -> frozenset[str]:
@@ -42,6 +54,11 @@ def cpu_flags() -> frozenset[str]:
 def code_flags() -> frozenset[str]:
     """Those flags of this CPU that compiled code can depend on."""
     return cpu_flags() & CODE_FLAGS
+
+
+def library_flags(features: Iterable[str]) -> frozenset[str]:
+    """The flags of a CPU for the features that llama.cpp says it is compiled with."""
+    return frozenset(_LIBRARY_FLAGS.get(name, name.lower()) for name in features) & CODE_FLAGS
 
 
 def cpu_name() -> str:

@@ -21,7 +21,7 @@ from llm_serving_engine.backends.build_record import (
     read_build_record,
     write_build_record,
 )
-from llm_serving_engine.backends.cpu import cpu_flags, cpu_name
+from llm_serving_engine.backends.cpu import code_flags, cpu_flags, cpu_name, library_flags
 from llm_serving_engine.backends.self_check.check import SECONDS_MAX, check_types
 from llm_serving_engine.backends.self_check.faults import fault_for
 
@@ -46,7 +46,7 @@ def main() -> int:
         sys.stderr.write("error: llama-cpp-python is not installed\n")
         return 1
     build = json.loads(arguments.build.read_text()) if arguments.build else None
-    record = _check(_described(build, folder), arguments.seconds)
+    record = _check(_described(build, folder), build, arguments.seconds)
     if build is not None:
         write_build_record(record, folder)
     lines = [json.dumps(record.to_json())] if arguments.json else _lines(record)
@@ -58,19 +58,26 @@ def _described(build: dict[str, Any] | None, folder: Path) -> BuildRecord:
     """The record of the build without its checks."""
     if build is None:
         return read_build_record(folder) or BuildRecord(UNKNOWN, libraries=identity(folder))
-    nothing = BuildRecord("", libraries=identity(folder)).to_json()
-    return BuildRecord.from_json({**nothing, **build})
+    nothing = BuildRecord("").to_json()
+    needs = build.get("needs", ())
+    named = {"needs": () if isinstance(needs, str) else needs, "libraries": identity(folder)}
+    return BuildRecord.from_json({**nothing, **build, **named})
 
 
-def _check(record: BuildRecord, seconds_max: float) -> BuildRecord:
+def _check(record: BuildRecord, build: dict[str, Any] | None, seconds_max: float) -> BuildRecord:
     findings = check_types(seconds_max=seconds_max, fault=fault_for(record.features))
-    return replace(
+    checked = replace(
         record,
         cpu=cpu_name(),
         cpu_flags=tuple(sorted(cpu_flags())),
         checks=findings.checks,
         library_features=findings.library_features,
     )
+    if build is not None and isinstance(build.get("needs"), str):
+        of_library = library_flags(findings.library_features) & cpu_flags()
+        needs = code_flags() if build["needs"] == "cpu" else of_library
+        return replace(checked, needs=tuple(sorted(needs)))
+    return checked
 
 
 def _lines(record: BuildRecord) -> list[str]:

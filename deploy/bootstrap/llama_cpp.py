@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from bootstrap.errors import SetupError
+from bootstrap.features import Features, ladder
 from bootstrap.jobs import Job
+from bootstrap.toolchain import compiler_name
 
 PACKAGE = "llama-cpp-python"
+Attempts = Sequence[Mapping[str, str]]
+"""Builds that failed: "features" and "failure", as `backends/build_record.py` has them."""
+
+FAULTS = "LSE_TEST_SELF_CHECK"
+"""The variable by which tests make self-checks fail: `backends/self_check/faults.py`."""
 
 
 class LlamaCppWheel:
@@ -23,7 +33,8 @@ class LlamaCppWheel:
 
     It is kept in `.cache/llama-cpp-python/KEY/`, where KEY stands for all that
     the compiled code depends on, so that making .venv/ again costs no
-    compilation and a wheel made for another processor is never used.
+    compilation and a wheel made for another processor is never used. Beside it,
+    `build.json` says how it was compiled and what its self-check found.
     """
 
     def __init__(self, root: Path) -> None:
@@ -43,6 +54,20 @@ class LlamaCppWheel:
         """The wheel, once it is built."""
         return next(self.folder.glob("*.whl"), None)
 
+    @property
+    def description(self) -> Path:
+        """The file that describes the wheel, for its self-check."""
+        return self.folder / "build.json"
+
+    @property
+    def remembered(self) -> dict[str, Any]:
+        """What the description says; empty where there is none."""
+        try:
+            content = json.loads(self.description.read_text())
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
     @cached_property
     def key(self) -> str:
         """Names all that the compiled code depends on."""
@@ -55,15 +80,21 @@ class LlamaCppWheel:
             platform.system(),
             platform.machine(),
             processor(),
+            # Builds whose self-check a test makes fail are kept apart from the others.
+            *filter(None, [os.environ.get(FAULTS)]),
         )
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
-    def build(self, python: Path, log: Path) -> Job:
+    def builds(self) -> list[Features]:
+        """The ways to compile it, the best first."""
+        return ladder(processor().split(), os.environ.get("CMAKE_ARGS", ""))
+
+    def build(self, python: Path, log: Path, features: Features) -> Job:
         """The job that builds it with the pip of `python`."""
         # An address, as pip splits the variable's value at spaces.
         constraints = self._constraints.as_uri()
         environment = {
-            "CMAKE_ARGS": self._cmake_args(),
+            "CMAKE_ARGS": self._cmake_args(features),
             "CMAKE_BUILD_PARALLEL_LEVEL": os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL")
             or str(os.cpu_count() or 1),
             # Older pips read the first for what a build needs, newer ones the second.
@@ -77,21 +108,50 @@ class LlamaCppWheel:
         command += ["--no-binary", PACKAGE, "--wheel-dir", str(self._fresh), self._requirement]
         return Job("llama.cpp: compiling", command, log, environment)
 
-    def keep(self) -> Path:
-        """Put the wheel that `build` made where `path` finds it: whole, or not at all."""
+    def keep(self, features: Features, attempts: Attempts = ()) -> None:
+        """Put the wheel that `build` made where `path` finds it: whole, or not at all.
+
+        Args:
+            features: What it was built with.
+            attempts: The builds that failed before it.
+        """
         built = next(self._fresh.glob("*.whl"))
-        kept = built.rename(self.folder / built.name)
+        self.description.unlink(missing_ok=True)
+        built.replace(self.folder / built.name)
+        self.describe(features, attempts)
         shutil.rmtree(self._fresh)
         shutil.rmtree(self.folder / "pip", ignore_errors=True)
-        return kept
+
+    def describe(self, features: Features, attempts: Attempts = ()) -> None:
+        """Say how the kept wheel was compiled, and which builds failed before it."""
+        self.remember(
+            {
+                "features": features.name,
+                "cost": features.cost,
+                "needs": features.needs,
+                "compiler": compiler_name(),
+                "attempts": list(attempts),
+            }
+        )
+
+    def remember(self, content: Mapping[str, Any]) -> None:
+        """Write the description: whole, or not at all."""
+        partial = self.description.with_suffix(".partial")
+        partial.write_text(json.dumps(content, indent=1) + "\n")
+        partial.replace(self.description)
+
+    def forget(self) -> None:
+        """Drop the wheel and its description."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def _fresh(self) -> Path:
         return self.folder / "fresh"
 
-    def _cmake_args(self) -> str:
+    def _cmake_args(self, features: Features) -> str:
         include = shlex.quote(f"-DCMAKE_PROJECT_llama_cpp_INCLUDE={self._include}")
-        return f"-DLLAVA_BUILD=OFF {include} {os.environ.get('CMAKE_ARGS', '')}".strip()
+        own = ["-DLLAVA_BUILD=OFF", include]
+        return " ".join([*own, os.environ.get("CMAKE_ARGS", ""), *features.options])
 
 
 def pinned(constraints: Path, package: str) -> str:
@@ -113,3 +173,13 @@ def processor() -> str:
     # The first line that matches, whichever core it is: "flags" on x86, "Features" on Arm.
     found = re.search(r"^(flags|Features)\s*:.*$", information.read_text(), re.MULTILINE)
     return found[0] if found else ""
+
+
+def processor_name() -> str:
+    """What the processor calls itself."""
+    if platform.system() == "Darwin":
+        return processor().strip()
+    information = Path("/proc/cpuinfo")
+    text = information.read_text() if information.exists() else ""
+    found = re.search(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()

@@ -67,9 +67,10 @@ def _build_wheel(root: Path, console: Console) -> None:
     with _alone(root, console):
         if not wheel.path:
             check_toolchain()
-            build = wheel.build(Path(sys.executable), wheel.folder / "build.log")
-            run_lanes([[build]], console)
-            wheel.keep()
+            features = wheel.builds()[0]
+            log = wheel.folder / "build.log"
+            run_lanes([[wheel.build(Path(sys.executable), log, features)]], console)
+            wheel.keep(features)
     console.say(f"wheel: {wheel.path}")
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 
 class Stamp:
@@ -21,18 +22,25 @@ class Stamp:
 
     def extras(self) -> frozenset[str] | None:
         """The extras that are installed; None where .venv/ must be made afresh."""
+        content = self._content()
+        return None if content is None else frozenset(content["extras"])
+
+    def compiler(self) -> str:
+        """The C++ compiler that was there at the last self-check; empty if unknown."""
+        content = self._content()
+        return "" if content is None else str(content.get("compiler", ""))
+
+    def write(self, extras: Collection[str], compiler: str) -> None:
+        """Say that .venv/ is whole."""
+        content = {"inputs": self._inputs, "extras": sorted(extras), "compiler": compiler}
+        self._path.write_text(json.dumps(content) + "\n")
+
+    def _content(self) -> dict[str, Any] | None:
         try:
             content = json.loads(self._path.read_text())
         except (OSError, ValueError):
             return None
-        if content.get("inputs") != self._inputs:
-            return None
-        return frozenset(content["extras"])
-
-    def write(self, extras: Collection[str]) -> None:
-        """Say that .venv/ is whole."""
-        content = {"inputs": self._inputs, "extras": sorted(extras)}
-        self._path.write_text(json.dumps(content) + "\n")
+        return content if content.get("inputs") == self._inputs else None
 
     def remove(self) -> None:
         """Say that .venv/ is being changed."""

@@ -25,6 +25,16 @@ def check_toolchain() -> None:
         raise SetupError("\n".join(f"error: {line}" for line in missing))
 
 
+def compiler_name() -> str:
+    """The first line of what the C++ compiler says of its version; empty where there is none."""
+    commands = [shlex.split(os.environ["CXX"])] if os.environ.get("CXX") else []
+    for command in commands or [[name] for name in COMPILERS[1][2]]:
+        lines = _answers(*command).splitlines()
+        if lines:
+            return lines[0]
+    return ""
+
+
 def _missing_compilers() -> list[str]:
     return [
         f"a {what} is needed to build llama.cpp; Debian and Ubuntu: apt install {debian}, "
@@ -55,13 +65,14 @@ def _missing_cmake() -> list[str]:
     return []
 
 
-def _answers(command: str) -> str:
-    """What `command --version` says; empty where it is missing or does not work.
+def _answers(command: str, *arguments: str) -> str:
+    """What a command says of its version; empty where it is missing or does not work.
 
     Asking is more than looking: macOS has a /usr/bin/cc that does nothing
     until the developer tools are installed.
     """
     if not shutil.which(command):
         return ""
-    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=False)
+    words = [command, *arguments, "--version"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     return done.stdout if done.returncode == 0 else ""

@@ -65,3 +65,29 @@ def test_it_holds_the_model_that_the_set_up_installs() -> None:
     model = re.search(r'^MODEL = "(.*)"', environment, re.MULTILINE)
     assert model
     assert f"--no-deps {model[1]}" in (ROOT / "deploy" / "Dockerfile").read_text()
+
+
+def test_it_has_a_variant_for_every_kind_of_cpu() -> None:
+    arguments = [rest for name, rest in instructions() if name == "ARG"]
+    options = next(rest for rest in arguments if rest.startswith("CMAKE_ARGS="))
+    for option in ("GGML_NATIVE=OFF", "GGML_BACKEND_DL=ON", "GGML_CPU_ALL_VARIANTS=ON"):
+        assert f"-D{option}" in options
+
+
+def test_what_the_wheel_is_built_from_is_copied_before_it_is_built() -> None:
+    steps = instructions()
+    build = next(place for place, (name, rest) in enumerate(steps) if "setup.py wheel" in rest)
+    before = {
+        source
+        for name, rest in steps[:build]
+        if name == "COPY"
+        for source in shlex.split(rest)[:-1]
+    }
+    for file in ("llama-cpp-only.cmake", "amx-tile-config.h", "build-constraints.txt", "bootstrap"):
+        assert f"deploy/{file}" in before
+
+
+def test_llama_cpp_has_computed_before_the_image_is_done() -> None:
+    checks = [rest for name, rest in instructions() if name == "RUN" and "self_check" in rest]
+    assert len(checks) == 1
+    assert "--build .cache/llama-cpp-python/*/build.json" in checks[0]

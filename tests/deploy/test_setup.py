@@ -130,7 +130,7 @@ def test_the_stamp_knows_what_is_installed(tmp_path: Path) -> None:
 
     stamp = Stamp(tmp_path / "setup.json", "inputs")
     assert stamp.extras() is None
-    stamp.write({"server"})
+    stamp.write({"server"}, "g++")
     assert stamp.extras() == frozenset({"server"})
     assert Stamp(tmp_path / "setup.json", "other inputs").extras() is None
     stamp.remove()
