@@ -63,7 +63,7 @@ def _load_once() -> Any:
         raise LibraryMissing(f"llama.cpp does not load: {error}") from error
     _log.attach(module)
     _aborts.attach(module)
-    _load_cpu_backend(module)
+    load_cpu_backend(module)
     return module
 
 
@@ -94,7 +94,7 @@ def ggml_of(module: Any) -> ctypes.CDLL:
     return module._lib  # type: ignore[no-any-return]
 
 
-def _load_cpu_backend(module: Any) -> None:
+def load_cpu_backend(module: Any) -> None:
     """Load the variant of the CPU backend that suits this CPU, in a build that has several.
 
     In other builds the backend is linked into the library.

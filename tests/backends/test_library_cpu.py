@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
 from llm_serving_engine.backends.build_record import BuildRecord, identity, write_build_record
 from llm_serving_engine.backends.cpu import code_flags
-from llm_serving_engine.backends.llama_library import refuse_other_cpus
-from llm_serving_engine.backends.models.errors import LibraryUnsuitable
+from llm_serving_engine.backends.llama_library import load_cpu_backend, refuse_other_cpus
+from llm_serving_engine.backends.models.errors import LibraryMissing, LibraryUnsuitable
 
 
 @pytest.fixture
@@ -59,3 +60,34 @@ def test_the_server_says_so_and_ends(library: Path, tiny_model_path: Path) -> No
     )
     assert done.returncode == 1
     assert "does not have (a_flag_of_the_future)" in done.stderr.splitlines()[-1]
+
+
+class Ggml:
+    """ggml's functions for builds with variants, of which all or none load."""
+
+    def __init__(self, *, loads: bool) -> None:
+        self.folders: list[bytes] = []
+
+        def load_all(folder: bytes) -> None:
+            self.folders.append(folder)
+
+        def by_name(name: bytes) -> int | None:
+            return 1 if loads and name == b"CPU" else None
+
+        self.ggml_backend_load_all_from_path = load_all
+        self.ggml_backend_reg_by_name = by_name
+
+
+def test_the_best_variant_of_several_is_loaded(tmp_path: Path, library: Path) -> None:
+    ggml = Ggml(loads=True)
+    load_cpu_backend(types.SimpleNamespace(_lib=ggml))
+    assert ggml.folders == []  # there is one backend, and it is linked in
+    (library / "libggml-cpu-haswell.so").touch()
+    load_cpu_backend(types.SimpleNamespace(_lib=ggml))
+    assert ggml.folders == [bytes(library)]
+
+
+def test_no_variant_that_loads_is_an_error(library: Path) -> None:
+    (library / "libggml-cpu-haswell.so").touch()
+    with pytest.raises(LibraryMissing, match="CPU variants in"):
+        load_cpu_backend(types.SimpleNamespace(_lib=Ggml(loads=False)))
