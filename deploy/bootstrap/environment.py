@@ -52,7 +52,7 @@ class Environment:
     def make(self, extras: Collection[str]) -> None:
         """Make it, or add what it lacks. Raises SetupError."""
         if self._wheel.remembered.get("attempts") and self._compiler_changed(
-            self._wheel.remembered["compiler"]
+            self._wheel.remembered.get("compiler", "")
         ):
             self._wheel.forget()  # this compiler may do better
         build = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from bootstrap.toolchain import compiler_name
 
 SECONDS_MAX = 600.0
 """For all weight types, a hang included; it takes 1 s where all is right."""
+
+OTHER_LIBRARIES = "LLAMA_CPP_LIB_PATH"
+"""By this variable llama-cpp-python loads other libraries than the installed ones."""
 
 _MODULE = "llm_serving_engine.backends.self_check"
 _REMEDIES = (
@@ -108,9 +112,15 @@ def run_self_check(python: Path, description: Path) -> dict[str, Any]:
         SetupError: It ended without a record.
     """
     command = [str(python), "-m", _MODULE, "--json", "--build", str(description)]
+    environment = {name: value for name, value in os.environ.items() if name != OTHER_LIBRARIES}
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=SECONDS_MAX
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=SECONDS_MAX,
+            env=environment,
         )
         record: dict[str, Any] = json.loads(done.stdout)
     except subprocess.TimeoutExpired:

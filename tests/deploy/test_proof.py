@@ -206,6 +206,25 @@ def test_a_changed_compiler_has_it_checked_again(
         assert environment.has({"server"}) is nothing_to_do
 
 
+@pytest.mark.parametrize(("attempts", "kept"), [((), True), (({"features": "full"},), False)])
+def test_another_compiler_may_do_better_than_one_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attempts: Any, kept: bool
+) -> None:
+    from bootstrap.console import Console
+    from bootstrap.environment import Environment
+    from bootstrap.errors import SetupError
+
+    machine = Machine(tmp_path)
+    (tmp_path / "pyproject.toml").symlink_to(ROOT / "pyproject.toml")
+    machine.wheel.remember({"features": "no-amx", "compiler": "g++ 12", "attempts": attempts})
+    monkeypatch.setattr("bootstrap.environment.compiler_name", lambda: "g++ 14")
+    monkeypatch.setattr("bootstrap.environment.check_toolchain", lambda: None)
+    (tmp_path / ".venv").mkdir()  # of something else: the set-up ends when it comes to it
+    with pytest.raises(SetupError, match="is not an environment of Python"):
+        Environment(tmp_path, Console()).make(("server",))
+    assert (machine.wheel.path is not None) is kept
+
+
 def test_the_compiler_is_named_by_its_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +249,18 @@ def test_a_self_check_that_does_not_run_is_an_error(tmp_path: Path) -> None:
     python.chmod(0o755)
     with pytest.raises(SetupError, match="no such module\nerror: the self-check"):
         run_self_check(python, tmp_path / "build.json")
+
+
+def test_the_self_check_is_of_the_installed_libraries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bootstrap.proof import run_self_check
+
+    monkeypatch.setenv("LLAMA_CPP_LIB_PATH", "elsewhere")
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "{\\"path\\": \\"$LLAMA_CPP_LIB_PATH\\"}"\n')
+    python.chmod(0o755)
+    assert run_self_check(python, tmp_path / "build.json") == {"path": ""}
 
 
 def test_builds_that_tests_make_fail_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
