@@ -16,6 +16,7 @@ from llm_serving_engine.server.api.chat_types import ChatBody
 from llm_serving_engine.server.api.exchange import EventStream, Exchange
 from llm_serving_engine.server.api.generations import answers, generating, merged
 from llm_serving_engine.server.api.logprobs import chat_logprobs
+from llm_serving_engine.server.api.sse import event
 from llm_serving_engine.server.api.usage import chat_usage, timings_of
 from llm_serving_engine.server.service.events import Answer, Delta, Finished, Started, Usage
 from llm_serving_engine.server.service.generation import Generation
@@ -58,13 +59,13 @@ class ChatCompletions:
     ) -> None:
         async with exchange.stream() as stream:
             writer = _Writer(stream, head, body)
-            async for index, event in merged(generations):
-                if isinstance(event, Started):
+            async for index, one in merged(generations):
+                if isinstance(one, Started):
                     await writer.begin(index)
-                elif isinstance(event, Delta):
-                    await writer.delta(index, event)
+                elif isinstance(one, Delta):
+                    await writer.delta(index, one)
                 else:
-                    await writer.finish(index, event)
+                    await writer.finish(index, one)
             await writer.end()
 
 
@@ -175,14 +176,14 @@ class _Writer:
         chunk["usage"] = None if self._include_usage else chat_usage([finished.usage])
         if not self._include_usage:
             chunk["timings"] = timings_of(finished)
-        await self._stream.send(_event(chunk))
+        await self._stream.send(event(chunk))
 
     async def end(self) -> None:
         """The end of the stream, after the usage of all choices where that was asked for."""
         if self._include_usage:
             usage = chat_usage(self._usages)
             chunk = {**self._fields, "choices": [], "usage": usage}
-            await self._stream.send(_event(chunk))
+            await self._stream.send(event(chunk))
         await self._stream.send(DONE)
 
     async def _write(
@@ -191,8 +192,3 @@ class _Writer:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}
         text = json.dumps([choice], ensure_ascii=False, separators=(",", ":"))
         await self._stream.send(b'%b"choices":%b%b' % (self._constant, text.encode(), self._tail))
-
-
-def _event(value: dict[str, Any]) -> bytes:
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return b"data: %b\n\n" % text.encode()

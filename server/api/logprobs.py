@@ -20,14 +20,41 @@ def chat_logprobs(positions: Sequence[PositionLogprobs]) -> dict[str, Any]:
     return {"content": content, "refusal": None}
 
 
+class CompletionLogprobs:
+    """The objects `logprobs` of a completion's choice, chunk by chunk."""
+
+    def __init__(self) -> None:
+        self._offset = 0
+
+    def take(self, positions: Sequence[PositionLogprobs]) -> dict[str, Any]:
+        """The object for the next tokens; `text_offset` counts on from those before."""
+        tokens = [_text(position.chosen) for position in positions]
+        offsets = []
+        for token in tokens:
+            offsets.append(self._offset)
+            self._offset += len(token)
+        return {
+            "tokens": tokens,
+            "token_logprobs": [finite(position.chosen.logprob) for position in positions],
+            "top_logprobs": [
+                {_text(one): finite(one.logprob) for one in position.top} for position in positions
+            ],
+            "text_offset": offsets,
+        }
+
+
 def finite(logprob: float) -> float:
     """A log-probability that JSON can hold."""
     return logprob if logprob > LOGPROB_MIN else LOGPROB_MIN
 
 
+def _text(token: TokenLogprob) -> str:
+    return token.name.decode("utf-8", "replace")
+
+
 def _token(token: TokenLogprob) -> dict[str, Any]:
     return {
-        "token": token.name.decode("utf-8", "replace"),
+        "token": _text(token),
         "logprob": finite(token.logprob),
         "bytes": list(token.name),
     }

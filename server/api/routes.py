@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.routing import BaseRoute, Route
 
 from llm_serving_engine.server.api.chat import ChatCompletions
+from llm_serving_engine.server.api.completions import Completions
 from llm_serving_engine.server.api.endpoint import Endpoint, Handler
 from llm_serving_engine.server.api.models import Models
 from llm_serving_engine.server.catalog import Catalog
@@ -19,6 +20,7 @@ def api_routes(
     models = Models(catalog)
     posts: dict[str, Handler] = {
         "/chat/completions": ChatCompletions(inference, fingerprint),
+        "/completions": Completions(inference, fingerprint),
     }
     routes: list[BaseRoute] = []
     for prefix in ("/v1", ""):

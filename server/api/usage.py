@@ -10,13 +10,20 @@ from llm_serving_engine.server.service.events import Finished, Usage
 
 def chat_usage(usages: Sequence[Usage]) -> dict[str, Any]:
     """The usage of all answers to one prompt: the prompt counts once."""
-    prompt = usages[0].prompt_tokens
+    return usage_of_prompts(usages, len(usages))
+
+
+def usage_of_prompts(usages: Sequence[Usage], choices: int) -> dict[str, Any]:
+    """The usage of the answers to several prompts; each prompt has so many, one after another."""
+    prompts = usages[::choices]
+    prompt = sum(usage.prompt_tokens for usage in prompts)
     completion = sum(usage.completion_tokens for usage in usages)
+    cached = sum(usage.cached_prompt_tokens for usage in prompts)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": usages[0].cached_prompt_tokens},
+        "prompt_tokens_details": {"cached_tokens": cached},
         "completion_tokens_details": {"reasoning_tokens": 0},
     }
 

@@ -77,6 +77,12 @@ class Generation:
         self._engine.cancel(self.call.request.id, error=failure, expired=expired)
 
     @property
+    def prompt_text(self) -> str:
+        """The prompt as text, as its tokens spell it."""
+        pieces = map(self._tokenizer.piece, self.call.request.prompt)
+        return b"".join(pieces).decode("utf-8", "replace")
+
+    @property
     def finish_reason(self) -> FinishReason:
         """Why the output is complete, once the events have ended."""
         # The scheduler may have ended the request for another reason before it

@@ -1,0 +1,57 @@
+"""The body of `POST /v1/completions`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from llm_serving_engine.scheduler.errors import InvalidField
+from llm_serving_engine.server.api.chat_types import StreamOptions
+from llm_serving_engine.server.api.sampling import CONSTRAINTS, GenerationBody
+from llm_serving_engine.server.service.request import Text, Tokens
+
+# What OpenAI's API produces where nothing is said.
+MAX_TOKENS_DEFAULT = 16
+
+
+class CompletionBody(GenerationBody):
+    """Texts, or token ids, to continue."""
+
+    prompt: str | list[str] | list[int] | list[list[int]]
+    max_tokens: int | None = MAX_TOKENS_DEFAULT
+    n: int | None = None
+    best_of: int | None = None
+    echo: bool | None = None
+    logprobs: int | None = None
+    stream_options: StreamOptions | None = None
+
+    refused: ClassVar[Mapping[str, str]] = {
+        **CONSTRAINTS,
+        "suffix": "filling in the middle is not served by this version",
+        "response_format": CONSTRAINTS["grammar"],
+        "prompt_logprobs": "log-probabilities of the prompt are not served by this version",
+    }
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether the stream ends with a chunk of usage."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def prompts(self) -> list[Text | Tokens]:
+        """Each prompt."""
+        prompt = self.prompt
+        if isinstance(prompt, str):
+            return [Text(prompt)]
+        if prompt and isinstance(prompt[0], int):
+            return [Tokens([token for token in prompt if isinstance(token, int)])]
+        return [Text(one) if isinstance(one, str) else Tokens(one) for one in prompt]  # type: ignore[arg-type]
+
+    def check(self) -> None:
+        """Refuse what no field's type can. Raises InvalidField."""
+        if not self.prompts:
+            raise InvalidField("prompt", "is empty")
+        if self.best_of is not None and self.best_of != (self.n or 1):
+            raise InvalidField("best_of", f"is {self.best_of}; it can be n, or left out")
+        if self.echo and self.logprobs is not None:
+            raise InvalidField("echo", self.refused["prompt_logprobs"])
