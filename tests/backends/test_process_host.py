@@ -191,11 +191,11 @@ class Stubborn(ProcessRunner):
 
     failures = 0
 
-    async def start(self) -> LoadReport:
+    async def start(self, on_vocabulary_read: Callable[[], None] | None = None) -> LoadReport:
         if self.failures:
             self.failures -= 1
             raise LoadError("not yet") if self.failures % 2 else OSError("no processes left")
-        return await super().start()
+        return await super().start(on_vocabulary_read)
 
 
 async def test_recovery_backs_off(monkeypatch: pytest.MonkeyPatch) -> None:

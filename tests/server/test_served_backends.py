@@ -6,7 +6,7 @@ import asyncio
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -259,8 +259,8 @@ def test_the_servers_process_never_has_its_library(tmp_path: Path) -> None:
 class WordlessRunner(GatedRunner):
     """A backend without log-probabilities."""
 
-    async def start(self) -> LoadReport:
-        report = await super().start()
+    async def start(self, on_vocabulary_read: Callable[[], None] | None = None) -> LoadReport:
+        report = await super().start(on_vocabulary_read)
         able = report.capabilities._replace(logprobs=False)
         self._report = report._replace(capabilities=able)
         return self._report
