@@ -83,7 +83,7 @@ class App:
         self._http = None
         if config.http.enabled:
             routes = api_routes(self.inference, self.catalog, config.http, fingerprint(model))
-            app = make_app(self.metrics, self.health.serving, routes)
+            app = make_app(self.metrics, self.health.serving, config.http, routes)
             self._http = HttpListener(app, config.http, self.metrics.http_refused)
         self.metrics.set_model_ready(model.name, False)
         self._watch_processes()

@@ -138,6 +138,12 @@ class HttpConfig(Part):
     """Silence after which a stream sends a comment, so that proxies do not cut it."""
     listen: tuple[ListenAddress, ...] = ()
     """More addresses: HOST:PORT, [IPV6]:PORT, or unix:PATH."""
+    hosts: tuple[str, ...] = ()
+    """Names beside localhost by which requests may reach a loopback address; "*" for all. Others
+    are refused, so that no page in a browser reaches the server by a name of its own."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins, such as https://chat.example, whose pages may use the API; "*" for all. Pages
+    from this machine may always."""
     connections_max: Positive = 1024
     """Open connections. Each costs some kilobytes; more are answered 503 and closed."""
     header_timeout_seconds: Timeout = 10.0

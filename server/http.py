@@ -6,23 +6,57 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from llm_serving_engine.server.api.hosts import HostCheck
+from llm_serving_engine.server.config import HttpConfig
 from llm_serving_engine.server.telemetry.metrics import Metrics
+
+# The origins of pages that this machine serves, in whatever way it is called.
+LOCAL_ORIGINS = r"https?://(localhost|[a-z0-9-]+\.localhost|127(\.\d+){3}|\[::1\])(:\d+)?"
+# What browsers may send to the API, and what pages may read of its answers.
+REQUEST_HEADERS = (
+    "authorization",
+    "content-type",
+    "x-api-key",
+    "x-request-id",
+    "x-request-timeout",
+    "x-tenant-id",
+    "anthropic-version",
+    "anthropic-beta",
+    "anthropic-dangerous-direct-browser-access",
+    "x-stainless-arch",
+    "x-stainless-helper-method",
+    "x-stainless-lang",
+    "x-stainless-os",
+    "x-stainless-package-version",
+    "x-stainless-retry-count",
+    "x-stainless-runtime",
+    "x-stainless-runtime-version",
+    "x-stainless-timeout",
+)
+ANSWER_HEADERS = ("x-request-id", "x-ignored-fields", "retry-after", "retry-after-ms")
 
 
 def make_app(
-    metrics: Metrics, serving: Callable[[], bool], routes: Sequence[BaseRoute] = ()
+    metrics: Metrics,
+    serving: Callable[[], bool],
+    config: HttpConfig | None = None,
+    routes: Sequence[BaseRoute] = (),
 ) -> Starlette:
     """The application.
 
     Args:
         metrics: What /metrics shows.
         serving: Whether a model answers requests, for /readyz and /healthz.
+        config: Whose pages may use the API, and under which names.
         routes: The API's.
     """
+    config = config or HttpConfig()
 
     async def show_metrics(request: Request) -> Response:
         page, content_type = await asyncio.to_thread(metrics.read().render)
@@ -43,4 +77,17 @@ def make_app(
         Route("/readyz", show_ready),
         Route("/healthz", show_ready),
     )
-    return Starlette(routes=[*own, *routes])
+    return Starlette(routes=[*own, *routes], middleware=_browser_rules(config))
+
+
+def _browser_rules(config: HttpConfig) -> list[Middleware]:
+    """Which hosts requests may name, and whose pages may read the answers."""
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=config.cors_origins,
+        allow_origin_regex=LOCAL_ORIGINS,
+        allow_methods=("GET", "POST", "DELETE"),
+        allow_headers=REQUEST_HEADERS,
+        expose_headers=ANSWER_HEADERS,
+    )
+    return [Middleware(HostCheck, config.host, config.hosts), cors]
