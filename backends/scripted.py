@@ -8,9 +8,11 @@ Its vocabulary is the 256 bytes and an end-of-sequence token.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from llm_serving_engine.backends.backend import BackendConfig, LoadReport
+from llm_serving_engine.backends.text.control_tokens import ControlTokens, joined_tokens
 from llm_serving_engine.scheduler.step import (
     CacheOperation,
     Capabilities,
@@ -154,13 +156,17 @@ class ByteTokenizer:
     longest_piece = 1
     bos_text = ""
     eos_text = "<end>"
+    control_tokens = ControlTokens({eos_text: END_OF_SEQUENCE})
     chat_template = None
     training_context = 0
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         """The bytes of the text."""
-        del special
-        return list(text.encode())
+        return self.encode_pieces(self.control_tokens.split(text) if special else [text])
+
+    def encode_pieces(self, pieces: Iterable[str | int]) -> list[int]:
+        """The bytes of the texts, and the tokens."""
+        return joined_tokens(pieces, lambda text: list(text.encode()))
 
     def piece(self, token: int) -> bytes:
         """The byte; nothing for the end-of-sequence token."""

@@ -7,14 +7,18 @@ from collections.abc import Iterable
 
 from llm_serving_engine.backends.text.tokenizer import Tokenizer
 
+# The first byte of an encoded surrogate, and the least that the second can be.
+_SURROGATE_LEAD, _SURROGATE_SECOND = b"\xed", b"\xa0"
+
 _new_decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class Detokenizer:
     """Decodes the tokens of one output; a character comes when all of its bytes are there.
 
-    All texts joined are the joined bytes of all tokens, decoded as UTF-8, with
-    U+FFFD for what is not valid.
+    The texts joined are the tokens' bytes decoded as UTF-8. Bytes that can never
+    become a character become U+FFFD as soon as that is known. A character that
+    the output's end cuts is left out.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -23,8 +27,11 @@ class Detokenizer:
 
     def feed(self, tokens: Iterable[int]) -> str:
         """The text that is complete after `tokens`. Raises IndexError for an unknown token."""
-        return self._decoder.decode(b"".join(map(self._piece, tokens)))
-
-    def flush(self) -> str:
-        """The end of the output: U+FFFD where it ends within a character."""
-        return self._decoder.decode(b"", True)
+        data = b"".join(map(self._piece, tokens))
+        text = self._decoder.decode(data)
+        # Python's decoder waits for the last byte of an encoded surrogate, which is invalid.
+        if data[-1:] >= _SURROGATE_SECOND:
+            pending = self._decoder.getstate()[0]
+            if pending[:1] == _SURROGATE_LEAD and pending[1:] >= _SURROGATE_SECOND:
+                text += self._decoder.decode(b"", True)
+        return text

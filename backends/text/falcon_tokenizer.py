@@ -12,12 +12,13 @@ import heapq
 import itertools
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from llm_serving_engine.backends.models.errors import ModelFileError
 from llm_serving_engine.backends.models.gguf_file import GGUFFile, read_strings
 from llm_serving_engine.backends.models.info import ModelInfo
+from llm_serving_engine.backends.text.control_tokens import ControlTokens, joined_tokens
 
 _TOKENS = "tokenizer.ggml.tokens"
 _MERGES = "tokenizer.ggml.merges"
@@ -61,14 +62,15 @@ class FalconTokenizer:
         self.stop_tokens = frozenset({self._end})
         self.longest_piece = max(map(len, self._names))
         self.bos_text = self.eos_text = self.name(self._end).decode("utf-8", "replace")
+        self.control_tokens = ControlTokens({self.eos_text: self._end})
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         """See `Tokenizer.encode`. No token is put in front."""
-        texts = text.split(self.eos_text) if special else [text]
-        tokens = self._tokens(texts[0])
-        for rest in texts[1:]:
-            tokens += [self._end, *self._tokens(rest)]
-        return tokens
+        return self.encode_pieces(self.control_tokens.split(text) if special else [text])
+
+    def encode_pieces(self, pieces: Iterable[str | int]) -> list[int]:
+        """See `Tokenizer.encode_pieces`."""
+        return joined_tokens(pieces, self._tokens)
 
     def piece(self, token: int) -> bytes:
         """See `Tokenizer.piece`."""

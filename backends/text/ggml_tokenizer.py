@@ -8,9 +8,10 @@ replit's, whose tokens have scores, the text is cut so that they sum up best.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from llm_serving_engine.backends.models.ggml_file import GGMLFile
+from llm_serving_engine.backends.text.control_tokens import ControlTokens, joined_tokens
 
 _END_OF_TEXT = b"<|endoftext|>"
 # Tokens by which models that were tuned for conversations end their turns.
@@ -45,20 +46,24 @@ class GGMLTokenizer:
         self.vocabulary_size = len(self._names)
         self.training_context = file.info.training_context
         special = [name for name in _SPECIAL.get(architecture, ()) if name in self._ids]
-        self._special = re.compile(b"|".join(map(re.escape, special))) if special else None
         end = self._ids.get(_END_OF_TEXT, 0)
         ends = {self._ids[name] for name in _ENDS_OF_TURNS if name in special}
         self.stop_tokens = frozenset({end, *ends})
         self._control = self.stop_tokens | {self._ids[name] for name in special}
+        named = [name for name in (_END_OF_TEXT, *special) if name in self._ids]
+        self.control_tokens = ControlTokens({name.decode(): self._ids[name] for name in named})
         self.bos_text = self.eos_text = self.name(end).decode("utf-8", "replace")
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         """See `Tokenizer.encode`. No token is put in front."""
-        data = text.encode("utf-8")
-        if self._scores:
-            return self._best(data.replace(b" ", _SPACE))
-        words = self._words(data) if special else _WORD.findall(data)
-        return [token for word in words for token in self._longest(word)]
+        # The best cut of a text with scores is one for all of it, control tokens included.
+        return self.encode_pieces(
+            self.control_tokens.split(text) if special and not self._scores else [text]
+        )
+
+    def encode_pieces(self, pieces: Iterable[str | int]) -> list[int]:
+        """See `Tokenizer.encode_pieces`."""
+        return joined_tokens(pieces, self._tokens)
 
     def piece(self, token: int) -> bytes:
         """See `Tokenizer.piece`."""
@@ -72,14 +77,11 @@ class GGMLTokenizer:
         name = self._names[token]
         return name.replace(_SPACE, b" ") if self._scores else name
 
-    def _words(self, data: bytes) -> Iterator[bytes]:
-        """The words of a text, the names of special tokens among them."""
-        start = 0
-        for found in self._special.finditer(data) if self._special else ():
-            yield from _WORD.findall(data[start : found.start()])
-            yield found.group()
-            start = found.end()
-        yield from _WORD.findall(data[start:])
+    def _tokens(self, text: str) -> list[int]:
+        data = text.encode("utf-8")
+        if self._scores:
+            return self._best(data.replace(b" ", _SPACE))
+        return [token for word in _WORD.findall(data) for token in self._longest(word)]
 
     def _longest(self, word: bytes) -> Iterator[int]:
         """The longest token that the rest of a word begins with, again and again."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 import weakref
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from llm_serving_engine.backends.llama_library import captured_errors, library
 from llm_serving_engine.backends.models.errors import ModelFileError
 from llm_serving_engine.backends.models.info import ModelInfo
+from llm_serving_engine.backends.text.control_tokens import ControlTokens, joined_tokens
 from llm_serving_engine.backends.text.special_tokens import SpecialTokens
 from llm_serving_engine.backends.text.stack import call_with_stack
 
@@ -18,6 +20,8 @@ from llm_serving_engine.backends.text.stack import call_with_stack
 _NO_VOCABULARY = frozenset({"", "none", "no_vocab"})
 _SENTENCEPIECE = 1
 _BYTE_ATTRIBUTE = 1 << 5
+_STRIPS_LEFT = 1 << 7
+_STRIPS_RIGHT = 1 << 8
 _BYTES = 256
 # A token of an unknown character stands for up to this many bytes of UTF-8.
 _CHARACTER_BYTES_MAX = 4
@@ -40,6 +44,10 @@ class Tokenizer(Protocol):
     @property
     def vocabulary_size(self) -> int:
         """Token ids go from 0 to this, exclusive."""
+
+    @property
+    def control_tokens(self) -> ControlTokens:
+        """The tokens that stand for no text, by their names."""
 
     @property
     def stop_tokens(self) -> frozenset[int]:
@@ -75,12 +83,25 @@ class Tokenizer(Protocol):
         Args:
             text: Any text; an empty one may give no tokens.
             special: Whether the names of control tokens in `text` become those
-                tokens. For the output of a chat template only: in a prompt as a
-                caller wrote it, they are text like any other.
+                tokens. Otherwise they are text like any other.
 
         Raises:
             MemoryError: The text is far too long.
             UnicodeEncodeError: The text has half a surrogate pair.
+        """
+
+    def encode_pieces(self, pieces: Iterable[str | int]) -> list[int]:
+        """The tokens of a rendered conversation, after a beginning-of-sequence token as above.
+
+        The result is that of `encode` with `special` over the whole text, had only
+        these control tokens been named in it.
+
+        Args:
+            pieces: Control tokens, and the texts between them, as
+                `ControlTokens.split` gives them. No name in these is a control token.
+
+        Raises:
+            MemoryError, UnicodeEncodeError: As `encode`.
         """
 
     def piece(self, token: int) -> bytes:
@@ -122,6 +143,7 @@ class LlamaTokenizer:
             name if name == piece else piece
             for name, piece in zip(self._names, pieces, strict=True)
         ]
+        self.control_tokens = self._control_tokens(pieces)
         special = SpecialTokens(self._library, self._vocabulary, self.info.special_tokens)
         adds_bos = self._library.llama_vocab_get_add_bos(self._vocabulary)
         self._prefix = [special.bos] if adds_bos and special.bos is not None else []
@@ -139,6 +161,11 @@ class LlamaTokenizer:
         # A chat template may have written the token itself; a prompt cannot.
         written = special and tokens[:1] == self._prefix
         return tokens if written else self._prefix + tokens
+
+    def encode_pieces(self, pieces: Iterable[str | int]) -> list[int]:
+        """See `Tokenizer.encode_pieces`."""
+        tokens = joined_tokens(pieces, lambda text: self._tokenize(text.encode("utf-8"), False))
+        return tokens if tokens[:1] == self._prefix else self._prefix + tokens
 
     def piece(self, token: int) -> bytes:
         """See `Tokenizer.piece`."""
@@ -184,6 +211,22 @@ class LlamaTokenizer:
                 length = write(self._vocabulary, token, buffer, len(buffer), 0, special)
             texts.append(buffer.raw[:length])
         return texts
+
+    def _control_tokens(self, pieces: Sequence[bytes]) -> ControlTokens:
+        """The tokens that show a name only where control tokens are shown."""
+        names: dict[str, int] = {}
+        for token, (name, piece) in enumerate(zip(self._names, pieces, strict=True)):
+            if name and not piece:
+                names.setdefault(name.decode("utf-8", "replace"), token)
+        attributes = {
+            token: self._library.llama_vocab_get_attr(self._vocabulary, token)
+            for token in names.values()
+        }
+        return ControlTokens(
+            names,
+            strips_left=[token for token, flags in attributes.items() if flags & _STRIPS_LEFT],
+            strips_right=[token for token, flags in attributes.items() if flags & _STRIPS_RIGHT],
+        )
 
     def _check_bytes(self, path: Path, size: int) -> None:
         """Refuse a vocabulary that cannot spell every text: llama.cpp would abort the process."""

@@ -36,6 +36,19 @@ def test_vocabularies_of_bytes_spell_any_text(kind: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_text_cut_at_control_tokens_gives_the_tokens_of_the_whole(
+    kind: str, tmp_path: Path
+) -> None:
+    tokenizer = LlamaTokenizer(write_vocabulary(tmp_path / "v.gguf", kind))
+    names = [entry for entry, token_type in KINDS[kind][1] if token_type is CONTROL]
+    assert names
+    for name in names:
+        for text in (TEXT, f"{name}{TEXT}", f"{TEXT} {name}\n{TEXT}{name}{name} ", f"{name} "):
+            pieces = tokenizer.control_tokens.split(text)
+            assert tokenizer.encode_pieces(pieces) == tokenizer.encode(text, special=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_files_keys_name_the_special_tokens(kind: str, tmp_path: Path) -> None:
     _, entries, _ = KINDS[kind]
     keys = {"bos": len(entries) - 2, "eos": len(entries) - 1}
