@@ -64,6 +64,10 @@ class ModelConfig(Part):
     """What runs it: "llama.cpp", "ctransformers" (sequences in turn, not in batches), "scripted"
     (no model, answers by arithmetic, for tests of clients), or the import path "module:Class".
     "auto" is llama.cpp, and ctransformers for the legacy GGML files that only it can read."""
+    chat_template: str = ""
+    """A file with a Jinja chat template, to use instead of the model file's. Empty: the file's."""
+    template_arguments: dict[str, Any] = {}
+    """Variables that the chat template gets unless a request sets them, such as enable_thinking."""
     runner: BackendConfig = BackendConfig()
     """Sequences, context, threads, and cache; what is left out is chosen from the machine."""
     supervision: Supervision = Supervision()

@@ -147,7 +147,7 @@ def encode_model(model: ServedModel, is_default: bool) -> models_pb2.Model:
         message.training_context = info.training_context
     if (engine := model.loaded_engine) is not None:
         message.capabilities.CopyFrom(_encode_capabilities(engine.scheduler.capabilities))
-        message.capabilities.chat = model.chat_template is not None
+        message.capabilities.chat = model.text.chat_template is not None
     return message
 
 

@@ -18,7 +18,6 @@ from llm_serving_engine.backends.models.errors import ModelError, printable
 from llm_serving_engine.backends.models.info import ModelInfo
 from llm_serving_engine.backends.process.host import ProcessRunner
 from llm_serving_engine.backends.process.loss import Loss
-from llm_serving_engine.backends.text.chat import ChatTemplate, TemplateError
 from llm_serving_engine.backends.text.tokenizer import Tokenizer
 from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.engine import Engine
@@ -26,6 +25,7 @@ from llm_serving_engine.scheduler.errors import Unavailable
 from llm_serving_engine.scheduler.observer import Observer
 from llm_serving_engine.scheduler.step import Capabilities
 from llm_serving_engine.server.config import ServerConfig
+from llm_serving_engine.server.model_text import ModelText
 
 _logger = logging.getLogger(__name__)
 
@@ -80,8 +80,7 @@ class ServedModel:
         self.info: ModelInfo | None = None
         self.path = path
         self._config = config
-        self._tokenizer: Tokenizer | None = None
-        self._template: ChatTemplate | None = None
+        self._text: ModelText | None = None
         self._engine: Engine | None = None
         self._engine_task: asyncio.Task[None] | None = None
         self._invariant = config.scheduler.determinism == "batch_invariant"
@@ -187,14 +186,14 @@ class ServedModel:
     @property
     def tokenizer(self) -> Tokenizer:
         """The vocabulary. Raises Unavailable before it is loaded."""
-        if self._tokenizer is None:
-            raise self._unavailable()
-        return self._tokenizer
+        return self.text.tokenizer
 
     @property
-    def chat_template(self) -> ChatTemplate | None:
-        """Turns conversations into prompts; None where the model has none."""
-        return self._template
+    def text(self) -> ModelText:
+        """Vocabulary and chat template. Raises Unavailable before they are loaded."""
+        if self._text is None:
+            raise self._unavailable()
+        return self._text
 
     @property
     def vocabulary_size(self) -> int:
@@ -237,17 +236,8 @@ class ServedModel:
     def _load_vocabulary(self) -> None:
         factory = registry.load_factory(self.backend)
         tokenizer = factory.load_tokenizer(self.path, self._config.model.runner)
-        if tokenizer.chat_template is not None:
-            self._template = self._compile(tokenizer)
-        self._tokenizer, self.info = tokenizer, tokenizer.info
-
-    def _compile(self, tokenizer: Tokenizer) -> ChatTemplate | None:
-        assert tokenizer.chat_template is not None
-        try:
-            return ChatTemplate(tokenizer.chat_template, tokenizer.bos_text, tokenizer.eos_text)
-        except TemplateError as error:
-            _logger.warning("model %s cannot chat: %s", self.name, error)
-            return None
+        self._text = ModelText.make(self.name, tokenizer, self._config.model)
+        self.info = tokenizer.info
 
     def _progress(self, fraction: float) -> None:
         self.on_progress(fraction)

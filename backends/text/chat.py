@@ -1,124 +1,212 @@
-"""A conversation to a prompt, by the model's own chat template.
+"""A conversation to a prompt, by a chat template, without forged control tokens.
 
-Templates are Jinja programs that come with the model file, so whoever loads
-a model trusts its template. The sandbox keeps it from the interpreter and from
-changing what it is given, bounds `range`, and its output is bounded here; what
-bounds its time is that trust alone. Messages are data to it, never code.
+What the template itself writes can name control tokens; what callers write
+cannot. A template may cut, trim, or rewrite the texts that it is given, and
+decide by what they say, so the two cannot be told apart in its output alone.
+They are told apart like this:
 
-A message's text can spell the names of control tokens, and tokenizing the
-rendered prompt makes them so: as with every server that works by templates.
+1. The template runs on the conversation as it is: the plain output.
+2. Unless no text has a character that a control token's name begins or ends
+   with, it runs again with a stand-in in the place of each such character: the
+   guarded output. No name in it comes from a caller, in whole or in part.
+3. If the guarded output, its characters put back, is the plain output, the
+   names in the guarded output are the control tokens. This is the usual case.
+4. Otherwise the template has looked at those characters. The plain output is
+   taken where it names the same control tokens in the same order; else the
+   output with stand-ins in the names of control tokens only, where that does;
+   else the guarded output, with its characters put back.
+
+So a prompt's control tokens are always those that the template writes around
+texts without markers. `docs/chat-templates.md` says what this leaves open.
 """
 
 from __future__ import annotations
 
-import datetime
-import json
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import jinja2
-import jinja2.ext
-import jinja2.nodes
-import jinja2.parser
-import jinja2.sandbox
+from llm_serving_engine.backends.text.content_forms import ContentForms, Forms
+from llm_serving_engine.backends.text.control_tokens import ControlTokens
+from llm_serving_engine.backends.text.conversation import Conversation, Message
+from llm_serving_engine.backends.text.stand_ins import StandIns
+from llm_serving_engine.backends.text.template_program import (
+    OUTPUT_CHARACTERS_MAX,
+    TemplateError,
+    TemplateProgram,
+)
 
-OUTPUT_CHARACTERS_MAX = 16 * 1024 * 1024
+__all__ = ["OUTPUT_CHARACTERS_MAX", "ChatPrompt", "ChatTemplate", "TemplateError"]
+
+RESERVED_ARGUMENTS = frozenset({"messages", "add_generation_prompt", "bos_token", "eos_token"})
+"""Variables that a caller's arguments cannot set."""
 
 
-class TemplateError(Exception):
-    """The template cannot be read, or does not take these messages.
+_ANSWER = "1234567890"
 
-    The message is one line, and may be shown to the caller: templates refuse
-    conversations with it, such as "roles must alternate".
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """What a conversation became.
+
+    Attributes:
+        text: All of it, as the template wrote it.
+        pieces: The same, cut at control tokens: their ids, and the texts
+            between them, in which no name is a control token.
     """
+
+    text: str
+    pieces: tuple[str | int, ...]
 
 
 class ChatTemplate:
-    """A compiled template; `render` may be called from several threads at once."""
+    """A compiled template; `render` may be called from several threads at once.
 
-    def __init__(self, source: str, bos_text: str, eos_text: str) -> None:
-        """Compile `source`. Raises TemplateError where it is not a valid template."""
-        self._texts = {"bos_token": bos_text, "eos_token": eos_text}
-        try:
-            self._template = _environment().from_string(source)
-        except jinja2.TemplateError as error:
-            raise TemplateError(
-                f"the model's chat template is not valid: {_line(error)}"
-            ) from error
+    Attributes:
+        end_tokens: The control token that the template writes after the model's
+            words, as a set; empty where it writes none.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        bos_text: str = "",
+        eos_text: str = "",
+        control_tokens: ControlTokens | None = None,
+        *,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Compile a template.
+
+        Args:
+            source: Jinja.
+            bos_text: The beginning-of-sequence token's name.
+            eos_text: The end-of-sequence token's name.
+            control_tokens: Those that the template can name. Default: none.
+            arguments: Variables for the template that `render` does not get.
+
+        Raises:
+            TemplateError: It is not a valid template.
+        """
+        self._program = TemplateProgram(source)
+        self._source = source
+        self._special_texts = {"bos_token": bos_text, "eos_token": eos_text}
+        self._control = control_tokens or ControlTokens({})
+        self._arguments = dict(arguments or {})
+        self._forms = ContentForms(self._run)
+        self._knows_developer = "developer" in source
+        self.end_tokens = self._find_end_tokens()
 
     def render(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Message],
         *,
+        arguments: Mapping[str, Any] | None = None,
+        continue_last: bool = False,
         characters_max: int = OUTPUT_CHARACTERS_MAX,
-    ) -> str:
+    ) -> ChatPrompt:
         """The prompt that asks the model for its next message.
 
         Args:
-            messages: Each with "role" and "content".
-            characters_max: The output is refused when it grows longer.
+            messages: Each with "role" and "content", at least one.
+            arguments: Variables for the template, none of RESERVED_ARGUMENTS.
+            continue_last: Whether the model goes on with the last message.
+            characters_max: Longer output is refused.
 
         Raises:
-            TemplateError: The template refuses the messages, fails on them, or
-                writes too much.
+            TemplateError: The template refuses the messages, fails on them,
+                leaves out the text of one, or writes too much.
         """
-        parts, written = [], 0
+        every_argument = {**self._arguments, **(arguments or {})}
+        conversation = Conversation(self._known_roles(messages), every_argument, continue_last)
+        texts = list(conversation.texts())
+        stand_ins = StandIns(self._control.edges, [self._source, *texts])
+        forms = self._forms.find(conversation)
+
+        def run(change: Callable[[str], str]) -> str:
+            changed = conversation.with_texts(change)
+            if not continue_last:
+                return self._run(changed, forms, characters_max)
+            return self._run_to_end(changed, forms, stand_ins.mark, characters_max)
+
+        plain = run(str)
+        self._forms.check(conversation, forms, plain)
+        marked = any(not self._control.edges.isdisjoint(text) for text in texts)
+        output = self._told_apart(plain, run, texts, stand_ins) if marked else plain
+        pieces = (
+            piece if isinstance(piece, int) else stand_ins.reveal(piece)
+            for piece in self._control.split(output)
+        )
+        return ChatPrompt(stand_ins.reveal(output), tuple(pieces))
+
+    def _told_apart(
+        self,
+        plain: str,
+        run: Callable[[Callable[[str], str]], str],
+        texts: Sequence[str],
+        stand_ins: StandIns,
+    ) -> str:
+        """The output in which every name is the template's own: see the module's description."""
+        named = any(self._control.named(text) for text in texts)
         try:
-            for part in self._template.generate(
-                messages=[dict(message) for message in messages],
-                add_generation_prompt=True,
-                tools=None,
-                documents=None,
-                **self._texts,
-            ):
-                parts.append(part)
-                written += len(part)
-                if written > characters_max:
-                    raise TemplateError(f"the prompt is longer than {characters_max} characters")
+            guarded = run(stand_ins.hide)
         except TemplateError:
-            raise
-        except jinja2.TemplateError as error:
-            raise TemplateError(_line(error)) from error
-        except Exception as error:
-            # A template can raise anything that an expression of Python can.
-            raise TemplateError(f"the model's chat template failed: {_line(error)}") from error
-        return "".join(parts)
+            # It wants some text with these characters in it. Without a whole name, let it be.
+            if not named:
+                return plain
+            raise TemplateError(
+                "the messages have names of control tokens, and the chat template reads them"
+            ) from None
+        if stand_ins.reveal(guarded) == plain:
+            return guarded
+        wanted = self._control.named(guarded)
+        if self._control.named(plain) == wanted:
+            return plain
+        try:
+            disguised = run(lambda text: self._control.disguise(text, stand_ins.table))
+        except TemplateError:
+            return guarded
+        return disguised if self._control.named(disguised) == wanted else guarded
 
+    def _run(
+        self,
+        conversation: Conversation,
+        forms: Forms,
+        characters_max: int = OUTPUT_CHARACTERS_MAX,
+    ) -> str:
+        variables = {**conversation.variables(forms), **self._special_texts}
+        return self._program.run(variables, characters_max=characters_max)
 
-def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=["jinja2.ext.loopcontrols", _Generation],
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    return environment
+    def _run_to_end(
+        self, conversation: Conversation, forms: Forms, mark: str, characters_max: int
+    ) -> str:
+        """The output up to the end of the last message's content."""
+        last = len(conversation.messages) - 1
+        marked = conversation.with_contents(
+            lambda index, content: content + mark if index == last else content
+        )
+        text, found, _ = self._run(marked, forms, characters_max).rpartition(mark)
+        if not found:
+            raise TemplateError("the chat template leaves out the end of the last message")
+        return text
 
+    def _known_roles(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages, with "system" for "developer" where the template has no such role."""
+        if self._knows_developer:
+            return list(messages)
+        return [
+            {**message, "role": "system"} if message["role"] == "developer" else message
+            for message in messages
+        ]
 
-class _Generation(jinja2.ext.Extension):
-    """`{% generation %}`, which marks the model's own words for training: shown as they are."""
-
-    tags = {"generation"}  # noqa: RUF012 - a class attribute by Jinja's protocol
-
-    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _to_json(value: Any, indent: int | None = None) -> str:
-    """As `json.dumps`: Jinja's own escapes for HTML."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _strftime_now(layout: str) -> str:
-    return datetime.datetime.now().strftime(layout)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    def _find_end_tokens(self) -> frozenset[int]:
+        """Find the control token that the template writes after the model's words."""
+        turns = [{"role": "user", "content": "1"}, {"role": "assistant", "content": _ANSWER}]
+        conversation = Conversation(turns, self._arguments, continues=True)
+        try:
+            output = self._run(conversation, self._forms.find(conversation))
+        except TemplateError:
+            return frozenset()
+        _, _, rest = output.rpartition(_ANSWER)
+        pieces = self._control.split(rest.lstrip())
+        return frozenset(piece for piece in pieces[:1] if isinstance(piece, int))

@@ -27,6 +27,10 @@ def serve(
     model: Annotated[
         str | None, typer.Option(help=r"A model's file, hf:OWNER/REPO\[/FILE], or builtin.")
     ] = None,
+    chat_template: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="A Jinja chat template, instead of the model's own."),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file.")] = None,
     host: Annotated[str | None, typer.Option(help="Address for gRPC and HTTP.")] = None,
     port: Annotated[int | None, typer.Option(help="Port for gRPC; 0 for any.")] = None,
@@ -52,7 +56,7 @@ def serve(
 
     flags = _flags(
         {
-            "model": {"reference": model, "backend": backend},
+            "model": {"reference": model, "backend": backend, "chat_template": chat_template},
             "grpc": {"host": host, "port": port},
             "http": {"host": host, "port": http_port},
         }

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
-from llm_serving_engine.backends.text.chat import TemplateError
+from llm_serving_engine.backends.text.chat import (
+    RESERVED_ARGUMENTS,
+    ChatPrompt,
+    ChatTemplate,
+    TemplateError,
+)
+from llm_serving_engine.backends.text.stand_ins import strings
 from llm_serving_engine.scheduler.errors import InvalidField
 from llm_serving_engine.server.config import GenerationConfig
 from llm_serving_engine.server.model import ServedModel
@@ -13,6 +23,10 @@ from llm_serving_engine.server.service.request import Chat, Text, TokenizeReques
 
 # Longer texts are tokenized on another thread: they would hold up the event loop.
 INLINE_TEXT_CHARACTERS_MAX = 4096
+ROLE_CHARACTERS_MAX = 64
+
+# Templates write roles into control tokens such as "<|user|>": a role is a word.
+_ROLE = re.compile(r"[\w.-]+")
 
 
 async def parse_prompt(
@@ -22,7 +36,7 @@ async def parse_prompt(
     if isinstance(source, Text):
         check(source.text != "", source.field, "is empty")
         _check_text_fits(source, model, config)
-        prompt = await _encode(source.text, model, special=False)
+        prompt = await _encode(source.text, model, special=source.parse_special)
         check(len(prompt) > 0, source.field, "has no tokens")
         return prompt
     if isinstance(source, Tokens):
@@ -41,7 +55,7 @@ async def parse_tokenize(
         return await _chat_tokens(source, model, config)
     if isinstance(source, Text):
         _check_size(source, config)
-        return await _encode(source.text, model, special=False)
+        return await _encode(source.text, model, special=source.parse_special)
     raise InvalidField("input", "is missing: set one of text, chat")
 
 
@@ -65,31 +79,85 @@ def _given_tokens(tokens: Tokens, model: ServedModel) -> tuple[int, ...]:
 
 
 async def _chat_tokens(chat: Chat, model: ServedModel, config: GenerationConfig) -> tuple[int, ...]:
-    template = model.chat_template
-    if template is None:
-        raise InvalidField("chat", f"model {model.name!r} has no chat template; use prompt")
+    template = _template(model)
     check(len(chat.messages) > 0, "chat.messages", "is empty")
     messages = list(chat.messages)
-    for index, message in enumerate(messages):
-        check(message.role != "", f"chat.messages[{index}].role", "is empty")
     text_bytes = sum(len(one.role.encode()) + len(one.content.encode()) for one in messages)
     check(
         text_bytes <= config.prompt_bytes_max,
         "chat.messages",
         f"have {text_bytes} bytes in all; the limit is {config.prompt_bytes_max}",
     )
-    turns = [{"role": one.role, "content": one.content} for one in messages]
+    for index, message in enumerate(messages):
+        _check_role(index, message.role)
+    check(
+        not chat.continue_last or messages[-1].role == "assistant",
+        "chat.continue_last",
+        f"needs a last message of the role 'assistant', not {messages[-1].role!r}",
+    )
+    text_bytes += _check_arguments(chat.template_arguments, config)
+    render = partial(
+        template.render,
+        [{"role": one.role, "content": one.content} for one in messages],
+        arguments=chat.template_arguments,
+        continue_last=chat.continue_last,
+    )
     try:
-        # How long that takes is the template's affair, except for short conversations.
+        # The template decides how long this takes, except for short conversations.
         if text_bytes <= INLINE_TEXT_CHARACTERS_MAX:
-            rendered = template.render(turns)
+            rendered = render()
         else:
-            rendered = await asyncio.to_thread(template.render, turns)
+            rendered = await asyncio.to_thread(render)
     except TemplateError as error:
         raise InvalidField("chat", str(error)) from error
-    tokens = await _encode(rendered, model, special=True)
+    tokens = await _encode_chat(rendered, model)
     check(len(tokens) > 0, "chat", "has no tokens")
     return tokens
+
+
+def _template(model: ServedModel) -> ChatTemplate:
+    text = model.text
+    if text.chat_template is not None:
+        return text.chat_template
+    if text.template_error:
+        raise InvalidField("chat", f"model {model.name!r} cannot chat: {text.template_error}")
+    raise InvalidField("chat", f"model {model.name!r} has no chat template; use prompt")
+
+
+def _check_role(index: int, role: str) -> None:
+    field = f"chat.messages[{index}].role"
+    check(role != "", field, "is empty")
+    check(
+        len(role) <= ROLE_CHARACTERS_MAX,
+        field,
+        f"has {len(role)} characters; it can have {ROLE_CHARACTERS_MAX}",
+    )
+    check(
+        _ROLE.fullmatch(role) is not None,
+        field,
+        "has a character that is no letter, digit, underscore, dot, or hyphen",
+    )
+
+
+def _check_arguments(arguments: Mapping[str, Any], config: GenerationConfig) -> int:
+    """Hold template arguments against the limits; the size of their texts in bytes."""
+    field = "chat.template_arguments"
+    for name in arguments:
+        check(name not in RESERVED_ARGUMENTS, f"{field}.{name}", "is set by the server")
+    text_bytes = sum(len(text.encode()) for text in strings(arguments))
+    check(
+        text_bytes <= config.prompt_bytes_max,
+        field,
+        f"have {text_bytes} bytes of text; the limit is {config.prompt_bytes_max}",
+    )
+    return text_bytes
+
+
+async def _encode_chat(prompt: ChatPrompt, model: ServedModel) -> tuple[int, ...]:
+    encode = partial(model.tokenizer.encode_pieces, prompt.pieces)
+    if len(prompt.text) <= INLINE_TEXT_CHARACTERS_MAX:
+        return tuple(encode())
+    return tuple(await asyncio.to_thread(encode))
 
 
 async def _encode(text: str, model: ServedModel, *, special: bool) -> tuple[int, ...]:

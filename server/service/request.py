@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 
 S = TypeVar("S")
 T = TypeVar("T", covariant=True)
@@ -46,10 +46,12 @@ class Text:
     Attributes:
         text: Any text.
         field: The request's field that holds it, for errors.
+        parse_special: Whether control tokens that it names are these tokens.
     """
 
     text: str
     field: str = "prompt"
+    parse_special: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +71,17 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A conversation, oldest message first."""
+    """A conversation.
+
+    Attributes:
+        messages: Oldest first.
+        template_arguments: Variables for the chat template.
+        continue_last: Go on with the last message instead of beginning another.
+    """
 
     messages: Sequence[Message]
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    continue_last: bool = False
 
 
 @dataclass(frozen=True, slots=True)

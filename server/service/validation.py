@@ -83,7 +83,7 @@ async def parse_generate(
         prompt=prompt,
         max_tokens=_max_tokens(request, len(prompt), model, config),
         sampling=sampling,
-        stop_tokens=frozenset() if request.ignore_eos else model.tokenizer.stop_tokens,
+        stop_tokens=frozenset() if request.ignore_eos else model.text.stop_tokens,
         top_logprobs=top_logprobs,
         priority=priority,
         tenant=tenant,
