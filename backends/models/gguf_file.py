@@ -1,25 +1,27 @@
 """The header of a GGUF file: what it says of its model, without its weights.
 
-Reads through a memory map, so that nothing is allocated for what is skipped,
-and checks every length against the file before it is believed.
+Every length is checked against the file before it is believed, and what is
+skipped is not read. The file is not mapped: one that is cut off while it is read
+would end the process.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
+import stat
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from llm_serving_engine.backends.models.errors import ModelFileError, ModelNotFound
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _DEFAULT_ALIGNMENT = 32
+_HEADER_BYTES_MIN = 24
 
 # Far above any real model's, far below what would take long or much memory.
 _ENTRIES_MAX = 65_536
@@ -27,8 +29,10 @@ _TENSORS_MAX = 65_536
 _STRING_BYTES_MAX = 16 * 1024 * 1024
 _ARRAY_STRINGS_MAX = 4_000_000
 _KEPT_ARRAY_LENGTH_MAX = 4_096
+_KEPT_NUMBERS_MAX = 1_000_000
 _DIMENSIONS_MAX = 4
 _ALIGNMENT_MAX = 1 << 20
+_CHUNK_BYTES = 1 << 20
 
 _SCALARS = {
     code: struct.Struct(f"<{letter}")
@@ -161,30 +165,42 @@ def read_strings(path: Path, *keys: str) -> tuple[tuple[bytes, ...], ...]:
 def _read(path: Path, wanted: frozenset[str] = frozenset()) -> tuple[GGUFFile, _Strings]:
     """Read a header, and those arrays of strings that are wanted."""
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size < 24:
-                raise ModelFileError(f"{path} is not a GGUF file: it has only {size} bytes")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                reader = _Reader(path, data, wanted)
-                return reader.file(), reader.strings
+        # Opening a pipe would wait for someone to write into it.
+        with open(path, "rb", opener=_open_at_once) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ModelFileError(f"{path} is not a regular file")
+            if status.st_size < _HEADER_BYTES_MIN:
+                raise ModelFileError(
+                    f"{path} is not a GGUF file: it has only {status.st_size} bytes"
+                )
+            reader = _Reader(path, file, status.st_size, wanted)
+            return reader.file(), reader.strings
     except FileNotFoundError:
         raise ModelNotFound(f"there is no file {path}") from None
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror}") from error
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 class _Reader:
     """Walks over a header; every read is checked against the file's end."""
 
-    def __init__(self, path: Path, data: mmap.mmap, wanted: frozenset[str]) -> None:
+    def __init__(self, path: Path, file: BinaryIO, size: int, wanted: frozenset[str]) -> None:
         self.strings: _Strings = {}
         self._path = path
-        self._data = data
+        self._file = file
         self._wanted = wanted
-        self._size = len(data)
+        self._size = size
         self._position = 0
+        # A window of the file, from `_start`.
+        self._window = b""
+        self._start = 0
         self._strings_left = _ARRAY_STRINGS_MAX
+        self._numbers_left = _KEPT_NUMBERS_MAX
         self._metadata: dict[str, Any] = {}
         self._array_lengths: dict[str, int] = {}
 
@@ -199,10 +215,14 @@ class _Reader:
         tensor_count = self._count(_TENSORS_MAX, "tensors")
         for _ in range(self._count(_ENTRIES_MAX, "metadata entries")):
             key = self._string()
+            if key in self._metadata:
+                raise self._broken(f"it gives {key!r} twice")
             self._metadata[key] = self._value(key, self._scalar(_UINT32))
         # Arrays that are not kept leave no entry.
         metadata = {key: value for key, value in self._metadata.items() if value is not None}
         tensors = tuple(self._tensor() for _ in range(tensor_count))
+        if len({tensor.name for tensor in tensors}) < tensor_count:
+            raise self._broken("two of its tensors have the same name")
         self._check_data(metadata, tensors)
         return GGUFFile(self._path, self._size, version, metadata, self._array_lengths, tensors)
 
@@ -224,8 +244,8 @@ class _Reader:
             return None
         if code not in _SCALARS:
             raise self._broken(f"{key!r} is an array of unknown type {code}")
-        kept = length <= _KEPT_ARRAY_LENGTH_MAX
-        if kept:
+        if length <= min(_KEPT_ARRAY_LENGTH_MAX, self._numbers_left):
+            self._numbers_left -= length
             return tuple(self._scalar(_SCALARS[code]) for _ in range(length))
         self._skip(length * _SCALARS[code].size)
         return None
@@ -235,10 +255,10 @@ class _Reader:
         if self._strings_left < 0:
             raise self._broken(f"{key!r} makes more than {_ARRAY_STRINGS_MAX} strings")
         if key in self._wanted:
-            self.strings[key] = tuple(self._take(self._scalar(_UINT64)) for _ in range(count))
+            self.strings[key] = tuple(self._take(self._length()) for _ in range(count))
             return
         for _ in range(count):
-            self._skip(self._scalar(_UINT64))
+            self._skip(self._length())
 
     def _tensor(self) -> Tensor:
         name = self._string()
@@ -255,8 +275,15 @@ class _Reader:
 
     def _check_data(self, metadata: Mapping[str, Any], tensors: tuple[Tensor, ...]) -> None:
         alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
-        if not isinstance(alignment, int) or not 0 < alignment <= _ALIGNMENT_MAX:
-            raise self._broken(f"its alignment is {alignment!r}")
+        if (
+            not isinstance(alignment, int)
+            or not 0 < alignment <= _ALIGNMENT_MAX
+            or alignment & (alignment - 1)
+        ):
+            raise self._broken(f"its alignment is {alignment!r}, which is no power of two")
+        for tensor in tensors:
+            if tensor.offset % alignment:
+                raise self._broken(f"tensor {tensor.name!r} does not begin at its alignment")
         start = -(-self._position // alignment) * alignment
         end = max((start + tensor.offset + tensor.bytes for tensor in tensors), default=start)
         if end > self._size and tensors:
@@ -269,23 +296,41 @@ class _Reader:
         return count
 
     def _string(self) -> str:
-        length = self._scalar(_UINT64)
+        return self._take(self._length()).decode("utf-8", "replace")
+
+    def _length(self) -> int:
+        """The length of a string."""
+        length: int = self._scalar(_UINT64)
         if length > _STRING_BYTES_MAX:
             raise self._broken(f"it claims a string of {length} bytes")
-        return self._take(length).decode("utf-8", "replace")
+        return length
 
     def _scalar(self, layout: struct.Struct) -> Any:
         try:
-            (value,) = layout.unpack_from(self._data, self._position)
+            (value,) = layout.unpack_from(self._window, self._position - self._start)
         except struct.error:
-            raise self._ends_early() from None
+            (value,) = layout.unpack(self._read_anew(layout.size))
         self._position += layout.size
         return value
 
     def _take(self, length: int) -> bytes:
-        start = self._position
-        self._skip(length)
-        return self._data[start : self._position]
+        start = self._position - self._start
+        taken = self._window[start : start + length]
+        if len(taken) < length:
+            taken = self._read_anew(length)
+        self._position += length
+        return taken
+
+    def _read_anew(self, length: int) -> bytes:
+        """The next bytes, from a window that begins with them."""
+        if length > self._size - self._position:
+            raise self._ends_early()
+        self._file.seek(self._position)
+        self._window = self._file.read(max(length, _CHUNK_BYTES))
+        self._start = self._position
+        if len(self._window) < length:
+            raise self._ends_early()
+        return self._window[:length]
 
     def _skip(self, length: int) -> None:
         if length > self._size - self._position:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from llm_serving_engine.backends.models.errors import ModelFileError
 from llm_serving_engine.backends.models.gguf_file import GGUFFile, Tensor
+from llm_serving_engine.backends.models.split import read_whole
 
 # What `general.file_type` means: llama.cpp's llama_ftype.
 FILE_TYPES = {
@@ -53,6 +54,16 @@ FILE_TYPES = {
 
 _SPECIAL_TOKEN = re.compile(r"tokenizer\.ggml\.(\w+)_token_id")
 _MISSING = -1
+
+
+# What `general.type` says of files that are of use beside a model only.
+_OTHER_KINDS = {
+    "adapter": "an adapter",
+    "imatrix": "an importance matrix",
+    "mmproj": "a projector for images or sound",
+}
+# More than any count that describes a model: what is above is damage.
+_INTEGER_MAX = 1 << 31
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,22 +123,21 @@ class ModelInfo:
 
     @classmethod
     def read(cls, path: Path) -> ModelInfo:
-        """Read a file's header.
+        """Read a file's header; of a split model, those of all parts.
 
         Raises:
-            ModelNotFound: There is no such file.
+            ModelNotFound: There is no such file, or a part is missing.
             ModelFileError: It is not a whole GGUF file, or not of a language model.
         """
-        return cls.of(GGUFFile.read(path))
+        return cls.of(read_whole(path))
 
     @classmethod
     def of(cls, file: GGUFFile) -> ModelInfo:
         """What a header says. Raises ModelFileError where it is not a language model's."""
         facts = _Facts(file)
-        if facts.integer("split.count") > 1:
-            raise ModelFileError(
-                f"{file.path} is one part of several: join them with llama-gguf-split --merge"
-            )
+        kind = facts.text("general.type")
+        if kind in _OTHER_KINDS:
+            raise ModelFileError(f"{file.path} is {_OTHER_KINDS[kind]}, not a model")
         architecture = facts.text("general.architecture")
         layers = facts.integer(f"{architecture}.block_count")
         if not layers or not file.tensors:
@@ -195,7 +205,11 @@ class _Facts:
 
     def integer(self, key: str, default: int = 0) -> int:
         value = self._file.metadata.get(key)
-        return value if isinstance(value, int) and value >= 0 else default
+        if not isinstance(value, int) or value < 0:
+            return default
+        if value > _INTEGER_MAX:
+            raise ModelFileError(f"{self._file.path} claims that {key} is {value}")
+        return value
 
     def per_layer(self, key: str, layers: int, default: int = 0) -> tuple[int, ...]:
         """One value for each layer; a single one in the file stands for all."""

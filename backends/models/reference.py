@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm_serving_engine.backends.models.errors import InvalidReference
+from llm_serving_engine.backends.models.errors import InvalidReference, printable
+from llm_serving_engine.backends.models.split import PartName
 
 _HUB_PREFIX = "hf:"
 # The hub's own rule for names: no leading or trailing dot or dash.
@@ -35,8 +36,9 @@ class FileModel:
 
     @property
     def name(self) -> str:
-        """The name that requests use: the file's, without its suffix."""
-        return _stem(self.path.name)
+        """The name that requests use: the file's, without its suffix and the number of its part."""
+        part = PartName.parse(self.path.name)
+        return printable(_stem(self.path.name) if part is None else part.stem)
 
     def __str__(self) -> str:
         return str(self.path)

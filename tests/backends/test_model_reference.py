@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 
 from llm_serving_engine.backends.models.builtin import builtin_path
-from llm_serving_engine.backends.models.errors import HubError, InvalidReference, ModelNotFound
+from llm_serving_engine.backends.models.errors import (
+    HubError,
+    InvalidReference,
+    ModelFileError,
+    ModelNotFound,
+)
 from llm_serving_engine.backends.models.hub import choose_file
 from llm_serving_engine.backends.models.reference import (
     BuiltinModel,
@@ -24,6 +29,7 @@ from llm_serving_engine.backends.models.resolve import resolve
         ("builtin", BuiltinModel(), "smollm2-135m-instruct"),
         ("./builtin", FileModel(Path("builtin")), "builtin"),
         ("/a/b/model.Q4_0.gguf", FileModel(Path("/a/b/model.Q4_0.gguf")), "model.Q4_0"),
+        ("a/m-00002-of-00003.gguf", FileModel(Path("a/m-00002-of-00003.gguf")), "m"),
         ("~/m.gguf", FileModel(Path.home() / "m.gguf"), "m"),
         ("hf:Owner/Repo-GGUF", HubModel("Owner/Repo-GGUF"), "Repo-GGUF"),
         ("hf:o/r/", HubModel("o/r"), "r"),
@@ -50,10 +56,19 @@ def test_a_path_is_resolved_to_itself(tiny_model_path: Path) -> None:
     assert resolve(FileModel(tiny_model_path), progress=False) == tiny_model_path
 
 
-@pytest.mark.parametrize("path", ["nowhere.gguf", "."])
+@pytest.mark.parametrize("path", ["nowhere.gguf", "tests/conftest.py/model.gguf"])
 def test_a_path_without_a_file(path: str) -> None:
     with pytest.raises(ModelNotFound, match="there is no file"):
         resolve(FileModel(Path(path)), progress=False)
+
+
+def test_a_folder_names_the_files_in_it(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="is a folder; name a file: there is no GGUF file"):
+        resolve(FileModel(tmp_path), progress=False)
+    for number in range(13):
+        (tmp_path / f"m{number:02}.gguf").touch()
+    with pytest.raises(ModelFileError, match=r"name a file: m00\.gguf, .*m11\.gguf, \.\.\.$"):
+        resolve(FileModel(tmp_path), progress=False)
 
 
 def test_the_builtin_model_is_found() -> None:
