@@ -91,12 +91,16 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": body})
 
     @contextlib.asynccontextmanager
-    async def stream(self) -> AsyncIterator[EventStream]:
-        """Answer with server-sent events; the answer ends with the block."""
+    async def stream(self, keep_alive: bytes = KEEP_ALIVE) -> AsyncIterator[EventStream]:
+        """Answer with server-sent events; the answer ends with the block.
+
+        Args:
+            keep_alive: What is sent after some silence.
+        """
         await self._start(
             200, EVENT_STREAM, (("cache-control", "no-cache"), ("x-accel-buffering", "no"))
         )
-        async with EventStream(self._send, self.config) as stream:
+        async with EventStream(self._send, self.config, keep_alive) as stream:
             yield stream
         await self._send({"type": "http.response.body", "body": b""})
 
@@ -127,11 +131,11 @@ class Exchange:
 class EventStream:
     """Server-sent events on their way to a client.
 
-    A comment goes out after each `keep_alive_seconds` of silence, so that
+    Something goes out after each `keep_alive_seconds` of silence, so that
     nothing between client and server takes the connection for dead.
     """
 
-    def __init__(self, send: Send, config: HttpConfig, keep_alive: bytes = KEEP_ALIVE) -> None:
+    def __init__(self, send: Send, config: HttpConfig, keep_alive: bytes) -> None:
         self._send_message = send
         self._interval = config.keep_alive_seconds
         self._seconds = config.write_timeout_seconds

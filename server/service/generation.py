@@ -83,6 +83,11 @@ class Generation:
         return b"".join(pieces).decode("utf-8", "replace")
 
     @property
+    def stop_sequence(self) -> str | None:
+        """The stop sequence that ended the output, if one did."""
+        return self._output.matched
+
+    @property
     def finish_reason(self) -> FinishReason:
         """Why the output is complete, once the events have ended."""
         # The scheduler may have ended the request for another reason before it

@@ -1,0 +1,114 @@
+"""The bodies of `POST /v1/messages` and `/v1/messages/count_tokens`, in Anthropic's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from llm_serving_engine.scheduler.errors import InvalidField
+from llm_serving_engine.scheduler.request import Priority
+from llm_serving_engine.server.api.body import Body, Item
+from llm_serving_engine.server.api.chat_types import TEXT_ONLY, TOOLS
+from llm_serving_engine.server.service.request import Message, SamplingFields
+
+# Claude Code puts a line into the system prompt that differs in each request: the
+# prompts of one conversation would have nothing in common.
+BILLING_HEADER = "x-anthropic-billing-header"
+
+THINKING = ("thinking", "redacted_thinking")
+
+
+class Block(Item):
+    """A part of a message, or of the system prompt."""
+
+    type: str
+    text: str | None = None
+
+
+class Turn(Item):
+    """A message of the conversation."""
+
+    role: Literal["user", "assistant", "system"]
+    content: str | list[Block]
+
+
+class Thinking(Item):
+    """Whether the model is to reason before it answers."""
+
+    type: str
+
+
+class ConversationBody(Body):
+    """A conversation, as it is counted, or continued."""
+
+    model: str = ""
+    messages: list[Turn]
+    system: str | list[Block] | None = None
+    thinking: Thinking | None = None
+
+    refused: ClassVar[Mapping[str, str]] = {
+        "tools": TOOLS,
+        "tool_choice": TOOLS,
+        "mcp_servers": TOOLS,
+        "output_config": "constrained output is not served by this version",
+        "output_format": "constrained output is not served by this version",
+    }
+
+    def conversation(self) -> list[Message]:
+        """The messages as the service takes them. Raises InvalidField."""
+        system = _text("system", self.system or "")
+        turns = [
+            Message(turn.role, _text(f"messages[{index}].content", turn.content))
+            for index, turn in enumerate(self.messages)
+        ]
+        if not turns:
+            raise InvalidField("messages", "is empty")
+        return [Message("system", system), *turns] if system else turns
+
+
+class MessagesBody(ConversationBody):
+    """A conversation to continue."""
+
+    max_tokens: int
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = Field(None, ge=0)
+    stop_sequences: list[str] = Field(default_factory=list)
+    stream: bool | None = None
+    seed: int | None = None
+    min_p: float | None = None
+    priority: Literal["low", "normal", "high", "critical"] | None = None
+    cache_salt: str | None = None
+    timeout: float | None = Field(None, gt=0, allow_inf_nan=False)
+
+    @property
+    def sampling(self) -> SamplingFields:
+        """How tokens are chosen."""
+        return SamplingFields(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            seed=None if self.seed is None else self.seed % 2**64,
+        )
+
+    @property
+    def priority_value(self) -> int | None:
+        """The priority as the service takes it."""
+        return None if self.priority is None else Priority[self.priority.upper()].value
+
+
+def _text(field: str, content: str | list[Block]) -> str:
+    if isinstance(content, str):
+        return content
+    texts = []
+    for index, block in enumerate(content):
+        if block.type in THINKING:
+            continue
+        if block.type != "text" or block.text is None:
+            raise InvalidField(f"{field}[{index}]", f"is {block.type!r:.40}; {TEXT_ONLY}")
+        if not block.text.startswith(BILLING_HEADER):
+            texts.append(block.text)
+    return "\n".join(texts)
