@@ -59,12 +59,12 @@ async def test_tokens_are_counted_as_they_are_used(claude: anthropic.AsyncAnthro
 async def test_a_stop_sequence_is_named(claude: anthropic.AsyncAnthropic) -> None:
     asked: Any = {"model": "", "max_tokens": 8, "messages": MESSAGES, "extra_body": GREEDY}
     first = await claude.messages.create(**asked)
-    text: str = first.content[0].text  # type: ignore[union-attr]
+    text: str = first.content[0].text
     stop = text[2:4]
     message = await claude.messages.create(**asked, stop_sequences=[stop, "\0\0"])
     assert message.stop_reason == "stop_sequence"
     assert message.stop_sequence == stop
-    assert stop not in message.content[0].text  # type: ignore[union-attr]
+    assert stop not in message.content[0].text
 
 
 async def test_blocks_and_the_line_that_changes(claude: anthropic.AsyncAnthropic) -> None:
