@@ -1,4 +1,4 @@
-"""Runners that are killed, or stopped, again and again under load."""
+"""Runners that are killed, stopped, or poisoned, again and again under load."""
 
 from __future__ import annotations
 
@@ -6,102 +6,170 @@ import asyncio
 import contextlib
 import os
 import random
+import re
 import signal
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
+import faulty_backend
+import grpc
 import psutil
 import pytest
 from callers import Callers, HealthProbe, questions
+from google.rpc import error_details_pb2
+from running_server import detail, error_of
 from serve_process import ServeProcess, serve_process
 
-from llm_serving_engine.v1 import operations_pb2
+from llm_serving_engine.backends.models.quantize import quantize
+from llm_serving_engine.v1 import generation_pb2, inference_pb2, operations_pb2
 
 STREAMS = 16
+QUESTIONS = 24
 TOKENS = 120
-KILLS = int(os.environ.get("ENDURANCE_KILLS", "100"))
-STOPS = int(os.environ.get("ENDURANCE_STOPS", "20"))
-STEP_SECONDS_MAX = 2.0
+SECONDS = float(os.environ.get("ENDURANCE_SECONDS", "300"))
+POISONS = int(os.environ.get("ENDURANCE_POISONS", "10"))
+# Between two signals, from the first to the last.
+PAUSE_SECONDS = (2.0, 4.0)
 HEALTH_SECONDS_MAX = 0.1
+# The built-in model's last token: no answer to the questions has it.
+FATAL_TOKEN = 49151
 PREFIX = "LLM_SERVING_ENGINE_"
 SETTINGS = {
     f"{PREFIX}SCHEDULER__DETERMINISM": "batch_invariant",
-    f"{PREFIX}SCHEDULER__RUNNER_LOSSES_MAX": "1000000",
     f"{PREFIX}MODEL__RUNNER__SEQUENCES": "16",
     f"{PREFIX}MODEL__RUNNER__CONTEXT_PER_SEQUENCE": "512",
-    f"{PREFIX}MODEL__SUPERVISION__RESTART_DELAY_SECONDS_MAX": "0.1",
-    f"{PREFIX}MODEL__SUPERVISION__STEP_SECONDS_MAX": str(STEP_SECONDS_MAX),
+    f"{PREFIX}MODEL__SUPERVISION__STEP_SECONDS_MAX": "1",
     f"{PREFIX}MODEL__SUPERVISION__LOAD_SILENCE_SECONDS_MAX": "5",
+    f"{PREFIX}LOG__LEVEL": "error",
+}
+POISONED = {
+    "PYTHONPATH": os.pathsep.join(
+        filter(None, (str(Path(faulty_backend.__file__).parent), os.environ.get("PYTHONPATH")))
+    ),
+    faulty_backend.FATAL_TOKEN: str(FATAL_TOKEN),
 }
 
 
+@pytest.fixture(scope="module")
+def quantized_builtin_path(
+    builtin_model_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The built-in model as Q4_0: its sequences give the same bits in any company."""
+    path = tmp_path_factory.mktemp("models") / "builtin.Q4_0.gguf"
+    quantize(builtin_model_path, path, "Q4_0")
+    return path
+
+
+@pytest.fixture(params=["tiny", "builtin"])
+def model_path(request: pytest.FixtureRequest) -> Path:
+    """The file that ENDURANCE_MODEL names, or else a quantized one."""
+    name = "tiny_quantized_model_path" if request.param == "tiny" else "quantized_builtin_path"
+    chosen = os.environ.get("ENDURANCE_MODEL") if request.param == "builtin" else None
+    path = chosen or request.getfixturevalue(name)
+    return Path(path)
+
+
 @contextlib.contextmanager
-def server(path: Path) -> Iterator[ServeProcess]:
-    env = {**SETTINGS, f"{PREFIX}LOG__LEVEL": "error"}
-    with serve_process("--model", str(path), env=env, quiet=True) as process:
+def server(path: Path, *arguments: str) -> Iterator[ServeProcess]:
+    env = {**SETTINGS, **POISONED}
+    with serve_process("--model", str(path), *arguments, env=env, quiet=True) as process:
         yield process
 
 
-async def disturb(
-    process: ServeProcess, probe: HealthProbe, number: signal.Signals, times: int
-) -> set[int]:
-    """Send a signal to one runner after the other, at random moments; their ids."""
-    dice = random.Random(times)
-    hit: set[int] = set()
-    while len(hit) < times:
-        # One in eight may be hit while it loads; the others have work to do.
-        if dice.randrange(8):
-            await probe.serving.wait()
-        await asyncio.sleep(dice.uniform(0.0, 2.5))
+async def disturb(process: ServeProcess, number: signal.Signals, dice: random.Random) -> int:
+    """Send a signal to whatever runner there is, loading or not, for some minutes; how often."""
+    ends, hit = time.monotonic() + SECONDS, 0
+    while time.monotonic() < ends:
+        await asyncio.sleep(dice.uniform(*PAUSE_SECONDS))
         for runner in psutil.Process(process.process.pid).children():
-            if runner.pid not in hit:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 runner.send_signal(number)
-                hit.add(runner.pid)
+                hit += 1
     return hit
 
 
-@pytest.mark.parametrize(
-    ("number", "times"), [(signal.SIGKILL, KILLS), (signal.SIGSTOP, STOPS)], ids=["kill", "stop"]
-)
-@pytest.mark.parametrize(
-    "model", ["tiny_quantized_model_path", "large_model_path"], ids=["tiny", "builtin"]
-)
-async def test_every_stream_completes(
-    model: str, number: signal.Signals, times: int, request: pytest.FixtureRequest
-) -> None:
-    path = request.getfixturevalue(model)
-    with server(path) as process:
-        main = psutil.Process(process.process.pid)
-        async with Callers(process.address, questions(40, TOKENS, random.Random(1))) as callers:
-            await callers.learn()
-            files, began = main.num_fds(), time.perf_counter()
-            enough, probe = asyncio.Event(), HealthProbe(process.address)
-            calling = asyncio.gather(callers.call(STREAMS, enough), probe.run(enough))
-            disturbing = asyncio.ensure_future(disturb(process, probe, number, times))
-            tasks: set[asyncio.Future[Any]] = {calling, disturbing}
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+async def poison(callers: Callers, dice: random.Random) -> int:
+    """Send one request after the other that makes the runner crash; how many."""
+    for number in range(POISONS):
+        await asyncio.sleep(dice.uniform(*PAUSE_SECONDS))
+        # Its first token is the fatal one, which crashes the runner once it is computed.
+        request = inference_pb2.GenerateRequest(
+            prompt=f"this one, number {number}, ends badly",
+            max_tokens=TOKENS,
+            ignore_eos=True,
+            sampling=generation_pb2.Sampling(temperature=0, logit_bias={FATAL_TOKEN: 100.0}),
+        )
+        error = await error_of(callers.inference.Generate(request))
+        assert error.code() is grpc.StatusCode.INTERNAL
+        assert detail(error, error_details_pb2.ErrorInfo).reason == "REQUEST_KILLS_RUNNER"
+    return POISONS
+
+
+def losses(process: ServeProcess) -> dict[str, int]:
+    """How many runners were lost, by what to."""
+    with urllib.request.urlopen(f"{process.http}/metrics") as answer:
+        text = answer.read().decode()
+    found = re.findall(r'runner_losses_total\{loss="(\w+)",.*\} (\S+)', text)
+    return {loss: int(float(count)) for loss, count in found if float(count)}
+
+
+@contextlib.asynccontextmanager
+async def streams(process: ServeProcess) -> AsyncIterator[Callers]:
+    """Streams that run meanwhile, and that must all complete as if they were undisturbed."""
+    main = psutil.Process(process.process.pid)
+    async with Callers(process.address, questions(QUESTIONS, TOKENS, random.Random(1))) as callers:
+        await callers.learn()
+        files, began = main.num_fds(), time.perf_counter()
+        enough, probe = asyncio.Event(), HealthProbe(process.address)
+        calling = asyncio.gather(callers.call(STREAMS, enough), probe.run(enough))
+        try:
+            yield callers
+        finally:
             enough.set()
             await calling
-            hit = await disturbing
-            state = (await callers.operations.GetSchedulerState(
-                operations_pb2.GetSchedulerStateRequest()
-            )).state  # fmt: skip
-            held = [slot for slot in state.slots if slot.request_id]
-            print(
-                f"\n{path.name}: {len(hit)} x {number.name} in {time.perf_counter() - began:.0f} s;"
-                f" {callers.completed} streams, all as undisturbed;"
-                f" health p50 {probe.percentile(50) * 1e3:.1f} ms,"
-                f" p99 {probe.percentile(99) * 1e3:.1f} ms of {len(probe.seconds)}"
-            )
-            assert held == []
-            assert len(main.children(recursive=True)) == 1
-            # The probe's connection may still be there.
-            assert main.num_fds() <= files + 1
-            assert not [pid for pid in hit if psutil.pid_exists(pid)]
-            assert probe.percentile(99) <= HEALTH_SECONDS_MAX
-        runner = process.runner
-        process.signal(signal.SIGTERM)
-        assert process.process.wait(60) == 0
-        assert not runner.is_running()
+        print(
+            f"\n{time.perf_counter() - began:.0f} s; losses {losses(process)};"
+            f" {callers.completed} streams, all as undisturbed;"
+            f" health p50 {probe.percentile(50) * 1e3:.1f} ms,"
+            f" p99 {probe.percentile(99) * 1e3:.1f} ms of {len(probe.seconds)},"
+            f" {probe.refused} not SERVING"
+        )
+        state = await callers.operations.GetSchedulerState(
+            operations_pb2.GetSchedulerStateRequest()
+        )
+        assert [slot for slot in state.state.slots if slot.request_id] == []
+        assert len(main.children(recursive=True)) == 1
+        # The probe's connection may still be there.
+        assert main.num_fds() <= files + 1
+        assert probe.refused == 0
+        assert probe.percentile(99) <= HEALTH_SECONDS_MAX
+
+
+def end(process: ServeProcess) -> None:
+    """Stop the server; nothing is left of it."""
+    runner = process.runner
+    process.signal(signal.SIGTERM)
+    assert process.process.wait(60) == 0
+    assert not runner.is_running()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["kill", "stop"])
+async def test_every_stream_completes(model_path: Path, number: signal.Signals) -> None:
+    with server(model_path) as process:
+        async with streams(process) as callers:
+            hit = await disturb(process, number, random.Random(2))
+        assert hit >= SECONDS / PAUSE_SECONDS[1] / 2
+        assert callers.completed
+        end(process)
+
+
+async def test_poison_alone_is_refused(quantized_builtin_path: Path) -> None:
+    with server(quantized_builtin_path, "--backend", "faulty_backend:FaultyLlama") as process:
+        async with streams(process) as callers:
+            poisons = await poison(callers, random.Random(3))
+        assert set(losses(process)) == {"crashed"}
+        assert 2 * poisons <= losses(process)["crashed"] <= 3 * poisons
+        assert callers.completed
+        end(process)
