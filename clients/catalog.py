@@ -39,7 +39,7 @@ class Model:
         training_context: Tokens of context in training.
         memory_bytes: What its process takes; 0 until it is loaded.
         state: Whether it can answer.
-        state_reason: Why it has failed, in words; else empty.
+        state_reason: Why it has failed, or what it does without, in words; else empty.
         capabilities: What can be asked of it; None until it is loaded.
         is_default: Whether requests that name no model get it.
     """

@@ -27,6 +27,7 @@ from llm_serving_engine.scheduler.errors import (
     RunnerFailed,
 )
 from llm_serving_engine.scheduler.events import Begun, Moved, Produced, SchedulerEvent
+from llm_serving_engine.scheduler.guarded_policy import guarded
 from llm_serving_engine.scheduler.in_flight import InFlight
 from llm_serving_engine.scheduler.lifecycle import Event, State
 from llm_serving_engine.scheduler.lookahead import rows_ahead
@@ -61,7 +62,8 @@ class Scheduler:
         """Begin with nothing to do. Raises ValueError where the configured policy is unknown."""
         self.capabilities = capabilities
         self.config = config or SchedulerConfig()
-        self.policy = policy or load_policy(self.config.policy, self.config)
+        policy = policy or load_policy(self.config.policy, self.config)
+        self.policy = guarded(policy, self.config)
         self.queue = WaitingQueue(self.policy)
         self.slots = SlotTable(capabilities.sequences_max)
         self.cost = CostModel(Speed.of(capabilities))
@@ -220,8 +222,7 @@ class Scheduler:
         self.slots.forget()
         if outside:
             return
-        convicted = self.suspects.lost({s.request.id: len(s.output) for s in running})
-        for request_id in convicted:
+        for request_id in self.suspects.lost({s.request.id: len(s.output) for s in running}):
             error = RequestFailed(RequestFailed.KILLS_RUNNER, "the request makes its runner die")
             self._end(self._sequences[request_id], Event.FAIL, now, error)
 

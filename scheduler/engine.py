@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from collections.abc import Sequence as Several
@@ -20,6 +21,8 @@ from llm_serving_engine.scheduler.request import Request
 from llm_serving_engine.scheduler.runner import Runner, RunnerLost
 from llm_serving_engine.scheduler.step import Step, StepResult
 from llm_serving_engine.scheduler.stream import TokenStream
+
+_logger = logging.getLogger(__name__)
 
 
 class Engine:
@@ -45,6 +48,7 @@ class Engine:
         self._quiet.set()
         self._draining = False
         self._runner_lost = False
+        self._policy_failure = ""
         # The last step, until the observers are told of it.
         self._done: tuple[Step, StepResult] | None = None
 
@@ -182,6 +186,9 @@ class Engine:
                 self._dispatch(event)
         if self.scheduler.idle:
             self._quiet.set()
+        if self.scheduler.policy.failure != self._policy_failure:
+            self._policy_failure = self.scheduler.policy.failure
+            _logger.error("%s; the default policy decides in its place", self._policy_failure)
 
     def _dispatch(self, event: SchedulerEvent) -> None:
         stream = self._streams.get(event.sequence.request.id)

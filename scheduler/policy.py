@@ -24,7 +24,15 @@ POLICIES = {
 
 
 class Policy(ABC):
-    """Orders sequences. Only `key` must be written; the rest is told, in case it matters."""
+    """Orders sequences. Only `key` must be written; the rest is told, in case it matters.
+
+    One that raises is replaced by the default policy.
+
+    Attributes:
+        failure: Why the default policy decides in its place; else empty.
+    """
+
+    failure = ""
 
     def __init__(self, config: SchedulerConfig) -> None:
         self.config = config

@@ -47,6 +47,7 @@ class WaitingQueue:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
+        self._policy_failure = ""
         self._waiting: dict[str, _Ticket] = {}
         self._lines: dict[Hashable, list[_Ticket]] = {}
         self._numbers = itertools.count()
@@ -83,8 +84,13 @@ class WaitingQueue:
 
     def first(self, now: float) -> Sequence | None:
         """Who is to be served next."""
-        heads = (line[0].sequence for line in self._lines.values())
-        return min(heads, key=lambda sequence: self._policy.key(sequence, now), default=None)
+        first = self._first(now)
+        if self._policy.failure != self._policy_failure:
+            # Another policy decides from here on, by lines of its own.
+            self._policy_failure = self._policy.failure
+            self._line_up_again()
+            first = self._first(now)
+        return first
 
     @property
     def tokens(self) -> int:
@@ -107,6 +113,17 @@ class WaitingQueue:
     def tenants(self) -> dict[str, Load]:
         """Those of each tenant that has any."""
         return dict(self._by_tenant)
+
+    def _first(self, now: float) -> Sequence | None:
+        heads = (line[0].sequence for line in self._lines.values())
+        return min(heads, key=lambda sequence: self._policy.key(sequence, now), default=None)
+
+    def _line_up_again(self) -> None:
+        self._lines = {}
+        for request_id, ticket in self._waiting.items():
+            moved = ticket._replace(line=self._policy.line(ticket.sequence))
+            self._waiting[request_id] = moved
+            bisect.insort(self._lines.setdefault(moved.line, []), moved)
 
     def _loads(self, sequence: Sequence) -> tuple[Load, ...]:
         request = sequence.request

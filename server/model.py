@@ -51,7 +51,6 @@ class ServedModel:
         name: What requests call it.
         path: Its file.
         state: Whether it can answer.
-        state_reason: Why it cannot, where it FAILED.
         on_state: Called after each change of `state` or `serving`.
         on_loss: Called whenever its runner was lost, or could not be replaced.
     """
@@ -73,7 +72,7 @@ class ServedModel:
         """
         self.name = name
         self.state = ModelState.LOADING
-        self.state_reason = ""
+        self._state_reason = ""
         self.on_state: Callable[[ServedModel], None] = lambda model: None
         self.on_loss: Callable[[ServedModel, Loss], None] = lambda model, loss: None
         self.backend = registry.choose(config.model.backend, path)
@@ -167,6 +166,13 @@ class ServedModel:
         if self._engine is None or not self._accepting:
             raise self._unavailable()
         return self._engine
+
+    @property
+    def state_reason(self) -> str:
+        """Why it FAILED, or what it does without while it is READY."""
+        if self._engine is None or self.state is not ModelState.READY:
+            return self._state_reason
+        return self._engine.scheduler.policy.failure
 
     @property
     def serving(self) -> bool:
@@ -292,7 +298,7 @@ class ServedModel:
             return  # the way out is one way
         # Callers are told which file it is, and not where it is.
         shown = printable(reason).replace(printable(str(self.path)), self.path.name)
-        self.state, self.state_reason = state, printable(shown)
+        self.state, self._state_reason = state, printable(shown)
         if state is ModelState.LOADING and self._serving:
             self._begin_grace()
         elif state is not ModelState.LOADING:

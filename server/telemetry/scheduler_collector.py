@@ -62,6 +62,10 @@ _COUNTERS: dict[str, tuple[str, Callable[[Scheduler], float]]] = {
     ),
 }
 _GAUGES: dict[str, tuple[str, Callable[[Scheduler], float]]] = {
+    "llm_serving_engine_policy_failed": (
+        "1 where the configured policy raised and the default one decides in its place; else 0.",
+        lambda scheduler: bool(scheduler.policy.failure),
+    ),
     "llm_serving_engine_cached_tokens": (
         "Tokens that finished requests left in the caches of idle slots.",
         _cached_tokens,
