@@ -66,8 +66,8 @@ class Engine:
                 raise Unavailable("the server is shutting down")
             sequence = self.scheduler.submit(request, self.clock())
         except RequestError as error:
-            for observer in self._observers:
-                observer.refused(request, error)
+            refusal = error
+            self._tell(lambda observer: observer.refused(request, refusal))
             raise
         stream = self._streams[request.id] = TokenStream(sequence)
         self._quiet.clear()
@@ -113,9 +113,9 @@ class Engine:
             while True:
                 await self._turn()
         except Exception:
-            # A bug, and nobody shall wait for ever because of it.
+            # A bug. Every caller is answered all the same.
             self._draining = True
-            self._fail_all(RequestError("the engine failed"))
+            self._abandon(RequestError("the engine failed"))
             raise
 
     async def _turn(self) -> None:
@@ -179,8 +179,7 @@ class Engine:
     def _publish(self) -> None:
         if self._done is not None:
             (step, result), self._done = self._done, None
-            for observer in self._observers:
-                observer.stepped(step, result)
+            self._tell(lambda observer: observer.stepped(step, result))
         while events := self.scheduler.take_events():
             for event in events:
                 self._dispatch(event)
@@ -205,11 +204,20 @@ class Engine:
     def _moved(self, event: Moved, stream: TokenStream | None) -> None:
         sequence, state = event.sequence, event.transition.state
         if event.transition is sequence.history[-1]:
-            for observer in self._observers:
-                observer.transitioned(sequence)
+            self._tell(lambda observer: observer.transitioned(sequence))
         if stream is not None and state.ended:
             del self._streams[sequence.request.id]
             stream.end()
+
+    def _tell(self, tell: Callable[[Observer], None]) -> None:
+        """Tell all observers; one that raises is told nothing more."""
+        for observer in self._observers:
+            try:
+                tell(observer)
+            except Exception:  # noqa: PERF203 - each is told, whatever the one before it did
+                name = type(observer).__name__
+                _logger.exception("the observer %s failed, and is told nothing more", name)
+                self._observers = tuple(o for o in self._observers if o is not observer)
 
     def _bound(self, stream: TokenStream) -> None:
         limit = self.scheduler.config.stream_buffer_tokens_max
@@ -220,6 +228,18 @@ class Engine:
         )
         error = LimitReached("stream.buffer_tokens", description, self.scheduler.retry_after)
         self.scheduler.cancel(stream.sequence.request.id, self.clock(), error=error)
+
+    def _abandon(self, error: RequestError) -> None:
+        """End all streams, in whatever state the scheduler is."""
+        try:
+            self._fail_all(error)
+        except Exception:
+            _logger.exception("the scheduler could not end its requests")
+        for stream in self._streams.values():
+            stream.sequence.error = stream.sequence.error or error
+            stream.end()
+        self._streams.clear()
+        self._quiet.set()
 
     def _fail_all(self, error: RequestError) -> None:
         now = self.clock()

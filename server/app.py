@@ -53,6 +53,9 @@ class App:
 
     It listens as soon as it is started, and answers UNAVAILABLE until the
     model is loaded, so that a balancer or a probe sees what goes on.
+
+    Attributes:
+        given_up: Done, with one line that says why, when it can never answer again.
     """
 
     def __init__(self, config: ServerConfig, model: ServedModel) -> None:
@@ -70,6 +73,8 @@ class App:
         self.model = model
         self.model.on_state = self._model_changed
         self.model.on_loss = self._runner_lost
+        self.model.on_given_up = self._given_up
+        self.given_up: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.catalog = Catalog([self.model])
         self.inference = Inference(self.catalog, config.generation, self.tracer, self.metrics)
         self._views = {model.name: SchedulerView()}
@@ -167,6 +172,10 @@ class App:
 
     def _runner_lost(self, model: ServedModel, loss: Loss) -> None:
         self.metrics.processes.lost(model.name, loss.reason)
+
+    def _given_up(self, message: str) -> None:
+        if not self.given_up.done():
+            self.given_up.set_result(message)
 
     def _model_changed(self, model: ServedModel) -> None:
         self.metrics.set_model_ready(model.name, model.serving)

@@ -25,6 +25,7 @@ from llm_serving_engine.scheduler.errors import Unavailable
 from llm_serving_engine.scheduler.observer import Observer
 from llm_serving_engine.scheduler.step import Capabilities
 from llm_serving_engine.server.config import ServerConfig
+from llm_serving_engine.server.engine_keeper import EngineKeeper
 from llm_serving_engine.server.model_text import ModelText
 
 _logger = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ class ServedModel:
         state: Whether it can answer.
         on_state: Called after each change of `state` or `serving`.
         on_loss: Called whenever its runner was lost, or could not be replaced.
+        on_given_up: Told in one line why it can never answer again: the process
+            is of no use any more.
     """
 
     def __init__(
@@ -75,13 +78,13 @@ class ServedModel:
         self._state_reason = ""
         self.on_state: Callable[[ServedModel], None] = lambda model: None
         self.on_loss: Callable[[ServedModel, Loss], None] = lambda model, loss: None
+        self.on_given_up: Callable[[str], None] = lambda message: None
         self.backend = registry.choose(config.model.backend, path)
         self.info: ModelInfo | None = None
         self.path = path
         self._config = config
         self._text: ModelText | None = None
-        self._engine: Engine | None = None
-        self._engine_task: asyncio.Task[None] | None = None
+        self._keeper: EngineKeeper | None = None
         self._invariant = config.scheduler.determinism == "batch_invariant"
         self._runner = make_runner(
             self.backend,
@@ -129,10 +132,8 @@ class ServedModel:
         except asyncio.CancelledError:
             await self._stop_runner(runner)
             raise
-        scheduler = Scheduler(report.capabilities, self._config.scheduler)
-        self._engine = Engine(scheduler, self._runner, observers(report.capabilities))
-        self._engine_task = asyncio.create_task(self._engine.run(), name=f"engine {self.name}")
-        self._engine_task.add_done_callback(self._engine_ended)
+        self._keeper = self._make_keeper(observers)
+        self._keeper.start(report)
         self._enter(ModelState.READY)
         return report
 
@@ -149,10 +150,8 @@ class ServedModel:
     async def close(self) -> None:
         """End the engine and the runner."""
         self._end_grace()
-        if self._engine_task is not None:
-            self._engine_task.cancel()
-            # Where it failed by itself, `_engine_ended` has said so.
-            await asyncio.gather(self._engine_task, return_exceptions=True)
+        if self._keeper is not None:
+            await self._keeper.close()
         await self._runner.close()
 
     # What a request needs
@@ -281,10 +280,26 @@ class ServedModel:
         if self._engine is not None:
             self._engine.runner_lost()
 
-    def _engine_ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and task.exception() is not None:
-            _logger.critical("the engine of %s failed", self.name, exc_info=task.exception())
-            self._enter(ModelState.FAILED, "its engine failed")
+    @property
+    def _engine(self) -> Engine | None:
+        return None if self._keeper is None else self._keeper.engine
+
+    def _make_keeper(self, observers: ObserverFactory) -> EngineKeeper:
+        def build(report: LoadReport) -> Engine:
+            scheduler = Scheduler(report.capabilities, self._config.scheduler)
+            return Engine(scheduler, self._runner, observers(report.capabilities))
+
+        failures_max = self._config.model.supervision.engine_failures_max
+        keeper = EngineKeeper(self.name, self._runner, build, failures_max)
+        keeper.on_change = self._engine_changed
+        keeper.on_given_up = lambda message: self.on_given_up(message)
+        return keeper
+
+    def _engine_changed(self) -> None:
+        if self._engine is None:
+            self._enter(ModelState.FAILED, "its engine failed, and is built anew")
+        else:
+            self._enter(ModelState.READY)
 
     async def _stop_runner(self, starting: asyncio.Task[LoadReport] | None) -> None:
         if starting is not None:

@@ -31,12 +31,16 @@ class Supervision:
         restart_grace_seconds: Health stays SERVING through a restart that is
             shorter: requests wait for it in the queue. Longer keeps balancers
             from moving traffic for nothing, and tells them later.
+        engine_failures_max: An engine that fails by a bug of its own is built
+            anew, on a new runner. When so many have failed, each within a
+            minute, the process exits, for its supervisor to start another.
     """
 
     step_seconds_max: float = 30.0
     load_silence_seconds_max: float = 120.0
     restart_delay_seconds_max: float = 30.0
     restart_grace_seconds: float = 15.0
+    engine_failures_max: int = 3
 
     def __post_init__(self) -> None:
         for field in fields(self):

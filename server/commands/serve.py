@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from llm_serving_engine.server.config import ServerConfig
 
 EXAMPLE = "Example: llm-serving-engine serve --model hf:OWNER/REPO/FILE.gguf --port 50052"
+# EX_SOFTWARE of sysexits.h: a bug, and not the operator's doing.
+GIVEN_UP_CODE = 70
+
+
+class GivenUp(Exception):
+    """The server can never answer again, and says why in one line."""
 
 
 def register(app: typer.Typer) -> None:
@@ -70,6 +76,8 @@ def serve(
         uvloop.run(_run(settings, name, path))
     except (ConfigError, LoadError, ModelError, ValueError) as error:
         _fail(str(error))
+    except GivenUp as error:
+        _fail(str(error), GIVEN_UP_CODE)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
@@ -96,7 +104,9 @@ async def _run(config: ServerConfig, name: str, path: Path) -> None:
             gc.collect()
             gc.freeze()
             _announce(app, report)
-            await told.wait()
+            await _first_of(app.given_up, told.wait())
+            if app.given_up.done():
+                raise GivenUp(app.given_up.result())
             _say("stopping: running requests may finish")
     finally:
         loading.cancel()
@@ -119,7 +129,7 @@ def _stop_signals() -> asyncio.Event:
     return told
 
 
-async def _first_of(task: asyncio.Task[Any], other: Coroutine[Any, Any, Any]) -> None:
+async def _first_of(task: asyncio.Future[Any], other: Coroutine[Any, Any, Any]) -> None:
     """Wait until either is done; the other one goes on."""
     import asyncio
 
@@ -184,6 +194,6 @@ def _say(line: str) -> None:
     typer.echo(line)
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, code: int = 1) -> NoReturn:
     typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(1)
+    raise typer.Exit(code)

@@ -20,6 +20,7 @@ from llm_serving_engine.scheduler.errors import (
     Unavailable,
 )
 from llm_serving_engine.scheduler.lifecycle import State
+from llm_serving_engine.scheduler.policy import Key, Policy
 from llm_serving_engine.scheduler.request import FinishReason, Request
 from llm_serving_engine.scheduler.runner import RunnerLost
 from llm_serving_engine.scheduler.sequence import Sequence
@@ -315,3 +316,54 @@ async def test_a_bug_in_a_step_fails_all_and_is_not_hidden() -> None:
         await task
     with pytest.raises(Unavailable):
         engine.submit(ask("b"))
+
+
+async def test_every_caller_is_answered_where_the_scheduler_is_broken_for_good() -> None:
+    runner = GatedRunner()
+    scheduler = Scheduler(runner.capabilities)
+    engine = Engine(scheduler, runner)
+    streams = [engine.submit(ask(name)) for name in "abcdef"]
+    scheduler.apply = scheduler.cancel = None  # type: ignore[method-assign, assignment]
+    task = asyncio.create_task(engine.run())
+    for stream in streams:
+        with pytest.raises(RequestError, match="the engine failed"):
+            await read(stream)
+    with pytest.raises(TypeError):
+        await task
+    await engine.drain(grace=3600)
+
+
+@pytest.mark.parametrize("method", ["transitioned", "refused", "stepped"])
+async def test_an_observer_that_raises_is_told_nothing_more(
+    method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken, whole = Recorder(), Recorder()
+    setattr(broken, method, None)
+    runner = GatedRunner()
+    scheduler = Scheduler(runner.capabilities, SchedulerConfig(queue_requests_max=2))
+    engine = Engine(scheduler, runner, [broken, whole])
+    task = asyncio.create_task(engine.run())
+    streams = [engine.submit(ask(name)) for name in "ab"]
+    with pytest.raises(LimitReached):
+        engine.submit(ask("c"))
+    assert [await read(stream) for stream in streams] == [expected(ask(name)) for name in "ab"]
+    task.cancel()
+    assert len(whole.refusals) == 1
+    assert whole.states.count(("b", State.FINISHED)) == 1
+    assert caplog.text.count("the observer Recorder failed, and is told nothing more") == 1
+
+
+async def test_a_policy_that_raises_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Policy):
+        def key(self, sequence: Sequence, now: float) -> Key:
+            raise KeyError("of its own")
+
+    config = SchedulerConfig()
+    runner = GatedRunner()
+    engine = Engine(Scheduler(runner.capabilities, config, Broken(config)), runner)
+    task = asyncio.create_task(engine.run())
+    streams = [engine.submit(ask(name)) for name in "abcdef"]
+    assert [await read(stream) for stream in streams] == [expected(ask(name)) for name in "abcdef"]
+    task.cancel()
+    words = "the policy Broken raised KeyError: 'of its own'; the default policy decides"
+    assert caplog.text.count(words) == 1

@@ -7,13 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from llm_serving_engine.scheduler import errors
 from llm_serving_engine.scheduler.core import Scheduler
-from llm_serving_engine.scheduler.errors import (
-    DeadlinePassed,
-    LimitReached,
-    RunnerFailed,
-    UnknownModel,
-)
 from llm_serving_engine.scheduler.lifecycle import Event, State
 from llm_serving_engine.scheduler.observer import Observer
 from llm_serving_engine.scheduler.request import FinishReason, Priority, Request
@@ -55,6 +50,7 @@ METRICS = {
     "llm_serving_engine_preemptions_total": {"model"},
     "llm_serving_engine_moves_total": {"model"},
     "llm_serving_engine_prefix_hits_total": {"model"},
+    "llm_serving_engine_policy_failed": {"model"},
     "llm_serving_engine_cached_tokens": {"model"},
     "llm_serving_engine_cache_tokens": {"model"},
     "llm_serving_engine_cache_tokens_max": {"model"},
@@ -241,7 +237,7 @@ def test_cancelled_and_failed_are_told_apart(
     course = Course(observer, at=0.0, priority=Priority.HIGH)
     if admitted:
         course.to(Event.ADMIT, 1.0)
-    course.sequence.error = RunnerFailed("the runner failed")
+    course.sequence.error = errors.RunnerFailed("the runner failed")
     course.to(event, 4.0)
     assert requests(metrics, outcome) == 1
     assert value(metrics, "llm_serving_engine_errors_total", error="runner_failed") == errors
@@ -252,13 +248,13 @@ def test_cancelled_and_failed_are_told_apart(
 
 
 def test_refusals(metrics: Metrics, observer: ModelObserver) -> None:
-    observer.refused(Request("r", (1,), 1), LimitReached("queue.requests", "full", 1.0))
-    metrics.refused("", UnknownModel("x", ("m",)))
+    observer.refused(Request("r", (1,), 1), errors.LimitReached("queue.requests", "full", 1.0))
+    metrics.refused("", errors.UnknownModel("x", ("m",)))
     assert requests(metrics, "refused") == 1
     assert value(metrics, "llm_serving_engine_errors_total", error="limit_reached") == 1
     refusals = "llm_serving_engine_refusals_total"
     assert value(metrics, refusals, reason="queue.requests") == 1
-    late = DeadlinePassed(DeadlinePassed.DEADLINE_UNREACHABLE, "too late")
+    late = errors.DeadlinePassed(errors.DeadlinePassed.DEADLINE_UNREACHABLE, "too late")
     observer.refused(Request("r", (1,), 1), late)
     assert value(metrics, refusals, reason="deadline_unreachable") == 1
     unknown = {"model": "", "error": "unknown_model"}
@@ -361,7 +357,7 @@ def everything() -> Metrics:
     """Metrics in which every family has a sample."""
     metrics = Metrics()
     observer = metrics.observer("m", 1)
-    observer.refused(Request("r", (1,), 1), LimitReached("queue.requests", "full", 1.0))
+    observer.refused(Request("r", (1,), 1), errors.LimitReached("queue.requests", "full", 1.0))
     metrics.set_model_ready("m", True)
     metrics.processes.watch_memory("m", lambda: 0.0)
     metrics.processes.watch_streams("m", lambda: 0.0, 1)

@@ -149,7 +149,9 @@ class Model(_message.Message):
     state: Global___ModelState.ValueType
     """Whether it can answer."""
     state_reason: _builtins.str
-    """In words, where `state` is MODEL_STATE_FAILED; else empty."""
+    """In words, where `state` is MODEL_STATE_FAILED, or where the configured
+    policy raised and the default one decides in its place; else empty.
+    """
     is_default: _builtins.bool
     """The model that requests get which name none."""
     @_builtins.property
