@@ -258,6 +258,7 @@ async def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
 async def test_a_bug_tells_nothing_of_itself(caplog: pytest.LogCaptureFixture) -> None:
     async with gated() as server:
         server.runner.failure = ZeroDivisionError("internal words")
+        server.runner.loading.clear()
         call = server.generate()
         server.runner.let()
         error = await error_of(call)
@@ -267,7 +268,8 @@ async def test_a_bug_tells_nothing_of_itself(caplog: pytest.LogCaptureFixture) -
         await server.recorder.until(lambda: server.model.state.value == "failed")
         await unavailable(server.generate(), "failed")
         assert not server.app.health.serving()
-        await server.app.stop(0)
+        server.runner.loading.set()
+        await server.recorder.until(lambda: server.model.state.value == "ready")
 
 
 async def test_an_error_within_an_rpc(

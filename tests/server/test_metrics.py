@@ -222,7 +222,7 @@ def test_what_a_stop_sequence_cut_off_stays_counted(
 
 
 @pytest.mark.parametrize(
-    ("event", "outcome", "errors"),
+    ("event", "outcome", "failures"),
     [(Event.CANCEL, "cancelled", None), (Event.FAIL, "failed", 1)],
 )
 @pytest.mark.parametrize("admitted", [False, True])
@@ -231,7 +231,7 @@ def test_cancelled_and_failed_are_told_apart(
     observer: ModelObserver,
     event: Event,
     outcome: str,
-    errors: int | None,
+    failures: int | None,
     admitted: bool,
 ) -> None:
     course = Course(observer, at=0.0, priority=Priority.HIGH)
@@ -240,7 +240,7 @@ def test_cancelled_and_failed_are_told_apart(
     course.sequence.error = errors.RunnerFailed("the runner failed")
     course.to(event, 4.0)
     assert requests(metrics, outcome) == 1
-    assert value(metrics, "llm_serving_engine_errors_total", error="runner_failed") == errors
+    assert value(metrics, "llm_serving_engine_errors_total", error="runner_failed") == failures
     assert (waiting(metrics, "high"), running(metrics)) == (0, 0)
     assert value(metrics, "gen_ai_server_time_to_first_token_seconds_count") == 0
     wait = value(metrics, "llm_serving_engine_queue_seconds_sum", priority="high")

@@ -229,7 +229,7 @@ async def test_nothing_is_left_of_a_server_whose_runner_does_not_come_back(
         assert (await stream.read()).HasField("started")
         path.unlink()
         killed = await lose(server)
-        await server.recorder.until(lambda: server.model.state.value == "loading")
+        await server.recorder.until(lambda: server.model.state.value in ("loading", "failed"))
         reading = asyncio.ensure_future(error_of(read_all(stream)))
         await server.app.stop(0)
         assert (await reading).code() is grpc.StatusCode.UNAVAILABLE
