@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
+from llm_serving_engine.backends import earlier_load
 from llm_serving_engine.backends.backend import (
     BackendConfig,
     LoadError,
@@ -71,6 +72,7 @@ class LlamaCppBackend:
         self._saved: dict[int, SavedCache] = {}
         self._config = config
         self._threads = ThreadCount.of(self._model.settings.threads, config)
+        self._earlier = earlier_load.recall()
         self._speed = self._warm_up(lambda: progress(1.0))
         self.report = self._make_report(info)
 
@@ -193,6 +195,9 @@ class LlamaCppBackend:
         Returns:
             Seconds for a prompt token, and for a step of one decode row.
         """
+        if self._earlier is not None:
+            # Requests wait for this runner: they warm it up.
+            return self._earlier.prefill_token_seconds, self._earlier.decode_step_seconds
         length = min(self._model.settings.prefill_chunk, self._model.context_per_sequence // 2)
         chunk = (0,) * length
         goes_on()
@@ -208,6 +213,11 @@ class LlamaCppBackend:
         goes_on()
         return speed
 
+    def _keeps_bits(self) -> bool:
+        if self._earlier is not None:
+            return self._earlier.batch_invariant
+        return self._model.partial_clear and keeps_bits(self._model)
+
     def _make_report(self, info: ModelInfo) -> LoadReport:
         settings, model = self._model.settings, self._model
         token_bytes = info.cache_bytes_per_token(CACHE_TYPES[settings.cache_type])
@@ -218,7 +228,7 @@ class LlamaCppBackend:
             partial_clear=model.partial_clear,
             prefix_copy=model.partial_clear,
             save_restore=True,
-            batch_invariant=model.partial_clear and keeps_bits(model),
+            batch_invariant=self._keeps_bits(),
             cache_bytes_per_token=token_bytes,
             prefill_token_seconds=self._speed[0],
             decode_step_seconds=self._speed[1],

@@ -28,6 +28,8 @@ from llm_serving_engine.scheduler.step import Capabilities, Step, StepResult
 
 EXIT_GRACE_SECONDS = 1.0
 MEMORY_POLL_SECONDS = 0.5
+# What is killed from outside can be loaded: it is not waited for long.
+OUTSIDE_DELAY_SECONDS_MAX = 1.0
 _STOPPED = frozenset({psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP})
 
 
@@ -165,6 +167,8 @@ class ProcessRunner:
         served = self._served
         while True:
             delay = self._backoff.delay(served=served)
+            if loss.outside:
+                delay = min(delay, OUTSIDE_DELAY_SECONDS_MAX)
             self._on_loss(loss, delay)
             if delay:
                 await asyncio.sleep(delay)
@@ -225,10 +229,10 @@ class ProcessRunner:
         return self._connection
 
     def _keep_shape(self) -> None:
-        """Have every later worker like the first: the scheduler has planned with its slots.
+        """Have every later worker like the first, by what that found out.
 
-        What the configuration leaves open is chosen by the memory there is,
-        which may be another next time.
+        The scheduler has planned with its slots. What the configuration leaves
+        open is chosen by the memory there is, which may be another next time.
         """
         shape = self.capabilities
         config = replace(
@@ -236,7 +240,7 @@ class ProcessRunner:
             sequences=shape.sequences_max,
             context_per_sequence=shape.context_per_sequence,
         )
-        self._load = self._load._replace(config=config)
+        self._load = self._load._replace(config=config, earlier=shape)
 
     # The end of a worker
 

@@ -12,7 +12,7 @@ import struct
 from typing import NamedTuple
 
 from llm_serving_engine.backends.backend import BackendConfig, LoadReport
-from llm_serving_engine.scheduler.step import Step, StepResult
+from llm_serving_engine.scheduler.step import Capabilities, Step, StepResult
 
 _LENGTH = struct.Struct("<I")
 # Log-probabilities of a long prompt take megabytes; nothing takes more than this.
@@ -32,12 +32,14 @@ class Load(NamedTuple):
         config: How to run it.
         read_vocabulary: Whether to read the vocabulary before the weights, and
             say so: the host reads only what a worker has survived reading.
+        earlier: What the worker could do that this one replaces.
     """
 
     backend: str
     path: str
     config: BackendConfig
     read_vocabulary: bool = False
+    earlier: Capabilities | None = None
 
 
 class Progress(NamedTuple):

@@ -10,6 +10,7 @@ import socket
 import sys
 from pathlib import Path
 
+from llm_serving_engine.backends import earlier_load
 from llm_serving_engine.backends.backend import Backend, BackendFactory, LoadError
 from llm_serving_engine.backends.llama_library import tell_aborts
 from llm_serving_engine.backends.models.errors import ModelError, ModelFileError, ModelNotFound
@@ -66,6 +67,7 @@ def _load(channel: BlockingChannel) -> Backend | None:
         limit_memory(request.config.memory_bytes_max)
     tell_aborts(lambda words: _tell_last_words(channel, words))
     try:
+        earlier_load.remember(request.earlier)
         factory = load_factory(request.backend)
         if request.read_vocabulary:
             _read_vocabulary(factory, request)

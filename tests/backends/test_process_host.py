@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -16,7 +17,7 @@ from llm_serving_engine.backends.backend import BackendConfig, LoadError, LoadRe
 from llm_serving_engine.backends.models.errors import ModelFileError
 from llm_serving_engine.backends.process import host
 from llm_serving_engine.backends.process.host import ProcessRunner
-from llm_serving_engine.backends.process.loss import Loss
+from llm_serving_engine.backends.process.loss import Loss, loss_of
 from llm_serving_engine.backends.process.supervision import Supervision
 from llm_serving_engine.backends.scripted import next_token
 from llm_serving_engine.scheduler.request import Sampling
@@ -231,6 +232,46 @@ async def test_recovery_backs_off(monkeypatch: pytest.MonkeyPatch) -> None:
     await lose(runner)
     await runner.recover()
     assert slept[6:] == []
+    await runner.close()
+
+
+async def test_a_worker_that_replaces_another_measures_nothing_again(
+    make_runner: MakeRunner, tiny_quantized_model_path: Path
+) -> None:
+    runner = make_runner("llama.cpp", str(tiny_quantized_model_path))
+    first = await runner.start()
+    assert first.capabilities.batch_invariant
+    expected = await runner.begin(STEP)
+    await lose(runner)
+    await runner.recover()
+    # To the last bit of what was measured.
+    assert runner.report.capabilities == first.capabilities
+    assert (await runner.begin(STEP)).tokens == expected.tokens
+
+
+async def test_what_is_killed_from_outside_while_it_loads_is_soon_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(host.asyncio, "sleep", sleep)  # type: ignore[attr-defined]
+    killed = host.DiedLoading(loss_of(-signal.SIGKILL))
+
+    class Killed(ProcessRunner):
+        failures = 9
+
+        async def start(self, *arguments: Any) -> LoadReport:
+            self.failures -= 1
+            if self.failures > 0:
+                raise killed
+            return await super().start(*arguments)
+
+    runner = Killed("scripted", "", CONFIG)
+    await runner.recover()
+    assert slept == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 1.0, 1.0]
     await runner.close()
 
 

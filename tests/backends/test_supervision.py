@@ -175,6 +175,7 @@ async def test_later_workers_are_like_the_first(watch: Callable[..., Watched]) -
     first = (await watched.runner.start()).capabilities
     config = watched.runner._load.config
     assert (config.sequences, config.context_per_sequence) == first[:2]
+    assert watched.runner._load.earlier == first
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a stopped process cannot be reached")
