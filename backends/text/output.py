@@ -40,14 +40,21 @@ class TextOutput:
         self._min_tokens = min_tokens
         self._detokenizer = Detokenizer(tokenizer)
         self._symbols: dict[int, str] = {}
-        patterns = [*stops, *(self._with_symbols(stop, tokenizer) for stop in stops)]
-        self._matcher = StopMatcher(list(dict.fromkeys(patterns)))
+        patterns = {self._with_symbols(stop, tokenizer): stop for stop in stops}
+        self._stops = patterns | {stop: stop for stop in stops}
+        self._matcher = StopMatcher(list(self._stops))
         self._no_symbols = {ord(symbol): None for symbol in self._symbols.values()}
 
     @property
     def stopped(self) -> bool:
         """Whether a stop sequence was found: nothing more comes."""
         return self._matcher.matched is not None
+
+    @property
+    def matched(self) -> str | None:
+        """The stop sequence that was found, as it was asked for."""
+        pattern = self._matcher.matched
+        return None if pattern is None else self._stops[pattern]
 
     def feed(self, tokens: Iterable[int]) -> str:
         """The text that `tokens` let go: whole characters, no part of a stop sequence.

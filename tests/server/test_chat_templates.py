@@ -19,7 +19,7 @@ HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}]}
 GIVEN = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}{{ mood }}"
 
 
-async def rendered(server: RunningServer, chat: dict[str, Any]) -> str:
+async def rendered(server: RunningServer, chat: Any) -> str:
     """What the template made of a conversation, with control tokens shown."""
     request = inference_pb2.TokenizeRequest(chat=chat)
     return b"".join((await server.inference.Tokenize(request)).tokens).decode()
