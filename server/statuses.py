@@ -22,6 +22,7 @@ from llm_serving_engine.scheduler.errors import (
     Unavailable,
     UnknownModel,
 )
+from llm_serving_engine.server.retry_delay import with_jitter
 from llm_serving_engine.server.service.errors import INTERNAL_MESSAGE
 
 DOMAIN = "llm-serving-engine"
@@ -42,10 +43,14 @@ class Answer(NamedTuple):
 def to_answer(error: RequestError) -> Answer:
     """What a caller is told of an error; see the table in README.md."""
     trailers: tuple[tuple[str, str], ...] = ()
-    if isinstance(error, LimitReached):
-        trailers = ((PUSHBACK_KEY, str(math.ceil(error.retry_after * 1000))),)
+    details = list(_details(error))
+    if isinstance(error, LimitReached | Unavailable):
+        # The same delay for people's code and for gRPC's own retries.
+        seconds = with_jitter(error.retry_after)
+        details.insert(0, _retry_info(seconds))
+        trailers = ((PUSHBACK_KEY, str(math.ceil(seconds * 1000))),)
     code = code_pb2.Code.Value(error.code)
-    return _answer(code, _shortened(str(error)), _details(error), trailers)
+    return _answer(code, _shortened(str(error)), details, trailers)
 
 
 def internal_answer() -> Answer:
@@ -79,17 +84,14 @@ def _details(error: RequestError) -> Iterator[Message]:
     elif isinstance(error, UnknownModel):
         yield _error_info("UNKNOWN_MODEL", models=",".join(error.known))
     elif isinstance(error, LimitReached):
-        yield _retry_info(error.retry_after)
         limit = error_details_pb2.QuotaFailure.Violation(
             subject=error.subject, description=str(error)
         )
         yield error_details_pb2.QuotaFailure(violations=[limit])
     elif isinstance(error, DeadlinePassed | RequestFailed):
         yield _error_info(error.reason)
-    elif isinstance(error, Unavailable):
-        yield _retry_info(error.retry_after)
-        if isinstance(error, RunnerFailed):
-            yield _error_info("RUNNER_FAILED")
+    elif isinstance(error, RunnerFailed):
+        yield _error_info("RUNNER_FAILED")
 
 
 def _shortened(text: str) -> str:

@@ -17,6 +17,7 @@ from llm_serving_engine.scheduler.errors import (
     Unavailable,
     UnknownModel,
 )
+from llm_serving_engine.server.retry_delay import with_jitter
 from llm_serving_engine.server.service.errors import INTERNAL_MESSAGE
 
 Headers = tuple[tuple[str, str], ...]
@@ -81,7 +82,8 @@ def http_error(error: RequestError) -> HttpError:
     if isinstance(error, RunnerFailed):
         return HttpError(503, _SERVER, "runner_failed", message, headers=NEVER_RETRY)
     if isinstance(error, Unavailable):
-        return HttpError(503, _SERVER, "unavailable", message, headers=retry(error.retry_after))
+        seconds = with_jitter(error.retry_after)
+        return HttpError(503, _SERVER, "unavailable", message, headers=retry(seconds))
     if isinstance(error, RequestFailed):
         return HttpError(500, _SERVER, error.reason.lower(), message, headers=NEVER_RETRY)
     if isinstance(error, Cancelled):
@@ -139,5 +141,6 @@ def _invalid_field(error: InvalidField) -> HttpError:
 
 def _limit_reached(error: LimitReached) -> HttpError:
     # Codex reads the delay from the text.
-    message = f"{error}; try again in {error.retry_after:.1f}s"
-    return HttpError(429, _RATE, "rate_limit_exceeded", message, headers=retry(error.retry_after))
+    seconds = with_jitter(error.retry_after)
+    message = f"{error}; try again in {seconds:.1f}s"
+    return HttpError(429, _RATE, "rate_limit_exceeded", message, headers=retry(seconds))
