@@ -57,7 +57,8 @@ class ModelConfig(Part):
     """Which model is served, and how it is run."""
 
     reference: str = "builtin"
-    """A path to a GGUF or GGML file, hf:OWNER/REPO[/FILE], or builtin."""
+    """A path to a GGUF or GGML file, hf:OWNER/REPO[/FILE], hf:OWNER/REPO:QUANT, the
+    https:// address of a GGUF file, or builtin."""
     name: str = ""
     """What requests call it. Empty: the file's name."""
     backend: Annotated[str, AfterValidator(registry.check_name)] = registry.AUTO

@@ -1,27 +1,28 @@
 """Model files on the Hugging Face hub, and their copies in its cache on this machine.
 
 The hub's address (`HF_ENDPOINT`), its cache (`HF_HOME`), tokens (`HF_TOKEN`)
-and working offline (`HF_HUB_OFFLINE`) are huggingface_hub's own settings. A
-connection that breaks is resumed where it broke; a download that is given up
-begins anew the next time, as huggingface_hub keeps no part of it.
+and working offline (`HF_HUB_OFFLINE`) are huggingface_hub's own settings. Files
+are fetched by `download.py`, which keeps what is there of them, and then put in
+place by huggingface_hub, which keeps no part of a download that is given up.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llm_serving_engine.backends.models.choice import Choice, choose_file, parts_of
+from llm_serving_engine.backends.models.download import RemoteFile, fetch
 from llm_serving_engine.backends.models.errors import HubError, HubUnreachable, ModelNotFound
 from llm_serving_engine.backends.models.reference import HubModel
 
-# What to take of several: first those with fast kernels on CPUs, then by size.
-PREFERRED_TYPES = ("Q4_0", "Q8_0", "Q4_K_M", "Q5_K_M", "Q6_K", "Q4_K_S", "Q4_1", "F16", "BF16")
-_LISTED_FILES_MAX = 12
 _ANSWER_TIMEOUT_SECONDS = 10.0
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,40 +59,63 @@ def cached_path(model: HubModel) -> Path | None:
     """Where a file is in the cache, without asking the hub; None where it is not.
 
     Where `model` names no file, the one that suits best of those in the cache.
+    Of a split model, the first part, where all parts are there.
     """
-    files = {
-        cached.model.file or "": cached.path
+    cached = {
+        cached.model.file or "": cached
         for cached in cached_files()
-        if cached.model.repository == model.repository and model.file in (None, cached.model.file)
+        if cached.model.repository == model.repository
     }
-    return files[choose_file(model.repository, list(files))] if files else None
+    sizes = {name: file.bytes for name, file in cached.items()}
+    if model.file is None:
+        try:
+            chosen = choose_file(model.repository, sizes, quantization=model.quantization).file
+        except HubError:
+            return None
+    else:
+        chosen = model.file
+    parts = parts_of(chosen)
+    return cached[parts[0]].path if all(part in cached for part in parts) else None
 
 
-def download(model: HubModel, *, progress: bool) -> Path:
-    """Fetch a file from the hub into the cache, unless its newest form is there already.
+def download(
+    model: HubModel,
+    *,
+    progress: bool,
+    memory: int | None = None,
+    explain: Callable[[str], None] = lambda reason: None,
+) -> Path:
+    """Fetch a model from the hub into the cache, unless its newest form is there already.
 
     Where the hub cannot be reached, what is in the cache will do.
 
     Args:
         model: Which; the file that suits best where it names none.
         progress: Show a bar on stderr, where that is a terminal.
+        memory: Bytes that the model may take, where its file is to be chosen.
+        explain: Told in one sentence why a file was chosen of several.
+
+    Returns:
+        The file; of a split model, the first part.
 
     Raises:
         HubError: The hub does not give the file.
         HubUnreachable: It cannot be asked, and the file is not in the cache.
     """
     try:
-        file = _choose_remote(model)
+        choice = _choose_remote(model, memory)
+        if choice.reason:
+            explain(choice.reason)
+        with _explained(model):
+            paths = [
+                _fetch(model.repository, file, progress=progress) for file in parts_of(choice.file)
+            ]
     except HubUnreachable:
         cached = cached_path(model)
         if cached is None:
             raise
         return cached
-    import huggingface_hub as hub
-
-    bar = None if progress else _silent_bar()
-    with _explained(model):
-        return Path(hub.hf_hub_download(model.repository, file, tqdm_class=bar))
+    return paths[0]
 
 
 def remove(model: HubModel) -> int:
@@ -124,29 +148,7 @@ def remove(model: HubModel) -> int:
     return freed
 
 
-def choose_file(repository: str, names: Sequence[str]) -> str:
-    """The GGUF file to take of a repository's files.
-
-    The only one; else the first by `PREFERRED_TYPES`.
-
-    Raises:
-        HubError: There is none, or no way to choose.
-    """
-    candidates = [name for name in names if name.endswith(".gguf") and not _is_extra(name)]
-    if not candidates:
-        raise HubError(f"{repository} holds no GGUF file")
-    if len(candidates) == 1:
-        return candidates[0]
-    for wanted in PREFERRED_TYPES:
-        for name in candidates:
-            if name.removesuffix(".gguf").upper().endswith(wanted):
-                return name
-    listed = ", ".join(candidates[:_LISTED_FILES_MAX])
-    more = ", ..." if len(candidates) > _LISTED_FILES_MAX else ""
-    raise HubError(f"{repository} holds several files; name one of: {listed}{more}")
-
-
-def _choose_remote(model: HubModel) -> str:
+def _choose_remote(model: HubModel, memory: int | None) -> Choice:
     """The file to fetch, of those that the hub has. Raises HubError."""
     utils: Any = importlib.import_module("huggingface_hub.utils")
     # What goes wrong is said once, by the error raised here.
@@ -155,19 +157,38 @@ def _choose_remote(model: HubModel) -> str:
 
     with _explained(model):
         # Unlike the calls that list files, this one does not try for half a minute.
-        answer = hub.HfApi().model_info(model.repository, timeout=_ANSWER_TIMEOUT_SECONDS)
-    names = [sibling.rfilename for sibling in answer.siblings or []]
+        answer = hub.HfApi().model_info(
+            model.repository, timeout=_ANSWER_TIMEOUT_SECONDS, files_metadata=True
+        )
+    sizes = {sibling.rfilename: sibling.size for sibling in answer.siblings or []}
     if model.file is None:
-        return choose_file(model.repository, names)
-    if model.file not in names:
-        raise HubError(f"{model.repository} has no file {model.file}")
-    return model.file
+        return choose_file(model.repository, sizes, quantization=model.quantization, memory=memory)
+    missing = [part for part in parts_of(model.file) if part not in sizes]
+    if missing:
+        raise HubError(f"{model.repository} has no file {missing[0]}")
+    return Choice(model.file)
 
 
-def _is_extra(name: str) -> bool:
-    """Whether a file is not a whole model: a part of one, or a projector for images."""
-    base = name.rpartition("/")[2].lower()
-    return "-of-0" in base or base.startswith("mmproj")
+def _fetch(repository: str, file: str, *, progress: bool) -> Path:
+    """Fetch one file into the cache. Raises what huggingface_hub raises, and HubError."""
+    import huggingface_hub as hub
+    from huggingface_hub import constants
+    from huggingface_hub.utils import build_hf_headers
+
+    url = hub.hf_hub_url(repository, file)
+    about = hub.get_hf_file_metadata(url, timeout=_ANSWER_TIMEOUT_SECONDS)
+    if about.etag is None or about.commit_hash is None:
+        raise HubError(f"the hub does not say which version of {repository}/{file} it has")
+    there = hub.try_to_load_from_cache(repository, file, revision=about.commit_hash)
+    if not isinstance(there, str):
+        folder = f"models--{repository.replace('/', '--')}"
+        blob = Path(constants.HF_HUB_CACHE, folder, "blobs", about.etag)
+        # The hub's tag of a large file is its checksum.
+        sha256 = about.etag if _SHA256.fullmatch(about.etag) else None
+        remote = RemoteFile(url, about.size, sha256, about.etag, build_hf_headers())
+        fetch(remote, blob, progress=progress)
+    # It is there: this only gives it its name in the cache.
+    return Path(hub.hf_hub_download(repository, file, tqdm_class=_silent_bar()))
 
 
 def _cached_repositories() -> list[Any]:
@@ -199,6 +220,8 @@ def _explained(model: HubModel) -> Iterator[None]:
 
     try:
         yield
+    except HubError:
+        raise
     except errors.GatedRepoError:
         terms = f"{constants.ENDPOINT}/{model.repository}"
         reason = f"{model.repository} is gated: accept its terms at {terms}, then set HF_TOKEN"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from llm_serving_engine.backends.models.errors import InvalidReference, printable
 from llm_serving_engine.backends.models.split import PartName
@@ -12,7 +13,10 @@ from llm_serving_engine.backends.models.split import PartName
 _HUB_PREFIX = "hf:"
 # The hub's own rule for names: no leading or trailing dot or dash.
 _HUB_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
+_QUANTIZATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _GGUF_SUFFIX = ".gguf"
+# Where nobody can listen to a connection that is not encrypted.
+_LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +41,7 @@ class FileModel:
     @property
     def name(self) -> str:
         """The name that requests use: the file's, without its suffix and the number of its part."""
-        part = PartName.parse(self.path.name)
-        return printable(_stem(self.path.name) if part is None else part.stem)
+        return printable(_stem(self.path.name))
 
     def __str__(self) -> str:
         return str(self.path)
@@ -46,15 +49,18 @@ class FileModel:
 
 @dataclass(frozen=True, slots=True)
 class HubModel:
-    """`hf:OWNER/REPO[/FILE]`: a file of a repository on the Hugging Face hub.
+    """`hf:OWNER/REPO[/FILE]` or `hf:OWNER/REPO:QUANT`: a model on the Hugging Face hub.
 
     Attributes:
         repository: "OWNER/REPO".
         file: Its path there; None for the one that suits best.
+        quantization: How its weights are stored, such as "Q4_K_M"; None for the
+            one that suits best, or where the file is named.
     """
 
     repository: str
     file: str | None = None
+    quantization: str | None = None
 
     @property
     def name(self) -> str:
@@ -64,18 +70,40 @@ class HubModel:
         return _stem(self.file.rpartition("/")[2])
 
     def __str__(self) -> str:
+        if self.quantization is not None:
+            return f"{_HUB_PREFIX}{self.repository}:{self.quantization}"
         return "/".join(filter(None, (_HUB_PREFIX + self.repository, self.file)))
 
 
-ModelReference = BuiltinModel | FileModel | HubModel
+@dataclass(frozen=True, slots=True)
+class UrlModel:
+    """`https://...`: the address of a GGUF file, of any part of a split one."""
+
+    url: str
+
+    @property
+    def name(self) -> str:
+        """The name that requests use: the file's, without its suffix."""
+        return printable(_stem(self.file))
+
+    @property
+    def file(self) -> str:
+        """The name of the file."""
+        return unquote(urlsplit(self.url).path.rpartition("/")[2])
+
+    def __str__(self) -> str:
+        return self.url
+
+
+ModelReference = BuiltinModel | FileModel | HubModel | UrlModel
 
 
 def parse_reference(text: str) -> ModelReference:
     """Understand what a user wrote for a model; nothing is looked up.
 
     Args:
-        text: `builtin`, a path, or `hf:OWNER/REPO[/FILE]`. A file that is
-            called "builtin" is written `./builtin`.
+        text: `builtin`, a path, `hf:OWNER/REPO[/FILE]`, `hf:OWNER/REPO:QUANT`,
+            or `https://...`. A file that is called "builtin" is written `./builtin`.
 
     Raises:
         InvalidReference: It is none of those.
@@ -84,20 +112,45 @@ def parse_reference(text: str) -> ModelReference:
         return BuiltinModel()
     if text.startswith(_HUB_PREFIX):
         return _parse_hub(text)
+    if text.startswith(("https://", "http://")):
+        return _parse_url(text)
     if not text.strip() or "\0" in text:
-        raise InvalidReference("a model is `builtin`, a path, or `hf:OWNER/REPO[/FILE]`")
+        raise InvalidReference(
+            "a model is `builtin`, a path, `hf:OWNER/REPO[/FILE]`, `hf:OWNER/REPO:QUANT`, "
+            "or the https:// address of a GGUF file"
+        )
     return FileModel(Path(text).expanduser())
 
 
 def _parse_hub(text: str) -> HubModel:
     owner, _, rest = text.removeprefix(_HUB_PREFIX).partition("/")
     repository, _, file = rest.partition("/")
+    repository, colon, quantization = repository.partition(":")
+    if colon and (file or not _QUANTIZATION.fullmatch(quantization)):
+        raise InvalidReference(f"{text!r} is not of the form hf:OWNER/REPO:QUANT")
     if not (_HUB_NAME.fullmatch(owner) and _HUB_NAME.fullmatch(repository)):
         raise InvalidReference(f"{text!r} is not of the form hf:OWNER/REPO[/FILE]")
     if file and (not file.endswith(_GGUF_SUFFIX) or ".." in file.split("/") or "\\" in file):
         raise InvalidReference(f"{file!r} is not the name of a GGUF file in {owner}/{repository}")
-    return HubModel(f"{owner}/{repository}", file or None)
+    return HubModel(f"{owner}/{repository}", file or None, quantization or None)
+
+
+def _parse_url(text: str) -> UrlModel:
+    try:
+        parts = urlsplit(text)
+        host = parts.hostname
+    except ValueError:
+        host = None
+    if not host or any(character.isspace() for character in text):
+        raise InvalidReference(f"{text!r} is not an address")
+    if parts.scheme != "https" and host not in _LOOPBACK:
+        raise InvalidReference(f"{text!r} is fetched over https:// only")
+    model = UrlModel(text)
+    if not model.file.endswith(_GGUF_SUFFIX) or "/" in model.file:
+        raise InvalidReference(f"{text!r} is not the address of a GGUF file")
+    return model
 
 
 def _stem(name: str) -> str:
-    return name.removesuffix(_GGUF_SUFFIX)
+    part = PartName.parse(name)
+    return name.removesuffix(_GGUF_SUFFIX) if part is None else part.stem

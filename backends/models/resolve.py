@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
-from llm_serving_engine.backends.models import hub
+from llm_serving_engine.backends import machine
+from llm_serving_engine.backends.models import address, hub
 from llm_serving_engine.backends.models.builtin import builtin_path
 from llm_serving_engine.backends.models.errors import ModelFileError, ModelNotFound
-from llm_serving_engine.backends.models.reference import BuiltinModel, FileModel, ModelReference
+from llm_serving_engine.backends.models.reference import (
+    BuiltinModel,
+    FileModel,
+    ModelReference,
+    UrlModel,
+)
 from llm_serving_engine.backends.models.split import first_part
 
 _LISTED_MAX = 12
 
 
-def resolve(reference: ModelReference, *, progress: bool) -> Path:
+def resolve(
+    reference: ModelReference,
+    *,
+    progress: bool,
+    explain: Callable[[str], None] = lambda reason: None,
+) -> Path:
     """The file that a reference means, fetched from the hub where it is not in the cache.
 
     What is in the cache is taken as it is, without asking the hub for news:
@@ -23,6 +35,7 @@ def resolve(reference: ModelReference, *, progress: bool) -> Path:
     Args:
         reference: Which model.
         progress: Show the progress of a download, on a terminal.
+        explain: Told in one sentence why a file was chosen of several.
 
     Raises:
         ModelNotFound: There is no such file, a part of it is missing, or the
@@ -34,7 +47,13 @@ def resolve(reference: ModelReference, *, progress: bool) -> Path:
         return builtin_path()
     if isinstance(reference, FileModel):
         return _checked(reference.path)
-    return hub.cached_path(reference) or hub.download(reference, progress=progress)
+    if isinstance(reference, UrlModel):
+        return address.cached_path(reference) or address.download(reference, progress=progress)
+    cached = hub.cached_path(reference)
+    if cached is not None:
+        return cached
+    memory = machine.available_memory()
+    return hub.download(reference, progress=progress, memory=memory, explain=explain)
 
 
 def _checked(path: Path) -> Path:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from llm_serving_engine.backends.models.reference import HubModel
+    from llm_serving_engine.backends.models.reference import HubModel, UrlModel
 
 # Help is rich's markup: a bracket that is meant is escaped.
-_REFERENCE_HELP = r"builtin, a path to a GGUF file, or hf:OWNER/REPO\[/FILE]."
-_HUB_HELP = r"hf:OWNER/REPO\[/FILE]; without FILE, the one that suits best."
+_REFERENCE_HELP = (
+    r"builtin, a path to a GGUF file, hf:OWNER/REPO\[/FILE], hf:OWNER/REPO:QUANT, or https://..."
+)
+_HUB_HELP = r"hf:OWNER/REPO\[/FILE], hf:OWNER/REPO:QUANT, or https://...; without FILE, the best."
 _LIST_TIMEOUT_SECONDS = 10.0
 
 Reference = Annotated[str, typer.Argument(metavar="MODEL", help=_REFERENCE_HELP)]
@@ -57,15 +59,24 @@ def list_models(
 def show(model: Reference) -> None:
     """Show what a model's file says, and the memory that it takes."""
     with _one_line_failures():
-        from llm_serving_engine.backends.models import hub
+        from llm_serving_engine.backends.models import address, hub
         from llm_serving_engine.backends.models.errors import ModelNotFound
         from llm_serving_engine.backends.models.info import ModelInfo
-        from llm_serving_engine.backends.models.reference import HubModel, parse_reference
+        from llm_serving_engine.backends.models.reference import (
+            HubModel,
+            UrlModel,
+            parse_reference,
+        )
         from llm_serving_engine.backends.models.resolve import resolve
         from llm_serving_engine.server.commands.model_tables import print_model
 
         reference = parse_reference(model)
-        if isinstance(reference, HubModel) and hub.cached_path(reference) is None:
+        fetched: object = True
+        if isinstance(reference, HubModel):
+            fetched = hub.cached_path(reference)
+        elif isinstance(reference, UrlModel):
+            fetched = address.cached_path(reference)
+        if not fetched:
             raise ModelNotFound(f"{reference} is not on this machine: models pull {reference}")
         path = resolve(reference, progress=False)
         print_model(reference.name, ModelInfo.read(path))
@@ -73,15 +84,22 @@ def show(model: Reference) -> None:
 
 @models.command(epilog="Example: llm-serving-engine models pull hf:OWNER/REPO/model.Q4_0.gguf")
 def pull(model: HubReference) -> None:
-    """Fetch a model from the Hugging Face hub, or bring it up to date.
+    """Fetch a model from the Hugging Face hub or an address, or bring it up to date.
 
     HF_ENDPOINT, HF_TOKEN, and HF_HOME are respected.
     """
     with _one_line_failures():
-        from llm_serving_engine.backends.models import hub
+        from llm_serving_engine.backends import machine
+        from llm_serving_engine.backends.models import address, hub
         from llm_serving_engine.backends.models.info import ModelInfo
+        from llm_serving_engine.backends.models.reference import UrlModel
 
-        path = hub.download(_hub_model(model), progress=True)
+        reference = _remote_model(model)
+        if isinstance(reference, UrlModel):
+            path = address.download(reference, progress=True)
+        else:
+            memory = machine.available_memory()
+            path = hub.download(reference, progress=True, memory=memory, explain=_explain)
         ModelInfo.read(path)
         typer.echo(path)
 
@@ -90,10 +108,15 @@ def pull(model: HubReference) -> None:
 def rm(model: HubReference) -> None:
     """Remove a fetched model from this machine; without FILE, all of the repository's."""
     with _one_line_failures():
-        from llm_serving_engine.backends.models import hub
+        from llm_serving_engine.backends.models import address, hub
+        from llm_serving_engine.backends.models.reference import UrlModel
         from llm_serving_engine.server.commands.model_tables import megabytes
 
-        freed = hub.remove(_hub_model(model))
+        reference = _remote_model(model)
+        if isinstance(reference, UrlModel):
+            freed = address.remove(reference)
+        else:
+            freed = hub.remove(reference)
         typer.echo(f"removed {model}: {megabytes(freed)} freed")
 
 
@@ -139,14 +162,24 @@ def _quantize(source: Path, target: Path, type_name: str) -> None:
         )
 
 
-def _hub_model(text: str) -> HubModel:
+def _remote_model(text: str) -> HubModel | UrlModel:
     from llm_serving_engine.backends.models.errors import InvalidReference
-    from llm_serving_engine.backends.models.reference import HubModel, parse_reference
+    from llm_serving_engine.backends.models.reference import HubModel, UrlModel, parse_reference
 
     reference = parse_reference(text)
-    if not isinstance(reference, HubModel):
-        raise InvalidReference(f"{text!r} is not of the form hf:OWNER/REPO[/FILE]")
+    if not isinstance(reference, HubModel | UrlModel):
+        raise InvalidReference(
+            f"{text!r} is not of the form hf:OWNER/REPO[/FILE], hf:OWNER/REPO:QUANT, or https://..."
+        )
     return reference
+
+
+def _explain(reason: str) -> None:
+    """Say why a file was chosen, on a terminal."""
+    import sys
+
+    if sys.stderr.isatty():
+        typer.echo(reason, err=True)
 
 
 def _one_line_failures() -> AbstractContextManager[None]:

@@ -31,7 +31,10 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     model: Annotated[
-        str | None, typer.Option(help=r"A model's file, hf:OWNER/REPO\[/FILE], or builtin.")
+        str | None,
+        typer.Option(
+            help=r"A GGUF file, hf:OWNER/REPO\[/FILE], hf:OWNER/REPO:QUANT, https://..., builtin."
+        ),
     ] = None,
     chat_template: Annotated[
         str | None,
@@ -147,7 +150,7 @@ def _find_model(config: ServerConfig) -> tuple[str, Path]:
     if config.model.backend == registry.SCRIPTED:
         return config.model.name or "scripted", Path()
     reference = parse_reference(config.model.reference)
-    return config.model.name or reference.name, resolve(reference, progress=True)
+    return config.model.name or reference.name, resolve(reference, progress=True, explain=_say)
 
 
 def _announce(app: App, report: LoadReport) -> None:

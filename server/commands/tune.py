@@ -27,7 +27,8 @@ WATCH_SECONDS = 1.0
 ModelArgument = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help=r"builtin, a path to a GGUF file, or hf:OWNER/REPO\[/FILE]."
+        metavar="MODEL",
+        help=r"builtin, a GGUF file, hf:OWNER/REPO\[/FILE], hf:OWNER/REPO:QUANT, https://...",
     ),
 ]
 Output = Annotated[

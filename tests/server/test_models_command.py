@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -14,9 +15,7 @@ from hub_server import GATED, Hub, serve_hub
 from llm_serving_engine.v1 import models_pb2, models_pb2_grpc
 
 REPOSITORY = "someone/tiny-GGUF"
-# huggingface_hub writes what it fetches in pieces of this size: a connection
-# that breaks is resumed at the last whole one.
-PIECE_BYTES = 10 * 1024 * 1024
+BROKEN_AT = 300_000
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -28,7 +27,7 @@ def hub(tiny_model_path: Path) -> Iterator[Hub]:
         hub.files[REPOSITORY] = {
             "README.md": b"A model.",
             "tiny.Q4_0.gguf": model,
-            "tiny.Q8_0.gguf": model + bytes(PIECE_BYTES + 1_000_000),
+            "tiny.Q8_0.gguf": model + bytes(1_000_000),
         }
         yield hub
 
@@ -74,10 +73,71 @@ def test_pull_fetches_the_file_that_suits_best_and_again_only_asks(run: Run, hub
 
 
 def test_pull_resumes_where_the_connection_broke(run: Run, hub: Hub) -> None:
-    hub.break_after = PIECE_BYTES + 500_000
+    hub.break_after = BROKEN_AT
     path = fetched(run("pull", f"hf:{REPOSITORY}/tiny.Q8_0.gguf"))
     assert path.read_bytes() == hub.files[REPOSITORY]["tiny.Q8_0.gguf"]
-    assert hub.downloads == [None, f"bytes={PIECE_BYTES}-"]
+    assert hub.downloads == [None, f"bytes={BROKEN_AT}-"]
+
+
+def test_pull_goes_on_where_a_run_before_it_was_ended(run: Run, hub: Hub, tmp_path: Path) -> None:
+    data = hub.files[REPOSITORY]["tiny.Q8_0.gguf"]
+    tag = hashlib.sha256(data).hexdigest()
+    blobs = tmp_path / "cache" / "hub" / "models--someone--tiny-GGUF" / "blobs"
+    blobs.mkdir(parents=True)
+    mark = hashlib.sha256(tag.encode()).hexdigest()[:8]
+    (blobs / f"{tag}.{mark}.part").write_bytes(data[:BROKEN_AT])
+    path = fetched(run("pull", f"hf:{REPOSITORY}:q8_0"))
+    assert path.read_bytes() == data
+    assert hub.downloads == [f"bytes={BROKEN_AT}-"]
+    assert [each.name for each in blobs.iterdir()] == [tag]
+
+
+def test_a_damaged_download_is_found_and_begun_anew(run: Run, hub: Hub) -> None:
+    hub.damage = True
+    reference = f"hf:{REPOSITORY}:Q8_0"
+    assert "its SHA-256 is not the announced one" in failure(run("pull", reference))
+    assert fetched(run("pull", reference)).name == "tiny.Q8_0.gguf"
+    assert hub.downloads == [None, None]
+
+
+def test_a_split_model_is_fetched_whole(
+    run: Run, hub: Hub, write_tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    write_tiny_model(tmp_path / "big.Q4_0.gguf", part_tensors_max=8)
+    parts = sorted(tmp_path.glob("big*"))
+    hub.files[REPOSITORY] = {part.name: part.read_bytes() for part in parts}
+    first = fetched(run("pull", f"hf:{REPOSITORY}/{parts[1].name}"))
+    assert first.name == parts[0].name
+    assert "parameters" in run("show", f"hf:{REPOSITORY}", HF_HUB_OFFLINE="1").stdout
+    assert len(hub.downloads) == 3
+    del hub.files[REPOSITORY][parts[2].name]
+    assert f"has no file {parts[2].name}" in failure(
+        run("pull", f"hf:{REPOSITORY}/{parts[0].name}")
+    )
+    assert "freed" in run("rm", f"hf:{REPOSITORY}").stdout
+
+
+def test_a_model_at_an_address(run: Run, hub: Hub, tiny_model_path: Path) -> None:
+    model = tiny_model_path.read_bytes()
+    hub.folder["/files/my%20model.gguf"] = (model, '"1"')
+    address = f"{hub.address}/files/my%20model.gguf?download=true"
+    assert "models pull http" in failure(run("show", address))
+    hub.break_after = BROKEN_AT
+    path = fetched(run("pull", address))
+    assert (path.name, path.read_bytes()) == ("my model.gguf", model)
+    assert hub.downloads == [None, f"bytes={BROKEN_AT}-"]
+    assert run("show", address).stdout.startswith("name\tmy model\n")
+    assert fetched(run("pull", address)) == path
+    assert len(hub.downloads) == 2
+    assert run("rm", address).returncode == 0
+    assert "is not on this machine" in failure(run("rm", address))
+
+
+def test_what_is_not_at_an_address(run: Run, hub: Hub) -> None:
+    assert "answered 404" in failure(run("pull", f"{hub.address}/files/none.gguf"))
+    assert "cannot be reached" in failure(run("pull", "http://127.0.0.1:9/none.gguf"))
+    assert "over https:// only" in failure(run("pull", "http://example.org/none.gguf"))
+    assert "not the address of a GGUF file" in failure(run("pull", "https://example.org/none"))
 
 
 @pytest.mark.parametrize(
