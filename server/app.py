@@ -82,7 +82,11 @@ class App:
         self._operations = OperationsService(
             self.catalog, self._views, config.watch_interval_min_seconds
         )
-        self._grpc = make_server(config.grpc)
+        self._grpc = make_server(
+            config.grpc,
+            config.generation.prompt_bytes_max,
+            lambda error: self.metrics.refused("", error),
+        )
         self._add_services()
         self.grpc_addresses = listen(self._grpc, config.grpc)
         self._http = None

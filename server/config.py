@@ -84,6 +84,14 @@ class GenerationConfig(Part):
     """Tokens that a request may ask for at most."""
     prompt_bytes_max: Positive = 1_048_576
     """Text of a prompt, or of all messages of a chat. Bounds the time to tokenize it."""
+    text_threads: Positive = 2
+    """Threads for templates and for tokenizing long prompts, beside the event loop's own. More
+    take time from the runner where many long prompts come at once."""
+    text_requests_max: Positive = 64
+    """Requests whose text may be tokenized or wait for that; they count as queued. More are
+    refused."""
+    text_bytes_max: Positive = 16 * 1024 * 1024
+    """Text of all of them together."""
     temperature: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 0.8
     """Default of Sampling.temperature."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
@@ -105,7 +113,11 @@ class GrpcConfig(Part):
     listen: tuple[ListenAddress, ...] = ()
     """More addresses: HOST:PORT, [IPV6]:PORT, or unix:PATH."""
     message_bytes_max: Positive = 16 * 1024 * 1024
-    """A request message. Larger ones are refused before they are read."""
+    """A request message. Larger ones are refused before they are parsed, and those of more than
+    twice the size before they are read."""
+    message_fields_max: Positive = 8192
+    """Fields of a request message, those of the messages in it included; 128 bytes of token ids
+    count as one. A chat message has about 3. Bounds the time to parse a request."""
     connections_max: Positive = 4096
     """Open connections. Each costs some tens of kilobytes; more are turned away."""
     streams_per_connection_max: Positive = 4096

@@ -54,7 +54,7 @@ def decode_tokenize(message: inference_pb2.TokenizeRequest) -> TokenizeRequest:
         source = Text(message.text, "text")
     elif kind == "chat":
         source = _chat(message.chat)
-    return TokenizeRequest(source, message.model)
+    return TokenizeRequest(source, message.model, message.ids_only)
 
 
 def _input(message: inference_pb2.GenerateRequest) -> Text | Tokens | Chat | None:

@@ -6,16 +6,26 @@ import grpc
 
 from llm_serving_engine.server.addresses import Address, parse_address, remove_stale_socket
 from llm_serving_engine.server.config import ConfigError, GrpcConfig
-from llm_serving_engine.server.interceptor import ErrorInterceptor
+from llm_serving_engine.server.interceptor import ErrorInterceptor, Refused
+from llm_serving_engine.server.message_size import MessageLimits
 from llm_serving_engine.server.patience import Patience
 from llm_serving_engine.server.unknown_methods import answer_unknown_methods, tolerated
 
 _MILLISECONDS = 1000
 
 
-def make_server(config: GrpcConfig) -> grpc.aio.Server:
-    """A server without services and without a port."""
-    interceptors = [ErrorInterceptor(Patience(config))]
+def make_server(
+    config: GrpcConfig, string_bytes_max: int, refused: Refused = lambda error: None
+) -> grpc.aio.Server:
+    """A server without services and without a port.
+
+    Args:
+        config: Its options and limits.
+        string_bytes_max: Each text of a request.
+        refused: Told of each request that is refused before a handler sees it.
+    """
+    limits = MessageLimits(config.message_bytes_max, config.message_fields_max, string_bytes_max)
+    interceptors = [ErrorInterceptor(Patience(config), limits, refused)]
     with tolerated():
         server = grpc.aio.server(interceptors=interceptors, options=_options(config))
     answer_unknown_methods(server)
@@ -47,7 +57,9 @@ def _options(config: GrpcConfig) -> list[tuple[str, int]]:
     options = {
         # Two servers on one port would take turns, silently.
         "grpc.so_reuseport": 0,
-        "grpc.max_receive_message_length": config.message_bytes_max,
+        # Up to twice the limit, a request is refused with our error, details, and
+        # log line. Above that the library refuses it before it is read.
+        "grpc.max_receive_message_length": 2 * config.message_bytes_max,
         "grpc.max_allowed_incoming_connections": config.connections_max,
         "grpc.max_concurrent_streams": config.streams_per_connection_max,
         # A client may ping while it waits in the queue or for a long prefill.

@@ -49,7 +49,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self, request: inference_pb2.TokenizeRequest, context: Context
     ) -> inference_pb2.TokenizeResponse:
         """Tell a text's tokens."""
-        return encode_tokens(await self._inference.tokenize(decode_tokenize(request)))
+        caller = _caller("Tokenize", context)
+        return encode_tokens(await self._inference.tokenize(decode_tokenize(request), caller))
 
 
 def _caller(rpc: str, context: Context) -> Caller:

@@ -5,24 +5,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from llm_serving_engine.scheduler.errors import InvalidField, RequestError
+from llm_serving_engine.server.message_size import MessageLimits
 from llm_serving_engine.server.patience import Patience
 from llm_serving_engine.server.statuses import abort, internal_answer, to_answer
 from llm_serving_engine.server.telemetry.logs import log_request
 
 _logger = logging.getLogger(__name__)
 
+Refused = Callable[[InvalidField], None]
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Undecodable:
-    """Stands for a request whose bytes are not the message they should be."""
+    """Stands for a request whose bytes are refused, with the reason."""
+
+    def __init__(self, error: InvalidField) -> None:
+        self.error = error
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
@@ -32,8 +37,22 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     with its exception's text, and half a request never.
     """
 
-    def __init__(self, patience: Patience | None = None) -> None:
+    def __init__(
+        self,
+        patience: Patience | None = None,
+        limits: MessageLimits | None = None,
+        refused: Refused = lambda error: None,
+    ) -> None:
+        """Guard all methods.
+
+        Args:
+            patience: How long callers are waited for.
+            limits: What a request message may hold; None for any.
+            refused: Told of each request that is refused before a handler sees it.
+        """
         self._patience = patience or Patience()
+        self._limits = limits
+        self._refused = refused
 
     async def intercept_service(
         self,
@@ -44,7 +63,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or handler.request_deserializer is None:
             return handler
-        return _Guard(handler_call_details.method, self._patience).around(handler)
+        guard = _Guard(handler_call_details.method, self._patience, self._limits, self._refused)
+        return guard.around(handler)
 
 
 class _Guard:
@@ -54,14 +74,18 @@ class _Guard:
     request is read here, and its end is seen.
     """
 
-    def __init__(self, method: str, patience: Patience) -> None:
+    def __init__(
+        self, method: str, patience: Patience, limits: MessageLimits | None, refused: Refused
+    ) -> None:
         self._method = method
         self._patience = patience
+        self._limits = limits
+        self._refused = refused
         self._handle: Any = None
 
     def around(self, handler: Any) -> Any:
         """The handler to give to gRPC in place of `handler`."""
-        deserialize = _tolerant(handler.request_deserializer)
+        deserialize = _tolerant(handler.request_deserializer, self._limits)
         if handler.request_streaming:
             self._handle = handler.stream_stream
             wrapped = {"stream_stream": self._converse}
@@ -103,28 +127,48 @@ class _Guard:
                     await reader.write(message)
 
     async def _read(self, context: Context) -> Any:
-        try:
-            return self._decoded(await self._patience.read(context))
-        except InvalidField as error:
-            log_request(rpc=self._method.lstrip("/"), status_code=error.code, error=error)
-            raise
+        with self._told():
+            return _decoded(await self._patience.read(context))
 
     async def _read_all(self, context: Context) -> AsyncGenerator[Any, None]:
         while (message := await context.read()) is not grpc.aio.EOF:
-            yield self._decoded(message)
+            with self._told():
+                request = _decoded(message)
+            yield request
 
-    def _decoded(self, request: Any) -> Any:
-        if isinstance(request, Undecodable):
-            raise InvalidField("request", "is not a valid message: are all strings UTF-8?")
-        return request
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Log and count a request that is refused in the block."""
+        try:
+            yield
+        except InvalidField as error:
+            log_request(rpc=self._method.lstrip("/"), status_code=error.code, error=error)
+            self._refused(error)
+            raise
 
 
-def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+def _decoded(request: Any) -> Any:
+    if isinstance(request, Undecodable):
+        raise request.error
+    return request
+
+
+def _tolerant(
+    deserialize: Callable[[bytes], Any], limits: MessageLimits | None
+) -> Callable[[bytes], Any]:
+    # Generated handlers have `Message.FromString` here, which knows its message.
+    kind: Any = getattr(getattr(deserialize, "__self__", None), "DESCRIPTOR", None)
+
     def attempt(data: bytes) -> Any:
         try:
+            if limits is not None and kind is not None:
+                limits.check(data, kind)
             return deserialize(data)
+        except InvalidField as error:
+            return Undecodable(error)
         except DecodeError:
-            return Undecodable()
+            description = "is not a valid message: are all strings UTF-8?"
+            return Undecodable(InvalidField("request", description))
 
     return attempt
 

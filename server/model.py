@@ -27,6 +27,7 @@ from llm_serving_engine.scheduler.step import Capabilities
 from llm_serving_engine.server.config import ServerConfig
 from llm_serving_engine.server.engine_keeper import EngineKeeper
 from llm_serving_engine.server.model_text import ModelText
+from llm_serving_engine.server.service.text_work import TextWork
 
 _logger = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class ServedModel:
         name: What requests call it.
         path: Its file.
         state: Whether it can answer.
+        text_work: Where its long prompts are tokenized.
         on_state: Called after each change of `state` or `serving`.
         on_loss: Called whenever its runner was lost, or could not be replaced.
         on_given_up: Told in one line why it can never answer again: the process
@@ -97,6 +99,7 @@ class ServedModel:
             config.model.supervision,
         )
         self._retry_at = 0.0
+        self.text_work = TextWork(config.generation)
         # Runs while the runner restarts; what health says changes when it has run out.
         self._grace: asyncio.TimerHandle | None = None
         self._serving = False
@@ -152,6 +155,7 @@ class ServedModel:
         self._end_grace()
         if self._keeper is not None:
             await self._keeper.close()
+        self.text_work.close()
         await self._runner.close()
 
     # What a request needs

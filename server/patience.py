@@ -43,7 +43,10 @@ class Patience:
         finally:
             limit.close()
         if message is grpc.aio.EOF:
-            raise InvalidField("request", "is missing: the call ended before its message did")
+            # So it ends for us where the library refuses the message, too.
+            raise InvalidField(
+                "request", "is missing: the call ended before its message did, or it is too large"
+            )
         return message
 
     def reader(self, context: Context) -> Reader:

@@ -57,8 +57,9 @@ class Messages:
     async def count_tokens(self, exchange: Exchange) -> None:
         """Tell how many tokens a conversation has. Raises RequestError."""
         body = await read_body(exchange, ConversationBody)
-        request = TokenizeRequest(Chat(body.conversation()), body.model)
-        tokenized = await self._inference.tokenize(request)
+        request = TokenizeRequest(Chat(body.conversation()), body.model, ids_only=True)
+        caller = caller_of(exchange, f"{ROUTE}/count_tokens")
+        tokenized = await self._inference.tokenize(request, caller)
         await exchange.answer({"input_tokens": len(tokenized.tokens)})
 
 

@@ -7,15 +7,18 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
-from llm_serving_engine.scheduler.errors import RequestError
+from llm_serving_engine.scheduler.engine import Engine
+from llm_serving_engine.scheduler.errors import InvalidField, LimitReached, RequestError
 from llm_serving_engine.server.catalog import Catalog
 from llm_serving_engine.server.config import GenerationConfig
+from llm_serving_engine.server.model import ServedModel
 from llm_serving_engine.server.service.caller import Caller
 from llm_serving_engine.server.service.errors import INTERNAL_MESSAGE
 from llm_serving_engine.server.service.generation import Generation
 from llm_serving_engine.server.service.observation import Observation
 from llm_serving_engine.server.service.prompts import parse_tokenize
 from llm_serving_engine.server.service.request import GenerationRequest, TokenizeRequest
+from llm_serving_engine.server.service.text_work import TextWork
 from llm_serving_engine.server.service.validation import (
     REQUEST_ID_CHARACTERS_MAX,
     parse_generate,
@@ -23,9 +26,22 @@ from llm_serving_engine.server.service.validation import (
 from llm_serving_engine.server.telemetry.metrics import Metrics
 from llm_serving_engine.server.telemetry.tracing import CHAT, TEXT_COMPLETION, RequestTracer
 
+# The names of more tokens are collected on another thread.
+INLINE_TOKENS_MAX = 4096
+# gRPC clients refuse larger messages unless they are told otherwise.
+ANSWER_BYTES_MAX = 4 * 1024 * 1024
+# Of an answer: a token's id, and the head of its name.
+TOKEN_BYTES = 6
+
 
 class Tokenized(NamedTuple):
-    """A text's tokens, the bytes that each stands for, and the model whose vocabulary was used."""
+    """A text's tokens, and the model whose vocabulary was used.
+
+    Attributes:
+        model: The model's name.
+        tokens: The tokens, in order.
+        names: The bytes that each stands for; empty where only ids were asked for.
+    """
 
     model: str
     tokens: tuple[int, ...]
@@ -67,11 +83,15 @@ class Inference:
             observation.request_id = request.request_id[:REQUEST_ID_CHARACTERS_MAX]
             yield await self._submit(request, caller, observation)
 
-    async def tokenize(self, request: TokenizeRequest) -> Tokenized:
+    async def tokenize(self, request: TokenizeRequest, caller: Caller) -> Tokenized:
         """A text's tokens. Raises RequestError."""
-        model = self._catalog.get(request.model)
-        tokens = await parse_tokenize(request, model, self._config)
-        return Tokenized(model.name, tokens, [model.tokenizer.name(token) for token in tokens])
+        async with self._observed(caller) as observation:
+            model = self._catalog.get(request.model)
+            observation.model = model.name
+            tokens = await parse_tokenize(request, model, self._config)
+            names = await _names(tokens, model) if not request.ids_only else []
+            _check_answer(tokens, names)
+            return Tokenized(model.name, tokens, names)
 
     async def _submit(
         self, request: GenerationRequest, caller: Caller, observation: Observation
@@ -79,6 +99,7 @@ class Inference:
         model = self._catalog.get(request.model)
         observation.model = model.name
         engine = model.engine
+        _check_queue(engine, model.text_work)
         remaining = caller.remaining()
         deadline = None if remaining is None else engine.clock() + remaining
         call = await parse_generate(request, model, self._config, caller.tenant, deadline)
@@ -112,3 +133,35 @@ class Inference:
             raise
         finally:
             observation.end("OK" if error is None else error.code, error)
+
+
+def _check_queue(engine: Engine, text: TextWork) -> None:
+    """Count requests that are being tokenized as queued. Raises LimitReached."""
+    scheduler = engine.scheduler
+    limit = scheduler.config.queue_requests_max
+    if text.requests and text.requests + len(scheduler.queue) >= limit:
+        raise LimitReached(
+            "queue.requests",
+            f"the queue is full: {limit} requests wait or are being tokenized",
+            scheduler.retry_after,
+        )
+
+
+async def _names(tokens: tuple[int, ...], model: ServedModel) -> list[bytes]:
+    def names() -> list[bytes]:
+        return [model.tokenizer.name(token) for token in tokens]
+
+    if len(tokens) <= INLINE_TOKENS_MAX:
+        return names()
+    return await model.text_work.run(len(tokens), names)
+
+
+def _check_answer(tokens: tuple[int, ...], names: list[bytes]) -> None:
+    size = TOKEN_BYTES * len(tokens) + sum(map(len, names))
+    if size > ANSWER_BYTES_MAX:
+        less = "set ids_only, or send" if names else "send"
+        raise InvalidField(
+            "input",
+            f"has {len(tokens)} tokens, whose answer would have about {size / 1e6:.1f} MB; "
+            f"clients take {ANSWER_BYTES_MAX / 2**20:g} MiB: {less} the text in parts",
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -23,6 +22,8 @@ from llm_serving_engine.server.service.request import Chat, Text, TokenizeReques
 
 # Longer texts are tokenized on another thread: they would hold up the event loop.
 INLINE_TEXT_CHARACTERS_MAX = 4096
+# A message costs a template as much time as this many characters.
+MESSAGE_WEIGHT = 16
 ROLE_CHARACTERS_MAX = 64
 
 # Templates write roles into control tokens such as "<|user|>": a role is a word.
@@ -71,6 +72,12 @@ def input_field(source: Text | Tokens | Chat | None) -> str:
 def _given_tokens(tokens: Tokens, model: ServedModel) -> tuple[int, ...]:
     ids, field = tokens.ids, "prompt_tokens.ids"
     check(len(ids) > 0, field, "is empty")
+    context = model.context_per_sequence
+    check(
+        len(ids) < context,
+        "prompt_tokens",
+        f"has {len(ids)} tokens, which leave no room in the context of {context}",
+    )
     size = model.vocabulary_size
     largest, smallest = max(ids), min(ids)
     check(largest < size, field, f"has {largest}; the vocabulary ends at {size - 1}")
@@ -104,10 +111,10 @@ async def _chat_tokens(chat: Chat, model: ServedModel, config: GenerationConfig)
     )
     try:
         # The template decides how long this takes, except for short conversations.
-        if text_bytes <= INLINE_TEXT_CHARACTERS_MAX:
+        if text_bytes + MESSAGE_WEIGHT * len(messages) <= INLINE_TEXT_CHARACTERS_MAX:
             rendered = render()
         else:
-            rendered = await asyncio.to_thread(render)
+            rendered = await model.text_work.run(text_bytes, render)
     except TemplateError as error:
         raise InvalidField("chat", str(error)) from error
     tokens = await _encode_chat(rendered, model)
@@ -157,13 +164,14 @@ async def _encode_chat(prompt: ChatPrompt, model: ServedModel) -> tuple[int, ...
     encode = partial(model.tokenizer.encode_pieces, prompt.pieces)
     if len(prompt.text) <= INLINE_TEXT_CHARACTERS_MAX:
         return tuple(encode())
-    return tuple(await asyncio.to_thread(encode))
+    return await model.text_work.run(len(prompt.text), lambda: tuple(encode()))
 
 
 async def _encode(text: str, model: ServedModel, *, special: bool) -> tuple[int, ...]:
     if len(text) <= INLINE_TEXT_CHARACTERS_MAX:
         return tuple(model.tokenizer.encode(text, special=special))
-    return tuple(await asyncio.to_thread(model.tokenizer.encode, text, special=special))
+    encode = partial(model.tokenizer.encode, text, special=special)
+    return await model.text_work.run(len(text), lambda: tuple(encode()))
 
 
 def _check_size(source: Text, config: GenerationConfig) -> int:

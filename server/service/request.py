@@ -130,7 +130,14 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenizeRequest:
-    """A text or a conversation to tokenize, by the vocabulary of `model`."""
+    """A text or a conversation to tokenize, by the vocabulary of `model`.
+
+    Attributes:
+        input: What to tokenize.
+        model: The model's name; empty: the default model.
+        ids_only: Leave out the bytes that each token stands for.
+    """
 
     input: Text | Chat | None
     model: str = ""
+    ids_only: bool = False

@@ -4,29 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-import httpx
-from prometheus_client.parser import text_string_to_metric_families
+from http_pages import get, samples
 from running_server import HTTP, RunningServer, gated
 
 from llm_serving_engine.scheduler.lifecycle import State
-
-
-async def get(server: RunningServer, path: str) -> httpx.Response:
-    async with httpx.AsyncClient(trust_env=False) as client:
-        return await client.get(f"http://127.0.0.1:{server.app.http_port}{path}")
-
-
-async def samples(server: RunningServer) -> dict[str, float]:
-    """Every sample of /metrics, by its name and the labels beside `model`."""
-    answer = await get(server, "/metrics")
-    assert answer.status_code == 200
-    assert answer.headers["content-type"].startswith("text/plain")
-    found = {}
-    for family in text_string_to_metric_families(answer.text):
-        for sample in family.samples:
-            labels = {k: v for k, v in sample.labels.items() if k not in ("model", "le")}
-            found[" ".join([sample.name, *labels.values()])] = sample.value
-    return found
 
 
 async def test_healthz_from_loading_to_the_end() -> None:
