@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +12,7 @@ import grpc
 from llm_serving_engine.clients import conversion
 from llm_serving_engine.clients.catalog import Model
 from llm_serving_engine.clients.channels import ADDRESS, Metadata, call_metadata, channel_options
+from llm_serving_engine.clients.errors import ServingError
 from llm_serving_engine.clients.operations import SchedulerState
 from llm_serving_engine.clients.operations_conversion import scheduler_state
 from llm_serving_engine.clients.requests import (
@@ -23,6 +24,7 @@ from llm_serving_engine.clients.requests import (
     watch_request,
 )
 from llm_serving_engine.clients.results import Delta, Generation, Tokenization
+from llm_serving_engine.clients.retries import Attempts, Retries
 from llm_serving_engine.clients.statuses import error_from
 from llm_serving_engine.clients.transcript import Transcript
 from llm_serving_engine.v1 import (
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
+_StreamCall = grpc.aio.UnaryStreamCall[Any, inference_pb2.StreamResponse]
 
 
 class AsyncStream(Transcript):
@@ -50,31 +53,57 @@ class AsyncStream(Transcript):
     fails.
     """
 
-    def __init__(self, call: grpc.aio.UnaryStreamCall[Any, inference_pb2.StreamResponse]) -> None:
+    def __init__(self, begin: Callable[[], _StreamCall], attempts: Attempts) -> None:
+        """Begin the request, and again where the server cannot take it now."""
         super().__init__()
-        self._call = call
-        self._cancelled = False
+        self._begin = begin
+        self._attempts = attempts
+        self._call = begin()
+        self._cancelled = asyncio.Event()
 
     async def __aiter__(self) -> AsyncIterator[Delta]:
         try:
-            async for response in self._call:
+            async for response in self._responses():
                 if (delta := self._take(response)) is not None:
                     yield delta
-        except grpc.RpcError as error:
-            if not self._cancelled:
-                raise error_from(error) from error
+        except ServingError:
+            if not self._cancelled.is_set():
+                raise
         except asyncio.CancelledError:
             # grpc.aio raises this for a call cancelled on this side, too.
-            if not self._cancelled or _task_is_cancelled():
+            if not self._cancelled.is_set() or _task_is_cancelled():
                 raise
         else:
             self._close()
         finally:
             self._call.cancel()
 
+    async def _responses(self) -> AsyncIterator[inference_pb2.StreamResponse]:
+        """The messages of the first attempt that has any. Raises ServingError."""
+        while True:
+            begun = False
+            try:
+                async for response in self._call:
+                    begun = True
+                    yield response
+                return
+            except grpc.RpcError as error:
+                failure = error_from(error)
+                pause = None if begun else self._attempts.pause(failure)
+                if pause is None or await self._is_cancelled_within(pause):
+                    raise failure from error
+            self._call = self._begin()
+
+    async def _is_cancelled_within(self, seconds: float) -> bool:
+        try:
+            await asyncio.wait_for(self._cancelled.wait(), seconds)
+        except asyncio.TimeoutError:
+            return False
+        return True
+
     def cancel(self) -> None:
         """End the request; a loop over the stream ends without an error."""
-        self._cancelled = True
+        self._cancelled.set()
         self._call.cancel()
 
     async def __aenter__(self) -> Self:
@@ -102,13 +131,15 @@ class AsyncClient:
         tenant: str | None = None,
         timeout: float | None = None,
         attempts: int = 1,
+        retry_seconds: float = 60.0,
         keepalive: float = 30.0,
         credentials: grpc.ChannelCredentials | None = None,
         metadata: Metadata = (),
         channel: grpc.aio.Channel | None = None,
     ) -> None:
+        self._retries = Retries(attempts, retry_seconds)
         if channel is None:
-            options = channel_options(attempts, keepalive)
+            options = channel_options(keepalive)
             channel = (
                 grpc.aio.insecure_channel(address, options)
                 if credentials is None
@@ -132,12 +163,16 @@ class AsyncClient:
         self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerateOptions]
     ) -> AsyncStream:
         """Generate, and give the output as it is produced."""
-        call = self._inference.Stream(
-            generate_request(prompt, options),
-            timeout=self._timeout if timeout is None else timeout,
-            metadata=self._metadata,
-        )
-        return AsyncStream(call)
+        request = generate_request(prompt, options)
+        attempts = self._attempts(timeout)
+
+        def begin() -> _StreamCall:
+            call: _StreamCall = self._inference.Stream(
+                request, timeout=attempts.remaining, metadata=self._metadata
+            )
+            return call
+
+        return AsyncStream(begin, attempts)
 
     async def tokenize(
         self, text: Text, *, model: str = "", timeout: float | None = None
@@ -202,14 +237,19 @@ class AsyncClient:
         request: _Request,
         timeout: float | None,
     ) -> _Response:
-        try:
-            return await method(
-                request,
-                timeout=self._timeout if timeout is None else timeout,
-                metadata=self._metadata,
-            )
-        except grpc.RpcError as error:
-            raise error_from(error) from error
+        attempts = self._attempts(timeout)
+        while True:
+            try:
+                return await method(request, timeout=attempts.remaining, metadata=self._metadata)
+            except grpc.RpcError as error:
+                failure = error_from(error)
+                pause = attempts.pause(failure)
+                if pause is None:
+                    raise failure from error
+            await asyncio.sleep(pause)
+
+    def _attempts(self, timeout: float | None) -> Attempts:
+        return Attempts(self._retries, self._timeout if timeout is None else timeout)
 
 
 def _task_is_cancelled() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
@@ -22,9 +23,11 @@ from llm_serving_engine.clients.requests import (
     watch_request,
 )
 from llm_serving_engine.clients.results import Generation, Tokenization
+from llm_serving_engine.clients.retries import Attempts, Retries
 from llm_serving_engine.clients.statuses import error_from
-from llm_serving_engine.clients.stream import Stream, responses
+from llm_serving_engine.clients.stream import Stream, StreamingCall, responses
 from llm_serving_engine.v1 import (
+    inference_pb2,
     inference_pb2_grpc,
     models_pb2,
     models_pb2_grpc,
@@ -50,14 +53,16 @@ class Client:
         tenant: On whose behalf, where the server does not authenticate.
         timeout: Seconds that each call may take, its wait in the queue
             included; None for no limit. Calls can name their own.
-        attempts: How often a call that the server cannot take now is tried
-            in all, 1 to 5, as long as no output has come; at least as long
-            apart as the server asks for.
+        attempts: How often a call that the server cannot take now is made in
+            all, 1 to 100, while no output has come; at least as long apart as
+            the server asks for. See `retries.py`.
+        retry_seconds: How long a call may wait between its attempts, all added
+            up. A server that asks for more gets no other attempt.
         keepalive: Seconds between pings while a call is open.
         credentials: For TLS; None for plain text.
         metadata: More metadata for every call.
         channel: A channel to use, of which the client becomes the owner; then
-            address, attempts, keepalive, and credentials play no part.
+            address, keepalive, and credentials play no part.
     """
 
     def __init__(
@@ -67,13 +72,15 @@ class Client:
         tenant: str | None = None,
         timeout: float | None = None,
         attempts: int = 1,
+        retry_seconds: float = 60.0,
         keepalive: float = 30.0,
         credentials: grpc.ChannelCredentials | None = None,
         metadata: Metadata = (),
         channel: grpc.Channel | None = None,
     ) -> None:
+        self._retries = Retries(attempts, retry_seconds)
         if channel is None:
-            options = channel_options(attempts, keepalive)
+            options = channel_options(keepalive)
             channel = (
                 grpc.insecure_channel(address, options)
                 if credentials is None
@@ -103,12 +110,16 @@ class Client:
         self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerateOptions]
     ) -> Stream:
         """Generate, and give the output as it is produced. The arguments are generate's."""
-        call = self._inference.Stream(
-            generate_request(prompt, options),
-            timeout=self._timeout if timeout is None else timeout,
-            metadata=self._metadata,
-        )
-        return Stream(call)
+        request = generate_request(prompt, options)
+        attempts = self._attempts(timeout)
+
+        def begin() -> StreamingCall[inference_pb2.StreamResponse]:
+            call: StreamingCall[inference_pb2.StreamResponse] = self._inference.Stream(
+                request, timeout=attempts.remaining, metadata=self._metadata
+            )
+            return call
+
+        return Stream(begin, attempts)
 
     def tokenize(
         self, text: Text, *, model: str = "", timeout: float | None = None
@@ -171,14 +182,19 @@ class Client:
         request: _Request,
         timeout: float | None,
     ) -> _Response:
-        call = method.future(
-            request,
-            timeout=self._timeout if timeout is None else timeout,
-            metadata=self._metadata,
-        )
-        try:
-            return call.result()
-        except grpc.RpcError as error:
-            raise error_from(error) from error
-        finally:
-            call.cancel()  # An interrupt ends the request on the server too.
+        attempts = self._attempts(timeout)
+        while True:
+            call = method.future(request, timeout=attempts.remaining, metadata=self._metadata)
+            try:
+                return call.result()
+            except grpc.RpcError as error:
+                failure = error_from(error)
+                pause = attempts.pause(failure)
+                if pause is None:
+                    raise failure from error
+            finally:
+                call.cancel()  # An interrupt ends the request on the server too.
+            time.sleep(pause)
+
+    def _attempts(self, timeout: float | None) -> Attempts:
+        return Attempts(self._retries, self._timeout if timeout is None else timeout)

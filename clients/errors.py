@@ -70,7 +70,10 @@ class RetryableError(ServingError):
     Attributes:
         retry_after: Seconds after which the server wants to be asked again;
             None where it named no time.
+        retry_never: Whether the server wants not to be asked again.
     """
+
+    retry_never = False
 
     def __init__(
         self,

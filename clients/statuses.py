@@ -29,16 +29,20 @@ def error_from(call: grpc.RpcError) -> errors.ServingError:
     if code is grpc.StatusCode.NOT_FOUND:
         return errors.ModelNotFound(message, code=name, reason=reason, known=details.known)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return errors.ResourceExhausted(
+        full = errors.ResourceExhausted(
             message,
             code=name,
             reason=reason,
             retry_after=details.retry_after,
             subject=details.subject,
         )
+        full.retry_never = details.retry_never
+        return full
     if code is grpc.StatusCode.UNAVAILABLE:
         kind = _unavailable(details)
-        return kind(message, code=name, reason=reason, retry_after=details.retry_after)
+        unavailable = kind(message, code=name, reason=reason, retry_after=details.retry_after)
+        unavailable.retry_never = details.retry_never
+        return unavailable
     return _PLAIN.get(code, errors.ServerError)(message, code=name, reason=reason)
 
 
@@ -96,7 +100,13 @@ class _Details:
         retry = self._first(error_details_pb2.RetryInfo)
         if retry.HasField("retry_delay"):
             return float(retry.retry_delay.ToTimedelta().total_seconds())
-        return _pushback(self._call)
+        milliseconds = _pushback(self._call)
+        return None if milliseconds is None or milliseconds < 0 else milliseconds / 1000
+
+    @property
+    def retry_never(self) -> bool:
+        """Whether the trailer says that no retry is wanted."""
+        return (_pushback(self._call) or 0) < 0
 
     def _first(self, kind: type[_Detail]) -> _Detail:
         found = kind()
@@ -107,11 +117,15 @@ class _Details:
         return found
 
 
-def _pushback(call: grpc.RpcError) -> float | None:
+def _pushback(call: grpc.RpcError) -> int | None:
+    """The trailer that gRPC's own retries read, in milliseconds; below 0 for never."""
     trailers: Iterable[Any] = call.trailing_metadata() or ()
     for key, value in trailers:
-        if key == PUSHBACK_KEY and value.isdigit():
-            return int(value) / 1000
+        if key == PUSHBACK_KEY:
+            try:
+                return int(value)
+            except ValueError:
+                return None
     return None
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -10,6 +11,7 @@ import grpc
 
 from llm_serving_engine.clients.errors import ServingError
 from llm_serving_engine.clients.results import Delta
+from llm_serving_engine.clients.retries import Attempts
 from llm_serving_engine.clients.statuses import error_from
 from llm_serving_engine.clients.transcript import Transcript
 from llm_serving_engine.v1 import inference_pb2
@@ -45,26 +47,48 @@ class Stream(Transcript):
     loop raises a ServingError where the request fails.
     """
 
-    def __init__(self, call: StreamingCall[inference_pb2.StreamResponse]) -> None:
+    def __init__(
+        self, begin: Callable[[], StreamingCall[inference_pb2.StreamResponse]], attempts: Attempts
+    ) -> None:
+        """Begin the request, and again where the server cannot take it now."""
         super().__init__()
-        self._call = call
-        self._cancelled = False
+        self._begin = begin
+        self._attempts = attempts
+        self._call = begin()
+        self._cancelled = threading.Event()
 
     def __iter__(self) -> Iterator[Delta]:
         try:
-            for response in responses(self._call):
+            for response in self._responses():
                 if (delta := self._take(response)) is not None:
                     yield delta
         except ServingError:
-            if not self._cancelled:
+            if not self._cancelled.is_set():
                 raise
         else:
             self._close()
 
     def cancel(self) -> None:
         """End the request; a loop over the stream ends without an error. For any thread."""
-        self._cancelled = True
+        self._cancelled.set()
         self._call.cancel()
+
+    def _responses(self) -> Iterator[inference_pb2.StreamResponse]:
+        """The messages of the first attempt that has any. Raises ServingError."""
+        while True:
+            begun = False
+            try:
+                for response in responses(self._call):
+                    begun = True
+                    yield response
+                return
+            except ServingError as error:
+                pause = None if begun else self._attempts.pause(error)
+                if pause is None or self._cancelled.wait(pause):
+                    raise
+            self._call = self._begin()
+            if self._cancelled.is_set():
+                self._call.cancel()
 
     def __enter__(self) -> Self:
         return self

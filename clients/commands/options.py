@@ -27,7 +27,7 @@ Timeout = Annotated[
 Attempts = Annotated[
     int,
     typer.Option(
-        min=1, max=5, help="How often to try while the server is busy.", rich_help_panel=SERVER
+        min=1, max=100, help="How often to try while the server is busy.", rich_help_panel=SERVER
     ),
 ]
 Prompt = Annotated[

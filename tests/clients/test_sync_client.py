@@ -189,7 +189,9 @@ def test_nothing_is_tried_again_once_output_has_come(server):
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("arguments", [{"attempts": 0}, {"attempts": 6}, {"keepalive": 0}])
+@pytest.mark.parametrize(
+    "arguments", [{"attempts": 0}, {"attempts": 101}, {"retry_seconds": -1}, {"keepalive": 0}]
+)
 def test_arguments_out_of_range(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         Client(**arguments)
