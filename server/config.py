@@ -13,7 +13,14 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -43,6 +50,13 @@ ListenAddress = Annotated[str, AfterValidator(check_address)]
 _file_content: ContextVar[dict[str, Any]] = ContextVar("file_content", default={})  # noqa: B039
 
 
+def _text(value: object) -> str:
+    """Text as it is: pydantic's own would refuse a path that is not UTF-8."""
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not text")
+    return value
+
+
 class ConfigError(Exception):
     """The configuration makes no sense; the message says where, one line a problem."""
 
@@ -56,7 +70,7 @@ class Part(BaseModel):
 class ModelConfig(Part):
     """Which model is served, and how it is run."""
 
-    reference: str = "builtin"
+    reference: Annotated[str, PlainValidator(_text)] = "builtin"
     """A path to a GGUF or GGML file, hf:OWNER/REPO[/FILE], hf:OWNER/REPO:QUANT, the
     https:// address of a GGUF file, or builtin."""
     name: str = ""

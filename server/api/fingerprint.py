@@ -17,4 +17,6 @@ def fingerprint(model: ServedModel) -> str:
         file = str(model.path)
     version = metadata.version("llm-serving-engine")
     parts = (version, model.backend, file, repr(model.runner_config))
-    return "fp_" + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+    return (
+        "fp_" + hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -253,6 +254,16 @@ def test_a_server_lives_without_its_model_until_the_file_is_mended(
     line = stderr.splitlines()[0]
     assert line.startswith(f"error: {path}")
     assert words in line
+
+
+def test_a_model_whose_name_is_not_utf_8(tiny_model_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"tiny\xff.gguf")
+    shutil.copy(tiny_model_path, path)
+    with serve_process("--model", str(path)) as server:
+        client = Client(server)
+        answer = client.stub.Generate(asked())
+        assert (answer.model, len(answer.token_ids)) == ("tiny?", 8)
+        client.channel.close()
 
 
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:
