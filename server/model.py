@@ -17,7 +17,7 @@ from llm_serving_engine.backends.backend import BackendConfig, LoadError, LoadRe
 from llm_serving_engine.backends.models.errors import ModelError, printable
 from llm_serving_engine.backends.models.info import ModelInfo
 from llm_serving_engine.backends.process.host import ProcessRunner
-from llm_serving_engine.backends.process.loss import Loss
+from llm_serving_engine.backends.process.loss import Loss, LossReason
 from llm_serving_engine.backends.text.tokenizer import Tokenizer
 from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.engine import Engine
@@ -276,7 +276,7 @@ class ServedModel:
             loss.description,
             delay,
         )
-        if not loss.outside:
+        if loss.reason is LossReason.NOT_LOADED and not loss.outside:
             # The next try may do no better: new requests are refused until it does.
             self._enter(ModelState.FAILED, f"its runner was lost again: {loss.description}")
 

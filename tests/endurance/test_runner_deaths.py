@@ -40,10 +40,12 @@ SETTINGS = {
     f"{PREFIX}SCHEDULER__DETERMINISM": "batch_invariant",
     f"{PREFIX}MODEL__RUNNER__SEQUENCES": "16",
     f"{PREFIX}MODEL__RUNNER__CONTEXT_PER_SEQUENCE": "512",
-    # Short, so that a runner that is stopped is soon replaced.
-    f"{PREFIX}MODEL__SUPERVISION__STEP_SECONDS_MAX": "2",
-    f"{PREFIX}MODEL__SUPERVISION__LOAD_SILENCE_SECONDS_MAX": "10",
     f"{PREFIX}LOG__LEVEL": "error",
+}
+# Short, so that a runner that is stopped is soon replaced.
+WATCHFUL = {
+    f"{PREFIX}MODEL__SUPERVISION__STEP_SECONDS_MAX": "2",
+    f"{PREFIX}MODEL__SUPERVISION__LOAD_SILENCE_SECONDS_MAX": "5",
 }
 POISONED = {
     "PYTHONPATH": os.pathsep.join(
@@ -73,8 +75,8 @@ def model_path(request: pytest.FixtureRequest) -> Path:
 
 
 @contextlib.contextmanager
-def server(path: Path, *arguments: str) -> Iterator[ServeProcess]:
-    env = {**SETTINGS, **POISONED}
+def server(path: Path, *arguments: str, watchful: bool = False) -> Iterator[ServeProcess]:
+    env = {**SETTINGS, **POISONED, **(WATCHFUL if watchful else {})}
     with serve_process("--model", str(path), *arguments, env=env, quiet=True) as process:
         yield process
 
@@ -158,7 +160,7 @@ def end(process: ServeProcess) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["kill", "stop"])
 async def test_every_stream_completes(model_path: Path, number: signal.Signals) -> None:
-    with server(model_path) as process:
+    with server(model_path, watchful=number == signal.SIGSTOP) as process:
         async with streams(process) as callers:
             hit = await disturb(process, number, random.Random(2))
         assert hit >= SECONDS / PAUSE_SECONDS[1] / 2

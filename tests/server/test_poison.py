@@ -56,4 +56,6 @@ async def test_it_alone_is_refused_within_three_deaths(fault: int) -> None:
         answers = await asyncio.gather(*running)
         assert [answer.token_ids for answer in answers] == [one.token_ids for one in expected]
         assert losses(server) in (2, 3)  # others may have ended before it was tried
+        # It died in its first steps, but it could be loaded: nothing is refused.
+        assert server.model.state.value in ("loading", "ready")
         assert (await server.generate("after")).text
