@@ -82,12 +82,14 @@ class LoadReport(NamedTuple):
         memory_bytes: What the runner's process holds, by part; their sum is
             its resident memory.
         estimated_bytes: What was worked out before loading; 0 where nothing was.
+        notes: What an operator should know of these settings, a sentence each.
     """
 
     capabilities: Capabilities
     settings: dict[str, str]
     memory_bytes: dict[str, int]
     estimated_bytes: int = 0
+    notes: tuple[str, ...] = ()
 
 
 class LoadError(Exception):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 ModelState = Literal["unspecified", "loading", "ready", "failed", "draining"]
@@ -42,6 +43,8 @@ class Model:
         state_reason: Why it has failed, or what it does without, in words; else empty.
         capabilities: What can be asked of it; None until it is loaded.
         is_default: Whether requests that name no model get it.
+        settings: Its runner's, with every choice made; empty until it is loaded.
+        notes: What an operator should know of them, a sentence each.
     """
 
     name: str
@@ -57,3 +60,5 @@ class Model:
     state_reason: str
     capabilities: Capabilities | None
     is_default: bool
+    settings: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()

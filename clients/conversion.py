@@ -73,6 +73,8 @@ def model(message: models_pb2.Model) -> catalog.Model:
         state_reason=message.state_reason,
         capabilities=_capabilities(message) if message.HasField("capabilities") else None,
         is_default=message.is_default,
+        settings=dict(message.settings),
+        notes=tuple(message.notes),
     )
 
 

@@ -145,6 +145,9 @@ def encode_model(model: ServedModel, is_default: bool) -> models_pb2.Model:
         message.quantization = info.quantization
         message.vocabulary_size = info.vocabulary_size
         message.training_context = info.training_context
+    if (report := model.report) is not None:
+        message.settings.update(report.settings)
+        message.notes.extend(report.notes)
     if (engine := model.loaded_engine) is not None:
         message.capabilities.CopyFrom(_encode_capabilities(engine.scheduler.capabilities))
         message.capabilities.chat = model.text.chat_template is not None

@@ -83,6 +83,7 @@ class ServedModel:
         self.on_given_up: Callable[[str], None] = lambda message: None
         self.backend = registry.choose(config.model.backend, path)
         self.info: ModelInfo | None = None
+        self.report: LoadReport | None = None
         self.path = path
         self._config = config
         self._text: ModelText | None = None
@@ -128,6 +129,7 @@ class ServedModel:
             await asyncio.to_thread(self._load_vocabulary)
             report = await runner
             self._check_determinism(report.capabilities)
+            self.report = report
         except Exception as error:
             await self._stop_runner(runner)
             self._enter(ModelState.FAILED, str(error))
@@ -258,7 +260,9 @@ class ServedModel:
     def _runner_changed(self, report: LoadReport | None) -> None:
         if report is None:
             self._enter(ModelState.LOADING)
-        elif self.state is not ModelState.DRAINING:
+            return
+        self.report = report
+        if self.state is not ModelState.DRAINING:
             _logger.info("the runner of model %s is back", self.name)
             self._enter(ModelState.READY)
 

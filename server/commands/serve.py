@@ -158,6 +158,8 @@ def _announce(app: App, report: LoadReport) -> None:
     settings = ", ".join(f"{name} {value}" for name, value in report.settings.items())
     if settings:
         _say(f"{app.model.name} on {app.model.backend}: {settings}")
+    for note in report.notes:
+        _say(f"note: {note}")
     if memory:
         parts = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in memory.items())
         estimated = ""

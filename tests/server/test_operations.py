@@ -205,6 +205,10 @@ async def test_the_models(tiny: RunningServer) -> None:
         assert answer.model == model
     assert model.memory_bytes > 0
     model.memory_bytes = 0
+    assert model.settings["sequences"] == str(model.capabilities.sequences_max)
+    assert {"threads", "cache_type", "prefill_chunk"} <= model.settings.keys()
+    model.ClearField("settings")
+    model.ClearField("notes")
     assert model == models_pb2.Model(
         name="tiny",
         backend="llama.cpp",

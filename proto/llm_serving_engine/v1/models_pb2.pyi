@@ -115,6 +115,26 @@ class Model(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class SettingsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     BACKEND_FIELD_NUMBER: _builtins.int
     ARCHITECTURE_FIELD_NUMBER: _builtins.int
@@ -128,6 +148,8 @@ class Model(_message.Message):
     STATE_REASON_FIELD_NUMBER: _builtins.int
     CAPABILITIES_FIELD_NUMBER: _builtins.int
     IS_DEFAULT_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name that requests use."""
     backend: _builtins.str
@@ -158,6 +180,18 @@ class Model(_message.Message):
     def capabilities(self) -> Global___Capabilities:
         """What can be asked of it. Not set until it is loaded."""
 
+    @_builtins.property
+    def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The runner's settings with every choice made, such as "threads": "8". Their
+        names are those of the configuration. Empty until it is loaded.
+        """
+
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What an operator should know of these settings, a sentence each: why a
+        choice was made, or what would be faster.
+        """
+
     def __init__(
         self,
         *,
@@ -174,10 +208,12 @@ class Model(_message.Message):
         state_reason: _builtins.str = ...,
         capabilities: Global___Capabilities | None = ...,
         is_default: _builtins.bool = ...,
+        settings: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "backend", b"backend", "capabilities", b"capabilities", "description", b"description", "is_default", b"is_default", "memory_bytes", b"memory_bytes", "name", b"name", "parameter_count", b"parameter_count", "quantization", b"quantization", "state", b"state", "state_reason", b"state_reason", "training_context", b"training_context", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "backend", b"backend", "capabilities", b"capabilities", "description", b"description", "is_default", b"is_default", "memory_bytes", b"memory_bytes", "name", b"name", "notes", b"notes", "parameter_count", b"parameter_count", "quantization", b"quantization", "settings", b"settings", "state", b"state", "state_reason", b"state_reason", "training_context", b"training_context", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
