@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from llm_serving_engine.clients import commands as client_commands
-from llm_serving_engine.server.commands import models, serve, simulate, tune
+from llm_serving_engine.server.commands import doctor, models, serve, simulate, tune
 
 app = typer.Typer(
     name="llm-serving-engine",
@@ -16,6 +16,7 @@ app = typer.Typer(
 serve.register(app)
 client_commands.register(app)
 models.register(app)
+doctor.register(app)
 simulate.register(app)
 tune.register(app)
 

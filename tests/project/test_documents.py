@@ -14,6 +14,7 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "deploy/README.md",
     "docs/backends.md",
+    "docs/doctor.md",
     "docs/runners.md",
     "docs/limits.md",
     "docs/performance.md",

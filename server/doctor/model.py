@@ -1,0 +1,63 @@
+"""The model that is configured: its file, the memory it takes, and its kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from llm_serving_engine.backends import machine, registry
+from llm_serving_engine.backends.backend import LoadError
+from llm_serving_engine.backends.llama_cpp.memory import estimate_memory
+from llm_serving_engine.backends.llama_cpp.settings import Settings
+from llm_serving_engine.backends.models import hub
+from llm_serving_engine.backends.models.errors import ModelError
+from llm_serving_engine.backends.models.info import ModelInfo
+from llm_serving_engine.backends.models.memory import check_fits
+from llm_serving_engine.backends.models.reference import HubModel, parse_reference
+from llm_serving_engine.backends.models.resolve import resolve
+from llm_serving_engine.server.config import ServerConfig
+from llm_serving_engine.server.doctor.finding import Finding, note, problem
+
+SECTION = "model"
+
+
+def look_at_model(config: ServerConfig) -> Iterator[Finding]:
+    """Look at its file; nothing is loaded or fetched."""
+    model = config.model
+    if model.backend == registry.SCRIPTED:
+        yield Finding(SECTION, "file", "none: the scripted backend needs none")
+        return
+    try:
+        reference = parse_reference(model.reference)
+        if isinstance(reference, HubModel) and hub.cached_path(reference) is None:
+            advice = f"llm-serving-engine models pull {reference}; serve does so too"
+            yield note(SECTION, "file", f"{reference} is not on this machine", advice)
+            return
+        path = resolve(reference, progress=False)
+        yield from _look_at_file(path, config)
+    except (ModelError, LoadError, ValueError, OSError) as error:
+        yield problem(SECTION, "file", str(error), "name a model that is there: --model")
+
+
+def _look_at_file(path: Path, config: ServerConfig) -> Iterator[Finding]:
+    backend = registry.choose(config.model.backend, path)
+    if backend != registry.LLAMA_CPP:
+        yield Finding(SECTION, "file", f"{path}, run by {backend}")
+        return
+    info = ModelInfo.read(path)
+    yield Finding(SECTION, "file", f"{path}: {info.description}, {info.quantization}")
+    runner = config.model.runner
+    yield _memory(info, Settings.choose(runner, info), runner.memory_bytes_max)
+
+
+def _memory(info: ModelInfo, settings: Settings, limit: int | None) -> Finding:
+    estimate = estimate_memory(info, settings)
+    slots = f"{settings.sequences} slots of {settings.context_per_sequence:,} tokens"
+    value = f"{estimate.described()}, for {slots}"
+    try:
+        check_fits(estimate, limit)
+    except LoadError:
+        available = machine.memory_within(limit)
+        short = f"{value}; {available / 1e6:,.0f} MB are there"
+        return problem(SECTION, "memory", short, "lower sequences or context_per_sequence")
+    return Finding(SECTION, "memory", value)
