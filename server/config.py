@@ -165,6 +165,11 @@ class HttpConfig(Part):
     """The body of a request. Larger ones are refused before they are read whole."""
     choices_max: Positive = 16
     """Answers to one request (`n`, times its prompts). Each takes a place in the queue."""
+    responses_bytes_max: Positive = 64 * 1024 * 1024
+    """Memory for responses that are kept for `previous_response_id`; a tenant has a quarter of it
+    at most. The least recently used are forgotten first."""
+    responses_seconds_max: Seconds = 3600.0
+    """How long a response is kept."""
     keep_alive_seconds: Annotated[float, Field(ge=0.1, allow_inf_nan=False)] = 10.0
     """Silence after which a stream sends a comment, so that proxies do not cut it."""
     listen: tuple[ListenAddress, ...] = ()

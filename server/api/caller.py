@@ -29,11 +29,16 @@ def caller_of(exchange: Exchange, route: str, timeout: float | None = None) -> C
     """
     return Caller(
         method=f"POST {route}",
-        tenant=exchange.headers.get(TENANT_HEADER, ""),
+        tenant=tenant_of(exchange),
         remaining=_remaining(exchange, timeout),
         metadata=tuple(exchange.headers.items()),
         attributes=http_attributes("POST", route),
     )
+
+
+def tenant_of(exchange: Exchange) -> str:
+    """On whose behalf a request is made; empty where it does not say."""
+    return exchange.headers.get(TENANT_HEADER, "")
 
 
 def _remaining(exchange: Exchange, timeout: float | None) -> Callable[[], float | None]:

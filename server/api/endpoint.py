@@ -3,33 +3,57 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
 
 from starlette.types import Receive, Scope, Send
 
 from llm_serving_engine.scheduler.errors import RequestError
-from llm_serving_engine.server.api.errors import HttpError, http_error, openai_body
+from llm_serving_engine.server.api.errors import (
+    HttpError,
+    anthropic_body,
+    http_error,
+    openai_body,
+)
 from llm_serving_engine.server.api.exchange import Exchange
+from llm_serving_engine.server.api.sse import event, named_event
 from llm_serving_engine.server.config import HttpConfig
 
 _logger = logging.getLogger(__name__)
 
 Handler = Callable[[Exchange], Awaitable[None]]
-ErrorBody = Callable[[HttpError], dict[str, Any]]
+
+
+class Dialect(NamedTuple):
+    """How an API tells errors.
+
+    Attributes:
+        body: The body of an answer.
+        event: What ends a stream that has begun, made of such a body.
+        fields: Its names for the fields that OpenAI's chat API calls otherwise.
+    """
+
+    body: Callable[[HttpError], dict[str, Any]]
+    event: Callable[[dict[str, Any]], bytes]
+    fields: Mapping[str, str] = {}
+
+
+OPENAI = Dialect(openai_body, event)
+ANTHROPIC = Dialect(
+    anthropic_body, lambda body: named_event("error", body), {"stop": "stop_sequences"}
+)
+# The events of a response tell of its failure themselves.
+RESPONSES = Dialect(openai_body, lambda body: b"", {"max_tokens": "max_output_tokens"})
 
 
 class Endpoint:
     """An ASGI application that answers one kind of request, errors included."""
 
-    def __init__(
-        self, handle: Handler, config: HttpConfig, error_body: ErrorBody = openai_body
-    ) -> None:
+    def __init__(self, handle: Handler, config: HttpConfig, dialect: Dialect = OPENAI) -> None:
         self._handle = handle
         self._config = config
-        self._error_body = error_body
+        self._dialect = dialect
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -39,7 +63,7 @@ class Endpoint:
         try:
             await self._handle(exchange)
         except RequestError as error:
-            await self._refuse(exchange, http_error(error))
+            await self._refuse(exchange, http_error(error, self._dialect.fields))
         except asyncio.CancelledError:
             # The client has gone, and so has whoever could be told.
             if not exchange.gone:
@@ -51,8 +75,8 @@ class Endpoint:
             exchange.close()
 
     async def _refuse(self, exchange: Exchange, error: HttpError) -> None:
-        body = self._error_body(error)
+        body = self._dialect.body(error)
         if exchange.begun:
-            await exchange.fail(b"data: " + json.dumps(body).encode() + b"\n\n")
+            await exchange.fail(self._dialect.event(body))
         else:
             await exchange.answer(body, error.status, error.headers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from llm_serving_engine.scheduler.errors import (
@@ -64,11 +65,24 @@ class BodyTooLarge(RequestError):
     label = "body_too_large"
 
 
-def http_error(error: RequestError) -> HttpError:
-    """How a request's error is answered; see the table in docs/http.md."""
+class UnknownResponse(InvalidField):
+    """No response of that id is kept for the tenant; `field` says who asked for it."""
+
+    label = "unknown_response"
+
+
+def http_error(error: RequestError, fields: Mapping[str, str] | None = None) -> HttpError:
+    """How a request's error is answered; see the table in docs/http.md.
+
+    Args:
+        error: The error.
+        fields: An API's names for fields that OpenAI's chat API calls otherwise.
+    """
     message = str(error)
+    if isinstance(error, UnknownResponse):
+        return _unknown_response(error)
     if isinstance(error, InvalidField):
-        return _invalid_field(error)
+        return _invalid_field(error, fields or {})
     if isinstance(error, BodyTooLarge):
         return HttpError(413, _INVALID, "body_too_large", message)
     if isinstance(error, BadBody):
@@ -132,11 +146,19 @@ _RENAMED = (
 )
 
 
-def _invalid_field(error: InvalidField) -> HttpError:
+def _invalid_field(error: InvalidField, fields: Mapping[str, str]) -> HttpError:
     field = error.field
     for pattern, replacement in _RENAMED:
         field = pattern.sub(replacement, field)
+    name, *rest = re.split(r"(?=[.\[])", field)
+    field = "".join((fields.get(name, name), *rest))
     return HttpError(400, _INVALID, "invalid_value", f"{field}: {error.description}", field)
+
+
+def _unknown_response(error: UnknownResponse) -> HttpError:
+    if error.field == "previous_response_id":
+        return HttpError(400, _INVALID, "previous_response_not_found", str(error), error.field)
+    return HttpError(404, _INVALID, "not_found", str(error), error.field)
 
 
 def _limit_reached(error: LimitReached) -> HttpError:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from types import TracebackType
 from typing import Any
 
@@ -32,6 +32,8 @@ class Exchange:
 
     Attributes:
         headers: The request's headers.
+        path: The request's path.
+        path_parameters: What the route found in it.
         gone: Whether the client has gone away.
         begun: Whether the answer's status and headers are sent.
     """
@@ -40,6 +42,7 @@ class Exchange:
         self.config = config
         self.headers = Headers(scope=scope)
         self.path: str = scope["path"]
+        self.path_parameters: dict[str, str] = scope.get("path_params", {})
         self.arrived_at = time.monotonic()
         self.gone = False
         self.begun = False
@@ -91,11 +94,13 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": body})
 
     @contextlib.asynccontextmanager
-    async def stream(self, keep_alive: bytes = KEEP_ALIVE) -> AsyncIterator[EventStream]:
+    async def stream(
+        self, keep_alive: Callable[[], bytes] = lambda: KEEP_ALIVE
+    ) -> AsyncIterator[EventStream]:
         """Answer with server-sent events; the answer ends with the block.
 
         Args:
-            keep_alive: What is sent after some silence.
+            keep_alive: Makes what is sent after some silence.
         """
         await self._start(
             200, EVENT_STREAM, (("cache-control", "no-cache"), ("x-accel-buffering", "no"))
@@ -135,14 +140,14 @@ class EventStream:
     nothing between client and server takes the connection for dead.
     """
 
-    def __init__(self, send: Send, config: HttpConfig, keep_alive: bytes) -> None:
+    def __init__(self, send: Send, config: HttpConfig, keep_alive: Callable[[], bytes]) -> None:
         self._send_message = send
         self._interval = config.keep_alive_seconds
         self._seconds = config.write_timeout_seconds
         self._limit: TimeLimit | None = None
         self._sent_at = time.monotonic()
         self._pinger: asyncio.Task[None] | None = None
-        self.keep_alive = keep_alive
+        self._keep_alive = keep_alive
 
     async def send(self, data: bytes) -> None:
         """Send whole events. Raises LimitReached where the client does not read."""
@@ -168,7 +173,7 @@ class EventStream:
             silent = time.monotonic() - self._sent_at
             if silent >= self._interval:
                 self._sent_at = time.monotonic()
-                await self._send_message(_more(self.keep_alive))
+                await self._send_message(_more(self._keep_alive()))
                 silent = 0.0
             await asyncio.sleep(self._interval - silent)
 

@@ -13,11 +13,15 @@ LOGPROB_MIN = -9999.0
 
 def chat_logprobs(positions: Sequence[PositionLogprobs]) -> dict[str, Any]:
     """The object `logprobs` of a chat's choice."""
-    content = [
+    return {"content": token_logprobs(positions), "refusal": None}
+
+
+def token_logprobs(positions: Sequence[PositionLogprobs]) -> list[dict[str, Any]]:
+    """Each token with its alternatives."""
+    return [
         {**_token(position.chosen), "top_logprobs": [_token(one) for one in position.top]}
         for position in positions
     ]
-    return {"content": content, "refusal": None}
 
 
 class CompletionLogprobs:

@@ -49,7 +49,7 @@ class Messages:
         async with self._inference.generate(request, caller) as generation:
             message_id = f"msg_{secrets.token_hex(12)}"
             if body.stream:
-                async with exchange.stream(keep_alive=PING) as stream:
+                async with exchange.stream(keep_alive=lambda: PING) as stream:
                     await _Writer(stream, message_id, generation).write()
             else:
                 await exchange.answer(await _message(message_id, generation))
