@@ -59,7 +59,8 @@ class Responses:
         body.check()
         turns = self._conversation(body, tenant_of(exchange))
         chat = Chat(_with_instructions(body, turns))
-        tokenized = await self._inference.tokenize(TokenizeRequest(chat, body.model))
+        caller = caller_of(exchange, f"{ROUTE}/input_tokens")
+        tokenized = await self._inference.tokenize(TokenizeRequest(chat, body.model), caller)
         count = len(tokenized.tokens)
         await exchange.answer({"object": "response.input_tokens", "input_tokens": count})
 
