@@ -41,6 +41,12 @@ def uniform(seed: int, index: int) -> float:
     return float(z >> 11) * 2.0**-53
 
 
+def all_finite(logits: Logits) -> bool:
+    """Whether no logit is NaN or infinite: any that is makes the sum so."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return math.isfinite(logits.sum(dtype=np.float64))
+
+
 class TokenSampler:
     """One sequence's sampler."""
 

@@ -24,7 +24,7 @@ from llm_serving_engine.scheduler.errors import (
     DeadlinePassed,
     RequestError,
     RequestFailed,
-    RunnerFailed,
+    slot_error,
 )
 from llm_serving_engine.scheduler.events import Begun, Moved, Produced, SchedulerEvent
 from llm_serving_engine.scheduler.guarded_policy import guarded
@@ -199,7 +199,7 @@ class Scheduler:
             raise RuntimeError("no step is under way")
         self.cost.learn(under_way.shape, result.duration)
         for failure in result.failures:
-            self._fail_slot(failure.slot, under_way, RunnerFailed(failure.reason), now)
+            self._fail_slot(failure.slot, under_way, slot_error(failure.code, failure.reason), now)
         for sampled in result.tokens:
             sequence = under_way.holders.get(sampled.slot)
             if sequence is not None and sequence.slot == sampled.slot:

@@ -122,3 +122,8 @@ class Cancelled(RequestError):
 
     code = "CANCELLED"
     label = "cancelled"
+
+
+def slot_error(code: str, description: str) -> RequestError:
+    """The error of a request whose slot failed; `code` as in `SlotFailure`."""
+    return RequestFailed(code, description) if code else RunnerFailed(description)

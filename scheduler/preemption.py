@@ -36,7 +36,7 @@ class Preemption:
     @property
     def saved_bytes(self) -> int:
         """Memory of saved caches."""
-        return self.saved_tokens * self._capabilities.cache_bytes_per_token
+        return sum(map(self._bytes_of, self._saved.values()))
 
     def victim(self, waiting: Sequence, running: Iterable[Sequence], now: float) -> Sequence | None:
         """Who gives way to `waiting`: of the lowest class below its own the youngest.
@@ -70,7 +70,7 @@ class Preemption:
         if not self._capabilities.save_restore or not tokens:
             return None
         room = self._config.saved_cache_bytes_max - self.saved_bytes
-        if tokens * self._capabilities.cache_bytes_per_token > room:
+        if self._bytes_of(tokens) > room:
             return None
         if self._cost.cost.saves * tokens / 1000 >= self._cost.prefill_seconds(tokens):
             return None
@@ -78,6 +78,11 @@ class Preemption:
         self._saved[self._keys] = tokens
         sequence.saved = SavedCache(self._keys, tokens)
         return SaveSlot(sequence.slot, self._keys)
+
+    def _bytes_of(self, tokens: int) -> int:
+        """Memory of a saved cache of so many tokens."""
+        capabilities = self._capabilities
+        return tokens * capabilities.cache_bytes_per_token + capabilities.state_bytes
 
     def tokens_of(self, save: SaveSlot) -> int:
         """How many tokens a save is of."""

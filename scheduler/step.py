@@ -31,6 +31,8 @@ class Capabilities(NamedTuple):
         grammar: Output can be constrained.
         batch_invariant: A sequence's tokens do not depend on the others'.
         cache_bytes_per_token: Memory of one token's cache.
+        state_bytes: Memory of a sequence's cache whatever its length: the state of
+            recurrent layers.
         prefill_token_seconds: What a prompt token took when the runner was
             loaded; 0 where nobody measured.
         decode_step_seconds: What a step with one decode row took then.
@@ -46,6 +48,7 @@ class Capabilities(NamedTuple):
     grammar: bool = False
     batch_invariant: bool = False
     cache_bytes_per_token: int = 0
+    state_bytes: int = 0
     prefill_token_seconds: float = 0.0
     decode_step_seconds: float = 0.0
 
@@ -203,10 +206,18 @@ class SampledToken(NamedTuple):
 
 
 class SlotFailure(NamedTuple):
-    """What was asked of a slot could not be done; its cache is cleared."""
+    """What was asked of a slot could not be done; its cache is cleared.
+
+    Attributes:
+        slot: The slot.
+        reason: Why, in words for the caller.
+        code: A reason of `RequestFailed` where the request itself is the cause;
+            empty where the runner is.
+    """
 
     slot: int
     reason: str
+    code: str = ""
 
 
 class StepResult(NamedTuple):

@@ -57,7 +57,7 @@ class CTransformersBackend:
         self._samplers = SlotSamplers(self._settings.sequences)
         self._threads = ThreadCount.of(self._settings.threads, config)
         self._lengths = [0] * self._settings.sequences
-        self._failures: dict[int, str] = {}
+        self._failures: dict[int, SlotFailure] = {}
         # What follows computes, and the host wants to see that it goes on.
         progress(1.0)
         self.report = self._make_report(needs, self._warm_up())
@@ -84,7 +84,7 @@ class CTransformersBackend:
         sampled = [token for chunk in step.prefills for token in self._prefill(chunk)]
         for row in step.decodes:
             sampled += self._prefill(PrefillChunk(row.slot, row.position, (row.token,), True))
-        failures = tuple(SlotFailure(slot, reason) for slot, reason in self._failures.items())
+        failures = tuple(self._failures.values())
         self._threads.end()
         seconds = time.perf_counter() - started
         return StepResult(step.number, tuple(sampled), failures, seconds, self._threads.now)
@@ -98,10 +98,19 @@ class CTransformersBackend:
         try:
             logits = self._compute(chunk)
         except ComputeError as error:
-            self._failures[chunk.slot] = str(error)
-            self._lengths[chunk.slot] = 0
+            self._fail(SlotFailure(chunk.slot, str(error)))
             return []
-        return [self._samplers.sample(chunk.slot, logits)] if chunk.sample else []
+        if not chunk.sample:
+            return []
+        outcome = self._samplers.sample(chunk.slot, logits)
+        if isinstance(outcome, SampledToken):
+            return [outcome]
+        self._fail(outcome)
+        return []
+
+    def _fail(self, failure: SlotFailure) -> None:
+        self._failures[failure.slot] = failure
+        self._lengths[failure.slot] = 0
 
     def _compute(self, chunk: PrefillChunk) -> Logits:
         """Compute a chunk, cut at fixed places. Raises ComputeError."""

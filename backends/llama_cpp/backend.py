@@ -29,6 +29,7 @@ from llm_serving_engine.backends.llama_cpp.probe import keeps_bits
 from llm_serving_engine.backends.llama_cpp.settings import CACHE_TYPES, Settings
 from llm_serving_engine.backends.models.errors import ModelError
 from llm_serving_engine.backends.models.info import ModelInfo
+from llm_serving_engine.backends.models.kinds import check_generates
 from llm_serving_engine.backends.models.memory import check_fits
 from llm_serving_engine.backends.slot_samplers import SlotSamplers
 from llm_serving_engine.backends.speed import measured_speed
@@ -61,6 +62,7 @@ class LlamaCppBackend:
     def __init__(self, path: str, config: BackendConfig, progress: Progress) -> None:
         try:
             info = ModelInfo.read(Path(path))
+            check_generates(info)
             settings = Settings.choose(config, info)
             self._estimate = estimate_memory(info, settings)
             check_fits(self._estimate, config.memory_bytes_max)
@@ -68,8 +70,8 @@ class LlamaCppBackend:
         except ModelError as error:
             raise LoadError(str(error)) from error
         self._samplers = SlotSamplers(self._model.settings.sequences)
-        self._failures: dict[int, str] = {}
-        self._saved: dict[int, SavedCache] = {}
+        self._failures: dict[int, SlotFailure] = {}
+        self._saved: dict[int, SavedCache | None] = {}
         self._config = config
         self._threads = ThreadCount.of(self._model.settings.threads, config)
         self._earlier = earlier_load.recall()
@@ -94,7 +96,7 @@ class LlamaCppBackend:
             self._samplers.open(opened)
         sampled = self._prefill(step.prefills)
         sampled += self._decode(step.decodes)
-        failures = tuple(SlotFailure(slot, reason) for slot, reason in self._failures.items())
+        failures = tuple(self._failures.values())
         self._threads.end()
         seconds = time.perf_counter() - started
         return StepResult(step.number, tuple(sampled), failures, seconds, self._threads.now)
@@ -105,18 +107,26 @@ class LlamaCppBackend:
 
     def _operate(self, operation: CacheOperation) -> None:
         if isinstance(operation, ClearSlot):
-            if not self._model.clear(*operation):
+            if not self._model.drop_from(*operation):
                 self._fail(operation.slot, "the model cannot drop a part of a sequence")
         elif isinstance(operation, CopyPrefix):
             if not self._model.copy(*operation):
                 self._fail(operation.target, "the model cannot drop a part of a sequence")
         elif isinstance(operation, SaveSlot):
-            self._saved[operation.key] = self._model.save(operation.slot)
+            self._save(operation)
         elif isinstance(operation, RestoreSlot):
-            if not self._model.restore(operation.slot, self._saved.pop(operation.key)):
+            saved = self._saved.pop(operation.key)
+            if saved is None or not self._model.restore(operation.slot, saved):
                 self._fail(operation.slot, "the saved cache could not be restored")
         else:
             del self._saved[operation.key]
+
+    def _save(self, operation: SaveSlot) -> None:
+        """Save a slot's cache; one that cannot be saved fails when it is asked for."""
+        try:
+            self._saved[operation.key] = self._model.save(operation.slot)
+        except DecodeError:
+            self._saved[operation.key] = None
 
     def _prefill(self, chunks: tuple[PrefillChunk, ...]) -> list[SampledToken]:
         unit, aligned = self._model.settings.prefill_chunk, self._config.batch_invariant
@@ -137,8 +147,8 @@ class LlamaCppBackend:
                 return [token for part in alone for token in self._compute(part)]
             self._fail(parts[0].slot, str(error))
             return []
-        slots = (part.slot for part in parts if part.sample)
-        return [self._samplers.sample(slot, row) for slot, row in zip(slots, logits, strict=False)]
+        slots = [part.slot for part in parts if part.sample]
+        return self._sample(slots, logits)
 
     def _logits(self, parts: list[Part]) -> npt.NDArray[np.float32]:
         part = parts[0]
@@ -157,11 +167,21 @@ class LlamaCppBackend:
             for row in rows:
                 self._fail(row.slot, str(error))
             return []
+        return self._sample([row.slot for row in rows], logits)
+
+    def _sample(self, slots: list[int], logits: npt.NDArray[np.float32]) -> list[SampledToken]:
+        """Choose a token for each slot, by logits of shape (slots, vocabulary)."""
         likeliest = logits.argmax(axis=1)
-        return [
-            self._samplers.sample(row.slot, logits[i], int(likeliest[i]))
-            for i, row in enumerate(rows)
+        outcomes = [
+            self._samplers.sample(slot, row, int(likeliest[i]))
+            for i, (slot, row) in enumerate(zip(slots, logits, strict=True))
         ]
+        failures = [outcome for outcome in outcomes if isinstance(outcome, SlotFailure)]
+        for failure in failures:
+            self._fail(*failure)
+        if failures:
+            self._model.scrub()
+        return [outcome for outcome in outcomes if isinstance(outcome, SampledToken)]
 
     def _compute_rows(self, rows: tuple[DecodeRow, ...]) -> npt.NDArray[np.float32]:
         count = self._model.settings.sequences
@@ -174,15 +194,18 @@ class LlamaCppBackend:
         logits = self._model.decode_rows(batch, [row.slot in slots for row in batch])
         for row in batch:
             if row.slot not in slots:
-                self._model.clear(row.slot, row.position)
+                self._model.drop_fillers(row.slot, row.position)
         return logits
 
     def _room(self, slot: int) -> int | None:
+        """Where a filler row would stand in a slot; None where there can be none."""
         length = self._model.length(slot)
+        if length and not self._model.cache.unlimited:
+            return None  # it could not be dropped again
         return length if length < self._model.context_per_sequence else None
 
-    def _fail(self, slot: int, reason: str) -> None:
-        self._failures[slot] = reason
+    def _fail(self, slot: int, reason: str, code: str = "") -> None:
+        self._failures[slot] = SlotFailure(slot, reason, code)
         self._model.clear(slot)
 
     def _warm_up(self, goes_on: Callable[[], None]) -> tuple[float, float]:
@@ -216,7 +239,7 @@ class LlamaCppBackend:
     def _keeps_bits(self) -> bool:
         if self._earlier is not None:
             return self._earlier.batch_invariant
-        return self._model.partial_clear and keeps_bits(self._model)
+        return self._model.cache.unlimited and keeps_bits(self._model)
 
     def _make_report(self, info: ModelInfo) -> LoadReport:
         settings, model = self._model.settings, self._model
@@ -225,15 +248,19 @@ class LlamaCppBackend:
             sequences_max=settings.sequences,
             context_per_sequence=model.context_per_sequence,
             prefill_unit=settings.prefill_chunk,
-            partial_clear=model.partial_clear,
-            prefix_copy=model.partial_clear,
+            partial_clear=model.cache.unlimited,
+            prefix_copy=model.cache.unlimited,
             save_restore=True,
             batch_invariant=self._keeps_bits(),
             cache_bytes_per_token=token_bytes,
+            state_bytes=info.state_bytes,
             prefill_token_seconds=self._speed[0],
             decode_step_seconds=self._speed[1],
         )
-        cache = token_bytes * settings.sequences * model.context_per_sequence
+        sequence_bytes = info.sequence_bytes(
+            model.context_per_sequence, CACHE_TYPES[settings.cache_type]
+        )
+        cache = sequence_bytes * settings.sequences
         resident = psutil.Process().memory_info().rss
         memory = {
             "weights": model.weights_bytes,

@@ -28,12 +28,13 @@ _REPACKED_ON_ARM = _REPACKED_ON_X86 | {"Q5_K", "Q6_K", "Q8_0"}
 
 def estimate_memory(info: ModelInfo, settings: Settings) -> MemoryEstimate:
     """What a runner with these settings will hold, by part."""
-    cells = settings.sequences * settings.context_per_sequence
+    element_bytes = CACHE_TYPES[settings.cache_type]
+    sequence_bytes = info.sequence_bytes(settings.context_per_sequence, element_bytes)
     return MemoryEstimate(
         weights=info.weights_bytes,
         # A GPU computes with the weights as they are.
         repacked=0 if settings.gpu_layers else _repacked(info),
-        cache=cells * info.cache_bytes_per_token(CACHE_TYPES[settings.cache_type]),
+        cache=settings.sequences * sequence_bytes,
         buffers=PROGRAM_BYTES + info.vocabulary_size * VOCABULARY_TOKEN_BYTES
         + _intermediate(info, settings),
     )  # fmt: skip

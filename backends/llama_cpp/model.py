@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from llm_serving_engine.backends.backend import LoadError
 from llm_serving_engine.backends.llama_cpp.batch import Batch
+from llm_serving_engine.backends.llama_cpp.cache_trial import CacheTraits, try_cache
 from llm_serving_engine.backends.llama_cpp.joint import Limits, Part
 from llm_serving_engine.backends.llama_cpp.settings import Settings
 from llm_serving_engine.backends.llama_library import captured_errors, library
@@ -52,10 +53,13 @@ class LlamaModel:
             if not self._context:
                 raise LoadError(_last_words(log, "llama.cpp cannot make a context"))
         self._memory = self._library.llama_get_memory(self._context)
+        if not self._memory:
+            raise LoadError(f"{path} keeps no cache of a sequence: it does not generate text")
         vocabulary = self._library.llama_model_get_vocab(self._model)
         self.vocabulary_size: int = self._library.llama_vocab_n_tokens(vocabulary)
         self.context_per_sequence: int = self._library.llama_n_ctx_seq(self._context)
         self._batch = Batch(self._library, settings.rows_max)
+        self.cache: CacheTraits = try_cache(self)
 
     def _load(self, path: str, progress: Callable[[float], None]) -> Any:
         params = self._library.llama_model_default_params()
@@ -74,6 +78,8 @@ class LlamaModel:
             raise LoadError("the model has an encoder; only decoder-only models are served")
         if not self._library.llama_model_has_decoder(self._model):
             raise LoadError("the model does not generate text")
+        if self._library.llama_model_is_diffusion(self._model):
+            raise LoadError("the model is a diffusion model, and does not generate token by token")
 
     def _context_params(self) -> Any:
         settings = self.settings
@@ -90,24 +96,30 @@ class LlamaModel:
         # A partition of the cache for each sequence: in a shared one, every row
         # would look at the cells of all.
         params.kv_unified = False
+        # Layers with a sliding window keep all cells: else no prefix could be used again.
+        params.swa_full = True
         params.no_perf = True
         return params
 
     # What the model is
 
     @property
-    def partial_clear(self) -> bool:
-        """Whether a part of a sequence can be dropped: not where it is folded into a state."""
-        model = self._model
-        return not (
-            self._library.llama_model_is_recurrent(model)
-            or self._library.llama_model_is_hybrid(model)
+    def keeps_state(self) -> bool:
+        """Whether layers fold the tokens of a sequence into a state of fixed size."""
+        return bool(
+            self._library.llama_model_is_recurrent(self._model)
+            or self._library.llama_model_is_hybrid(self._model)
         )
+
+    @property
+    def rollback_max(self) -> int:
+        """Tokens that the context can take back of a folded state."""
+        return int(self._library.llama_n_rs_seq(self._context))
 
     @property
     def limits(self) -> Limits:
         """Of a call with parts of several sequences."""
-        return Limits(self.settings.rows_max, self.context_per_sequence, self.partial_clear)
+        return Limits(self.settings.rows_max, self.context_per_sequence, self.cache.unlimited)
 
     @property
     def weights_bytes(self) -> int:
@@ -131,7 +143,7 @@ class LlamaModel:
         logits = self._decode(sum(part.sample for part in parts))
         for part in parts:
             if part.padding:
-                self.clear(part.slot, part.position + len(part.tokens))
+                self.drop_fillers(part.slot, part.position + len(part.tokens))
         return logits
 
     def decode_chunk(
@@ -169,28 +181,60 @@ class LlamaModel:
         """Compute with so many threads from now on; the bits stay, but for a long row alone."""
         self._library.llama_set_n_threads(self._context, count, count)
 
-    def clear(self, slot: int, from_position: int = 0) -> bool:
-        """Drop a slot's cache from a position on; False where the model cannot drop a part."""
-        removed = self._library.llama_memory_seq_rm(
-            self._memory, slot, from_position or _EVERYTHING, _EVERYTHING
-        )
-        return bool(removed)
+    # What it does with the cache
+
+    def clear(self, slot: int) -> None:
+        """Drop all of a slot's cache. Raises FatalDecodeError where that is refused."""
+        if not self._remove(slot, 0):
+            raise FatalDecodeError(f"llama.cpp cannot clear slot {slot}")
+
+    def drop_from(self, slot: int, position: int) -> bool:
+        """Drop a slot's cache from a position on, and tell whether what is before is whole.
+
+        False leaves the slot with some of its cache: clear it. It is so where layers
+        fold tokens into a state, and where a sliding window has lost cells.
+        """
+        if position == 0:
+            self.clear(slot)
+            return True
+        if position >= self.length(slot):
+            return position == self.length(slot)
+        if not self._remove(slot, position) or self.length(slot) != position:
+            return False
+        return self.keeps_state or self._first(slot) == 0
+
+    def drop_fillers(self, slot: int, position: int) -> None:
+        """Drop what was computed beside others and means nothing, from a position on.
+
+        Raises:
+            FatalDecodeError: It cannot be dropped, and the slot's tokens are not its own.
+        """
+        if not self.drop_from(slot, position):
+            raise FatalDecodeError(f"llama.cpp cannot drop the fillers of slot {slot}")
 
     def copy(self, source: int, target: int, tokens: int) -> bool:
-        """Make the first `tokens` of `source` all of `target`; False where that cannot be."""
+        """Make the first `tokens` of `source` all of `target`.
+
+        Returns:
+            False where that cannot be; `target` is to be cleared then.
+        """
         self.clear(target)
         # In a partitioned cache only whole sequences can be copied.
         self._library.llama_memory_seq_cp(self._memory, source, target, _EVERYTHING, _EVERYTHING)
-        return self.clear(target, tokens)
+        return self.drop_from(target, tokens)
 
     def save(self, slot: int) -> SavedCache:
-        """A copy of a slot's cache, in this process's memory."""
-        size = self._library.llama_state_seq_get_size(self._context, slot)
+        """A copy of a slot's cache, in this process's memory.
+
+        Raises:
+            DecodeError: llama.cpp cannot save it.
+        """
+        size = self.saved_bytes(slot)
         saved = (ctypes.c_uint8 * size)()
         written = self._library.llama_state_seq_get_data(self._context, saved, size, slot)
         if written == 0:
             raise DecodeError("the cache could not be saved")
-        return saved  # type: ignore[no-any-return]
+        return saved
 
     def restore(self, slot: int, saved: SavedCache) -> bool:
         """Make a saved cache all of a slot; False where it does not fit."""
@@ -198,9 +242,41 @@ class LlamaModel:
         read = self._library.llama_state_seq_set_data(self._context, saved, len(saved), slot)
         return bool(read)
 
+    def scrub(self) -> None:
+        """Zero the cells that hold no sequence.
+
+        A NaN that a dropped sequence left in its cells would reach the next one there:
+        the cells are masked or multiplied by zero, and NaN stays NaN.
+
+        Raises:
+            FatalDecodeError: The sequences that stay cannot be kept over it.
+        """
+        slots = [slot for slot in range(self.settings.sequences) if self.length(slot)]
+        try:
+            held = {slot: self.save(slot) for slot in slots}
+        except DecodeError as error:
+            raise FatalDecodeError(str(error)) from error
+        self._library.llama_memory_clear(self._memory, True)
+        for slot, saved in held.items():
+            if not self.restore(slot, saved):
+                raise FatalDecodeError(f"the cache of slot {slot} could not be restored")
+
+    def saved_bytes(self, slot: int) -> int:
+        """Bytes that `save` would take."""
+        return int(self._library.llama_state_seq_get_size(self._context, slot))
+
     def length(self, slot: int) -> int:
         """Tokens in a slot's cache."""
         return int(self._library.llama_memory_seq_pos_max(self._memory, slot)) + 1
+
+    def _first(self, slot: int) -> int:
+        """The position of the first token that is in all of a slot's cache."""
+        return int(self._library.llama_memory_seq_pos_min(self._memory, slot))
+
+    def _remove(self, slot: int, position: int) -> bool:
+        """Remove a slot's cells from a position on."""
+        remove = self._library.llama_memory_seq_rm
+        return bool(remove(self._memory, slot, position or _EVERYTHING, _EVERYTHING))
 
     def close(self) -> None:
         """Free context and weights."""

@@ -50,8 +50,7 @@ class Settings:
         gpu_layers = config.gpu_layers
         if gpu_layers is None:
             gpu_layers = ALL_LAYERS if machine.apple_silicon() else 0
-        token_bytes = info.cache_bytes_per_token(CACHE_TYPES[config.cache_type])
-        sequences, context = _shape(config, info, token_bytes)
+        sequences, context = _shape(config, info)
         return cls(
             sequences=sequences,
             context_per_sequence=context,
@@ -82,14 +81,15 @@ class Settings:
         }
 
 
-def _shape(config: BackendConfig, info: ModelInfo, token_bytes: int) -> tuple[int, int]:
+def _shape(config: BackendConfig, info: ModelInfo) -> tuple[int, int]:
     """Sequences, and context of each: halved, context first, until the cache fits its share."""
     sequences = config.sequences or SEQUENCES
     context = config.context_per_sequence or min(CONTEXT, info.training_context or CONTEXT)
+    element_bytes = CACHE_TYPES[config.cache_type]
     budget = machine.memory_within(config.memory_bytes_max) * CACHE_SHARE
 
     def fits() -> bool:
-        return sequences * context * token_bytes <= budget
+        return sequences * info.sequence_bytes(context, element_bytes) <= budget
 
     while not fits() and config.context_per_sequence is None and context > 2 * CONTEXT_UNIT:
         context //= 2

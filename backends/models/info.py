@@ -10,6 +10,7 @@ from pathlib import Path
 
 from llm_serving_engine.backends.models.errors import ModelFileError
 from llm_serving_engine.backends.models.gguf_file import GGUFFile, Tensor
+from llm_serving_engine.backends.models.recurrent_state import StateShape, recurrent_layers
 from llm_serving_engine.backends.models.split import read_whole
 
 # What `general.file_type` means: llama.cpp's llama_ftype.
@@ -97,6 +98,9 @@ class ModelInfo:
             where the file does not say.
         special_tokens: The ids of special tokens that the file gives, by name:
             "bos", "eos", and so on.
+        state_bytes: What recurrent layers keep of a sequence, however long it is;
+            0 where there are none.
+        causal: Whether a token sees those before it alone: not in encoders.
     """
 
     path: Path
@@ -120,6 +124,8 @@ class ModelInfo:
     feed_forward_length: int = 0
     vocabulary_kind: str = ""
     special_tokens: Mapping[str, int] = field(default_factory=dict)
+    state_bytes: int = 0
+    causal: bool = True
 
     @classmethod
     def read(cls, path: Path) -> ModelInfo:
@@ -144,10 +150,11 @@ class ModelInfo:
             raise ModelFileError(f"{file.path} holds no language model")
         embedding_length = facts.integer(f"{architecture}.embedding_length")
         heads = max(facts.per_layer(f"{architecture}.attention.head_count", layers))
-        kv_key = f"{architecture}.attention.head_count_kv"
         head_length = embedding_length // heads if heads else 0
         tensors = {tensor.name: tensor for tensor in file.tensors}
         embedding = tensors.get("token_embd.weight")
+        feed_forward = facts.per_layer(f"{architecture}.feed_forward_length", layers)
+        kv_heads, state_bytes = facts.layer_caches(architecture, layers, feed_forward)
         return cls(
             path=file.path,
             architecture=architecture,
@@ -159,7 +166,7 @@ class ModelInfo:
             layers=layers,
             embedding_length=embedding_length,
             heads=heads,
-            kv_heads=facts.per_layer(kv_key, layers, default=heads),
+            kv_heads=kv_heads,
             key_length=facts.integer(f"{architecture}.attention.key_length", head_length),
             value_length=facts.integer(f"{architecture}.attention.value_length", head_length),
             weights_bytes=sum(tensor.bytes for tensor in file.tensors),
@@ -167,11 +174,11 @@ class ModelInfo:
             has_output_tensor="output.weight" in tensors,
             chat_template=facts.text("tokenizer.chat_template") or None,
             matrix_bytes=_matrix_bytes(file.tensors),
-            feed_forward_length=max(
-                facts.per_layer(f"{architecture}.feed_forward_length", layers), default=0
-            ),
+            feed_forward_length=max(feed_forward, default=0),
             vocabulary_kind=facts.text("tokenizer.ggml.model"),
             special_tokens=facts.special_tokens(),
+            state_bytes=state_bytes,
+            causal=facts.flag(f"{architecture}.attention.causal", default=True),
         )
 
     def cache_bytes_per_token(self, bytes_per_element: float = 2.0) -> int:
@@ -182,6 +189,10 @@ class ModelInfo:
         """
         elements = sum(self.kv_heads) * (self.key_length + self.value_length)
         return round(elements * bytes_per_element)
+
+    def sequence_bytes(self, context: int, bytes_per_element: float = 2.0) -> int:
+        """Bytes of what is kept of one sequence: its cache of `context` tokens, and its state."""
+        return context * self.cache_bytes_per_token(bytes_per_element) + self.state_bytes
 
 
 def _matrix_bytes(tensors: Iterable[Tensor]) -> dict[str, int]:
@@ -221,6 +232,35 @@ class _Facts:
                 f"{self._file.path} claims {layers} layers and lacks their weights"
             )
         return (self.integer(key, default),) * layers
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        value = self._file.metadata.get(key)
+        return value if isinstance(value, bool) else default
+
+    def listed(self, key: str, layers: int) -> tuple[int, ...]:
+        """One value for each layer where the file has any; else empty."""
+        return self.per_layer(key, layers) if key in self._file.metadata else ()
+
+    def layer_caches(
+        self, architecture: str, layers: int, feed_forward: tuple[int, ...]
+    ) -> tuple[tuple[int, ...], int]:
+        """Key and value heads of each layer, and the bytes of all layers' states."""
+        heads = max(self.per_layer(f"{architecture}.attention.head_count", layers))
+        kv_key = f"{architecture}.attention.head_count_kv"
+        kv_heads = self.per_layer(kv_key, layers, default=heads)
+        width = self.integer(f"{architecture}.embedding_length")
+        state = StateShape.read(lambda key: self.integer(f"{architecture}.{key}"), width, heads)
+        if not any(state):
+            return kv_heads, 0
+        listed = self.listed(f"{architecture}.attention.recurrent_layers", layers)
+        interval = self.integer(f"{architecture}.full_attention_interval")
+        recurrent = recurrent_layers(listed, interval, kv_heads, feed_forward)
+        if not all(recurrent):
+            kv_heads = tuple(
+                0 if keeps_state else count
+                for count, keeps_state in zip(kv_heads, recurrent, strict=True)
+            )
+        return kv_heads, state.bytes_of(sum(recurrent))
 
     def special_tokens(self) -> dict[str, int]:
         """The ids under `tokenizer.ggml.{name}_token_id`, by name."""

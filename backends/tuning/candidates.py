@@ -99,8 +99,8 @@ def with_value(settings: Settings, name: str, value: Value) -> Settings:
 
 def cache_bytes(settings: Settings, info: ModelInfo) -> int:
     """Memory of all sequences' cache."""
-    token_bytes = info.cache_bytes_per_token(CACHE_TYPES[settings.cache_type])
-    return settings.sequences * settings.context_per_sequence * token_bytes
+    element_bytes = CACHE_TYPES[settings.cache_type]
+    return settings.sequences * info.sequence_bytes(settings.context_per_sequence, element_bytes)
 
 
 def room_for_another(settings: Settings, info: ModelInfo) -> bool:

@@ -94,6 +94,8 @@ def _memory_rows(info: ModelInfo) -> Iterable[tuple[str, str]]:
         f"{megabytes(estimate.cache)} for {sequences} sequences "
         f"of {context:,} tokens, {token_bytes:,} bytes each",
     )
+    if info.state_bytes:
+        yield "memory: state", f"{info.state_bytes:,} bytes of each sequence's cache"
     yield "memory: buffers", megabytes(estimate.buffers)
     yield "memory: in all", megabytes(estimate.total)
 

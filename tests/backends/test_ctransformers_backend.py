@@ -30,6 +30,7 @@ from llm_serving_engine.scheduler.step import (
     OpenSequence,
     PrefillChunk,
     SampledToken,
+    SlotFailure,
     Step,
 )
 
@@ -112,7 +113,7 @@ def test_a_slot_whose_position_is_wrong_fails(load: Load, tiny_model_path: Path)
     greedy(backend)
     result = backend.execute(Step(1, decodes=(DecodeRow(0, 9, 5),)))
     (failure,) = result.failures
-    assert failure == (0, f"the slot holds {len(PROMPT) + COUNT - 1} tokens")
+    assert failure == SlotFailure(0, f"the slot holds {len(PROMPT) + COUNT - 1} tokens")
     assert greedy(backend)
 
 

@@ -86,7 +86,7 @@ class Kernels:
             self._model.decode_parts(call)
         seconds = time.perf_counter() - started
         for slot in case.slots:
-            self._model.clear(slot, case.before)
+            self._model.drop_from(slot, case.before)
         return seconds
 
     def fill(self, slot: int, tokens: int) -> None:
