@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from pathlib import Path
 
@@ -32,7 +33,6 @@ from llm_serving_engine.server.inference_service import InferenceService
 from llm_serving_engine.server.model import ServedModel
 from llm_serving_engine.server.model_service import ModelService
 from llm_serving_engine.server.operations_service import OperationsService
-from llm_serving_engine.server.patience import Patience
 from llm_serving_engine.server.reflection import add_reflection
 from llm_serving_engine.server.scheduler_view import SchedulerView
 from llm_serving_engine.server.service.inference import Inference
@@ -94,6 +94,8 @@ class App:
             routes = api_routes(self.inference, self.catalog, config.http, fingerprint(model))
             app = make_app(self.metrics, self.health.serving, config.http, routes)
             self._http = HttpListener(app, config.http, self.metrics.http_refused)
+        self._stopping = False
+        self._hurried = asyncio.Event()
         self.metrics.set_model_ready(model.name, False)
         self._watch_processes()
         self.metrics.watch_scheduler(model.name, self._scheduler)
@@ -124,18 +126,30 @@ class App:
         """Load the model. Raises LoadError or ModelError."""
         return await self.model.load(self._observers)
 
-    async def stop(self, grace: float | None = None) -> None:
-        """Drain and end: no new requests, those that run finish within `grace` seconds.
+    async def stop(self, drain: float | None = None) -> None:
+        """Drain and end.
+
+        First the health says NOT_SERVING, and requests are still taken for
+        `drain_notice_seconds`. Then clients are told to go elsewhere (GOAWAY),
+        new requests are refused, and those that run have `drain` seconds.
+        Without a notice GOAWAY comes last: clients that have heard of nothing
+        are refused with UNAVAILABLE, and with the time after which to try again.
 
         Args:
-            grace: Default: the configured one.
+            drain: In seconds; default: `drain_seconds`.
         """
-        grace = self.config.drain_grace_seconds if grace is None else grace
+        drain = self.config.drain_seconds if drain is None else drain
+        self._stopping = True
         self.health.set_all(False)
-        await self.model.drain(grace)
+        if await self._wait_for_balancers():
+            closing = asyncio.create_task(self._grpc.stop(drain + FLUSH_SECONDS))
+        else:
+            closing = asyncio.create_task(asyncio.sleep(0))
+        await self.model.drain(drain)
         self.health.close()
         self._operations.close()
         await self._grpc.stop(FLUSH_SECONDS)
+        await closing
         await self.model.close()
         if self._trace is not None:
             scheduler = self._scheduler()
@@ -144,9 +158,23 @@ class App:
             await self._http.stop()
         await asyncio.to_thread(self.tracer.shutdown)
 
+    async def hurry(self) -> None:
+        """Have `stop` wait for no request any more: those that run end with UNAVAILABLE."""
+        self._hurried.set()
+        await self.model.drain(0)
+
+    async def _wait_for_balancers(self) -> bool:
+        """Give the notice. Whether one was given."""
+        seconds = self.config.drain_notice_seconds
+        if not seconds or not self.model.serving or self.given_up.done():
+            return False
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._hurried.wait(), seconds)
+        return True
+
     def _add_services(self) -> None:
         server = self._grpc
-        inference = InferenceService(self.inference, Patience(self.config.grpc))
+        inference = InferenceService(self.inference, self.config.grpc)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
         models_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self.catalog), server)
         operations_pb2_grpc.add_OperationsServiceServicer_to_server(self._operations, server)
@@ -184,7 +212,7 @@ class App:
     def _model_changed(self, model: ServedModel) -> None:
         self.metrics.set_model_ready(model.name, model.serving)
         for name in ("", *SERVICES, model.name):
-            self.health.set(name, model.serving)
+            self.health.set(name, model.serving and not self._stopping)
 
 
 def _open_trace(config: ServerConfig) -> TraceRecorder | None:

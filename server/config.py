@@ -140,8 +140,12 @@ class GrpcConfig(Part):
     """How long a request's message may take to arrive. Longer is for slow lines, and attackers."""
     write_timeout_seconds: Timeout = 30.0
     """How long a stream may be left unread once the connection's buffers are full; then it ends."""
-    keepalive_seconds: Annotated[float, Field(ge=1)] = 60.0
-    """Silence after which a client is asked whether it is alive."""
+    headers_seconds: Timeout = 5.0
+    """How soon an accepted request's headers are sent, though its answer has not begun: load
+    balancers cut streams that are silent. Shorter than their limit for a first byte."""
+    keepalive_seconds: Annotated[float, Field(ge=1)] = 8.0
+    """Silence of a connection after which the client is asked whether it is alive (an HTTP/2
+    ping). Shorter than the time after which proxies cut silent connections."""
     keepalive_timeout_seconds: Annotated[float, Field(ge=1)] = 20.0
     """How long it may take to answer that."""
     ping_interval_min_seconds: Annotated[float, Field(ge=0)] = 5.0
@@ -221,8 +225,12 @@ class ServerConfig(BaseSettings):
     grpc: GrpcConfig = GrpcConfig()
     http: HttpConfig = HttpConfig()
     log: LogConfig = LogConfig()
-    drain_grace_seconds: Seconds = 30.0
-    """How long running requests may take to finish after SIGTERM. Longer loses fewer answers."""
+    drain_notice_seconds: Seconds = 0.0
+    """How long the server still takes requests after SIGTERM, while its health says NOT_SERVING.
+    Behind a load balancer, longer than that takes to notice: its probe's interval times the
+    failures that it waits for."""
+    drain_seconds: Seconds = 30.0
+    """How long running requests may take to finish after that. Longer loses fewer answers."""
     watch_interval_min_seconds: Annotated[float, Field(ge=0.01)] = 0.1
     """The highest rate at which WatchSchedulerState sends readings."""
     trace_file: str = ""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 import grpc
 
+from llm_serving_engine.server.config import GrpcConfig
 from llm_serving_engine.server.decoding import decode_generate, decode_tokenize
 from llm_serving_engine.server.encoding import encode_answer, encode_event, encode_tokens
 from llm_serving_engine.server.patience import Patience
@@ -17,15 +20,18 @@ from llm_serving_engine.v1 import inference_pb2, inference_pb2_grpc
 SERVICE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 TENANT_KEY = "x-tenant-id"
 
+T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     """Converts messages; `Inference` does the rest."""
 
-    def __init__(self, inference: Inference, patience: Patience | None = None) -> None:
+    def __init__(self, inference: Inference, config: GrpcConfig | None = None) -> None:
+        config = config or GrpcConfig()
         self._inference = inference
-        self._patience = patience or Patience()
+        self._patience = Patience(config)
+        self._headers_seconds = config.headers_seconds
 
     async def Generate(  # noqa: N802
         self, request: inference_pb2.GenerateRequest, context: Context
@@ -33,7 +39,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """Run a request to its end, and answer once."""
         caller = _caller("Generate", context)
         async with self._inference.generate(decode_generate(request), caller) as generation:
-            return encode_answer(await generation.answer())
+            return encode_answer(await self._with_headers(generation.answer(), context))
 
     async def Stream(  # type: ignore[override]  # noqa: N802
         self, request: inference_pb2.GenerateRequest, context: Context
@@ -41,6 +47,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """Run a request, and write its output as it comes."""
         caller = _caller("Stream", context)
         async with self._inference.generate(decode_generate(request), caller) as generation:
+            await self._with_headers(generation.started(), context)
             with self._patience.reader(context) as reader:
                 async for event in generation.events():
                     await reader.write(encode_event(event))
@@ -51,6 +58,17 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """Tell a text's tokens."""
         caller = _caller("Tokenize", context)
         return encode_tokens(await self._inference.tokenize(decode_tokenize(request), caller))
+
+    async def _with_headers(self, waiting: Coroutine[Any, Any, T], context: Context) -> T:
+        """Wait, and send the headers of the answer if that takes long."""
+        task = asyncio.ensure_future(waiting)
+        try:
+            await asyncio.wait({task}, timeout=self._headers_seconds)
+            if not task.done():
+                await context.send_initial_metadata(())
+            return await task
+        finally:
+            task.cancel()
 
 
 def _caller(rpc: str, context: Context) -> Caller:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from llm_serving_engine.server.app import App
     from llm_serving_engine.server.config import ServerConfig
 
+# What a second signal leaves for telling callers that their requests have ended.
+HURRY_SECONDS = 1.0
 EXAMPLE = "Example: llm-serving-engine serve --model hf:OWNER/REPO/FILE.gguf --port 50052"
 # EX_SOFTWARE of sysexits.h: a bug, and not the operator's doing.
 GIVEN_UP_CODE = 70
@@ -49,7 +51,11 @@ def serve(
         typer.Option(help="What runs the model: llama.cpp, ctransformers, scripted, module:Class."),
     ] = None,
 ) -> None:
-    """Serve a model over gRPC, until SIGTERM or Ctrl-C."""
+    """Serve a model over gRPC and HTTP, until SIGTERM or Ctrl-C; the second ends it at once.
+
+    Exit codes: 0 told to stop, and all requests ended; 1 it cannot serve; 2 a wrong
+    flag; 130 and 143 ended by Ctrl-C or SIGTERM before it served, or by the second.
+    """
     import os
 
     import uvloop
@@ -76,30 +82,35 @@ def serve(
         allow_connections(settings.grpc.connections_max + settings.http.connections_max)
         # Before the event loop: a download is interrupted like any other command.
         name, path = _find_model(settings)
-        uvloop.run(_run(settings, name, path))
+        code = uvloop.run(_run(settings, name, path))
     except (ConfigError, LoadError, ModelError, ValueError) as error:
         _fail(str(error))
     except GivenUp as error:
         _fail(str(error), GIVEN_UP_CODE)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+    if code:
+        raise typer.Exit(code)
 
 
-async def _run(config: ServerConfig, name: str, path: Path) -> None:
+async def _run(config: ServerConfig, name: str, path: Path) -> int:
+    """Serve until told to stop; the exit code."""
     import asyncio
     import gc
+    import os
     from functools import partial
 
     from llm_serving_engine.server.app import App
+    from llm_serving_engine.server.commands.stop_signals import StopSignals
     from llm_serving_engine.server.loading import load_until_it_works
     from llm_serving_engine.server.model import ServedModel
 
-    told = _stop_signals()
+    signals = StopSignals()
     app = App(config, ServedModel(name, path, config))
     await app.start()
     loading = asyncio.create_task(load_until_it_works(app, partial(_complain, app)))
     try:
-        await _first_of(loading, told.wait())
+        await _first_of(loading, signals.told.wait())
         if loading.done():
             report = loading.result()
             # What is there now stays: the collector need not look through the
@@ -107,29 +118,29 @@ async def _run(config: ServerConfig, name: str, path: Path) -> None:
             gc.collect()
             gc.freeze()
             _announce(app, report)
-            await _first_of(app.given_up, told.wait())
+            await _first_of(app.given_up, signals.told.wait())
             if app.given_up.done():
                 raise GivenUp(app.given_up.result())
-            _say("stopping: running requests may finish")
+            _say(_stopping(config))
     finally:
         loading.cancel()
-        told.clear()
         stopping = asyncio.create_task(app.stop())
-        await _first_of(stopping, told.wait())
-        # All is stopped, or a second signal came: nothing is waited for any more.
-        await app.model.drain(0)
+        await _first_of(stopping, signals.again.wait())
+        if not stopping.done():
+            await app.hurry()
+            await asyncio.wait({stopping}, timeout=HURRY_SECONDS)
+        if not stopping.done():
+            # Runners end by themselves when their server has gone.
+            os._exit(signals.exit_code)
         await stopping
+    return signals.exit_code
 
 
-def _stop_signals() -> asyncio.Event:
-    """Set whenever the process is told to stop."""
-    import asyncio
-    import signal
-
-    told = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, told.set)
-    return told
+def _stopping(config: ServerConfig) -> str:
+    notice = ""
+    if config.drain_notice_seconds:
+        notice = f"requests are taken for {config.drain_notice_seconds:g} s more, then "
+    return f"stopping: {notice}running requests may finish"
 
 
 async def _first_of(task: asyncio.Future[Any], other: Coroutine[Any, Any, Any]) -> None:
@@ -181,7 +192,7 @@ def _announce(app: App, report: LoadReport) -> None:
 def _complain(app: App, reason: str) -> None:
     typer.echo(f"error: {reason}", err=True)
     _say(
-        f"listening on {app.config.grpc.host}:{app.grpc_port} without a model: requests are "
+        f"listening on {app.grpc_addresses[0]} without a model: requests are "
         "answered UNAVAILABLE; loading is tried again from time to time"
     )
 

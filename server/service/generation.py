@@ -46,6 +46,10 @@ class Generation:
         """What the scheduler knows of the request."""
         return self._stream.sequence
 
+    async def started(self) -> None:
+        """Wait until the request has left the queue. Raises RequestError if it ends before."""
+        await self._stream.started()
+
     async def events(self) -> AsyncIterator[Event]:
         """Started, deltas as the output comes, and Finished. Raises RequestError on failure."""
         await self._stream.started()

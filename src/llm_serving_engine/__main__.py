@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-import typer
+# Before the imports that take time.
+from llm_serving_engine.server.commands.stop_signals import end_when_told
 
-from llm_serving_engine.clients import commands as client_commands
-from llm_serving_engine.server.commands import doctor, models, serve, simulate, tune
+end_when_told()
+
+import typer  # noqa: E402
+
+from llm_serving_engine.clients import commands as client_commands  # noqa: E402
+from llm_serving_engine.server.commands import (  # noqa: E402
+    doctor,
+    models,
+    serve,
+    simulate,
+    tune,
+)
 
 app = typer.Typer(
     name="llm-serving-engine",

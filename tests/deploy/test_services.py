@@ -152,7 +152,7 @@ def test_everything_waits_longer_than_the_server_drains() -> None:
     plist = plistlib.loads((DEPLOY / "launchd" / "llm-serving-engine.plist").read_bytes())
     compose = load("compose.yaml")["services"]["server"]["stop_grace_period"]
     waits = [int(unit()["TimeoutStopSec"][0]), plist["ExitTimeOut"], int(compose.rstrip("s"))]
-    assert min(waits) > CONFIG.drain_grace_seconds
+    assert min(waits) > CONFIG.drain_seconds
 
 
 def test_launchd_and_systemd_run_the_same_command() -> None:
