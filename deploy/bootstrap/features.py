@@ -76,7 +76,7 @@ def _reduced(flags: frozenset[str]) -> list[Features]:
     if with_avx512:
         kept = [option for option in _OPTIONS if "AVX512" not in option]
         title = "without AMX and AVX-512" if with_amx else "without AVX-512"
-        builds.append(_named("no-avx512", title, flags, kept, "prompts take longer"))
+        builds.append(_named("no-avx512", title, flags, kept, "prompts and streams take longer"))
     return builds
 
 
@@ -96,5 +96,5 @@ def _baseline() -> Features:
         "with the plain instructions only",
         (f"-D{PORTABLE_OPTION}", *_ONE_BACKEND, *off),
         (),
-        "everything takes several times as long",
+        "prompts and streams take much longer",
     )
