@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -175,11 +175,34 @@ class AsyncClient:
         return AsyncStream(begin, attempts)
 
     async def tokenize(
-        self, text: Text, *, model: str = "", timeout: float | None = None
+        self,
+        text: Text,
+        *,
+        model: str = "",
+        parse_special: bool = False,
+        timeout: float | None = None,
     ) -> Tokenization:
-        """Tell which tokens a text or a conversation becomes."""
-        request = tokenize_request(text, model)
+        """Tell which tokens a text or a conversation becomes.
+
+        `parse_special` makes the control tokens that a text names these tokens.
+        """
+        request = tokenize_request(text, model, parse_special)
         return conversion.tokenization(await self._call(self._inference.Tokenize, request, timeout))
+
+    async def detokenize(
+        self,
+        token_ids: Sequence[int],
+        *,
+        model: str = "",
+        show_special: bool = False,
+        timeout: float | None = None,
+    ) -> str:
+        """Tell the text of tokens; `show_special` shows control tokens by their names."""
+        request = inference_pb2.DetokenizeRequest(
+            model=model, token_ids=token_ids, show_special=show_special
+        )
+        response = await self._call(self._inference.Detokenize, request, timeout)
+        return response.text
 
     async def models(self, *, timeout: float | None = None) -> tuple[Model, ...]:
         """All models of the server, by name."""

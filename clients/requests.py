@@ -51,6 +51,9 @@ class GenerateOptions(TypedDict, total=False):
         top_logprobs: Report log-probabilities, with this many alternatives.
         priority: The request's class.
         cache_salt: Cached prefixes are shared only under the same salt.
+        parse_special: Make the control tokens that a text prompt names these tokens.
+        template_arguments: Variables for the chat template.
+        continue_last: Go on with a conversation's last message.
     """
 
     model: str | None
@@ -70,8 +73,12 @@ class GenerateOptions(TypedDict, total=False):
     top_logprobs: int | None
     priority: Priority | None
     cache_salt: str | None
+    parse_special: bool | None
+    template_arguments: Mapping[str, Any] | None
+    continue_last: bool | None
 
 
+_CHAT_OPTIONS = frozenset({"template_arguments", "continue_last"})
 _SAMPLING = frozenset(generation_pb2.Sampling.DESCRIPTOR.fields_by_name)
 
 
@@ -80,9 +87,11 @@ def generate_request(prompt: Prompt, options: GenerateOptions) -> inference_pb2.
 
     Raises:
         TypeError, ValueError: A value that the wire has no place for, such as
-            a negative count; what the wire can say is for the server to judge.
+            a negative count, or options of conversations with another prompt.
+            What the wire can say is for the server to judge.
     """
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    of_chats = {name: given.pop(name) for name in _CHAT_OPTIONS & given.keys()}
     sampling = {name: given.pop(name) for name in _SAMPLING & given.keys()}
     if sampling:
         given["sampling"] = generation_pb2.Sampling(**sampling)
@@ -90,18 +99,22 @@ def generate_request(prompt: Prompt, options: GenerateOptions) -> inference_pb2.
         given["stop"] = [stop]
     if "priority" in given:
         given["priority"] = f"PRIORITY_{str(given['priority']).upper()}"
+    if not isinstance(prompt, str) and _is_chat(prompt):
+        return inference_pb2.GenerateRequest(chat=_chat(prompt, **of_chats), **given)
+    if of_chats:
+        raise ValueError(f"{', '.join(sorted(of_chats))}: only for conversations")
     if isinstance(prompt, str):
         return inference_pb2.GenerateRequest(prompt=prompt, **given)
-    if _is_chat(prompt):
-        return inference_pb2.GenerateRequest(chat=_chat(prompt), **given)
     tokens = generation_pb2.TokenIds(ids=cast(Sequence[int], prompt))
     return inference_pb2.GenerateRequest(prompt_tokens=tokens, **given)
 
 
-def tokenize_request(text: Text, model: str) -> inference_pb2.TokenizeRequest:
+def tokenize_request(
+    text: Text, model: str, parse_special: bool = False
+) -> inference_pb2.TokenizeRequest:
     """The wire message."""
     if isinstance(text, str):
-        return inference_pb2.TokenizeRequest(model=model, text=text)
+        return inference_pb2.TokenizeRequest(model=model, text=text, parse_special=parse_special)
     return inference_pb2.TokenizeRequest(model=model, chat=_chat(text))
 
 
@@ -109,8 +122,18 @@ def _is_chat(prompt: Prompt) -> TypeGuard[Sequence[Message | Mapping[str, str]]]
     return len(prompt) > 0 and isinstance(prompt[0], (Message, Mapping))
 
 
-def _chat(messages: Sequence[Message | Mapping[str, str]]) -> generation_pb2.Chat:
-    return generation_pb2.Chat(messages=[_message(message) for message in messages])
+def _chat(
+    messages: Sequence[Message | Mapping[str, str]],
+    *,
+    template_arguments: Mapping[str, Any] | None = None,
+    continue_last: bool = False,
+) -> generation_pb2.Chat:
+    chat = generation_pb2.Chat(
+        messages=[_message(message) for message in messages], continue_last=continue_last
+    )
+    if template_arguments is not None:
+        chat.template_arguments.update(template_arguments)
+    return chat
 
 
 def _message(message: Message | Mapping[str, str]) -> generation_pb2.Message:

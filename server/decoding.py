@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from google.protobuf import struct_pb2
 from google.protobuf.message import Message as WireMessage
 
 from llm_serving_engine.server.service.request import (
     Chat,
     Converted,
+    DetokenizeRequest,
     GenerationRequest,
     Message,
     SamplingFields,
@@ -51,23 +53,42 @@ def decode_tokenize(message: inference_pb2.TokenizeRequest) -> TokenizeRequest:
     kind = message.WhichOneof("input")
     source: Text | Chat | None = None
     if kind == "text":
-        source = Text(message.text, "text")
+        source = Text(message.text, "text", message.parse_special)
     elif kind == "chat":
         source = _chat(message.chat)
     return TokenizeRequest(source, message.model, message.ids_only)
 
 
+def decode_detokenize(message: inference_pb2.DetokenizeRequest) -> DetokenizeRequest:
+    """What Detokenize is asked for."""
+    return DetokenizeRequest(message.token_ids, message.model, message.show_special)
+
+
 def _input(message: inference_pb2.GenerateRequest) -> Text | Tokens | Chat | None:
     kind = message.WhichOneof("input")
     if kind == "prompt":
-        return Text(message.prompt)
+        return Text(message.prompt, parse_special=message.parse_special)
     if kind == "prompt_tokens":
         return Tokens(message.prompt_tokens.ids)
     return _chat(message.chat) if kind == "chat" else None
 
 
 def _chat(chat: generation_pb2.Chat) -> Chat:
-    return Chat(Converted(chat.messages, _message))
+    arguments = {name: _plain(value) for name, value in chat.template_arguments.fields.items()}
+    return Chat(Converted(chat.messages, _message), arguments, chat.continue_last)
+
+
+def _plain(value: struct_pb2.Value) -> Any:
+    """A value of a Struct as Python has it; a whole number is an integer."""
+    kind = value.WhichOneof("kind")
+    if kind == "struct_value":
+        return {name: _plain(entry) for name, entry in value.struct_value.fields.items()}
+    if kind == "list_value":
+        return [_plain(entry) for entry in value.list_value.values]
+    if kind == "number_value":
+        number = value.number_value
+        return int(number) if number.is_integer() else number
+    return None if kind in (None, "null_value") else getattr(value, kind)
 
 
 def _message(message: generation_pb2.Message) -> Message:

@@ -1,4 +1,4 @@
-"""Generate, Stream, and Tokenize over gRPC: conversion to and from the service."""
+"""Generate, Stream, Tokenize, and Detokenize over gRPC: conversion to and from the service."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import grpc
 
 from llm_serving_engine.server.config import GrpcConfig
-from llm_serving_engine.server.decoding import decode_generate, decode_tokenize
+from llm_serving_engine.server.decoding import decode_detokenize, decode_generate, decode_tokenize
 from llm_serving_engine.server.encoding import encode_answer, encode_event, encode_tokens
 from llm_serving_engine.server.patience import Patience
 from llm_serving_engine.server.service.caller import Caller
@@ -58,6 +58,14 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """Tell a text's tokens."""
         caller = _caller("Tokenize", context)
         return encode_tokens(await self._inference.tokenize(decode_tokenize(request), caller))
+
+    async def Detokenize(  # noqa: N802
+        self, request: inference_pb2.DetokenizeRequest, context: Context
+    ) -> inference_pb2.DetokenizeResponse:
+        """Tell the text of tokens."""
+        caller = _caller("Detokenize", context)
+        model, text = await self._inference.detokenize(decode_detokenize(request), caller)
+        return inference_pb2.DetokenizeResponse(model=model, text=text)
 
     async def _with_headers(self, waiting: Coroutine[Any, Any, T], context: Context) -> T:
         """Wait, and send the headers of the answer if that takes long."""

@@ -38,7 +38,9 @@ from llm_serving_engine.backends.text.template_program import (
 
 __all__ = ["OUTPUT_CHARACTERS_MAX", "ChatPrompt", "ChatTemplate", "TemplateError"]
 
-RESERVED_ARGUMENTS = frozenset({"messages", "add_generation_prompt", "bos_token", "eos_token"})
+RESERVED_ARGUMENTS = frozenset(
+    {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}
+)
 """Variables that a caller's arguments cannot set."""
 
 

@@ -75,9 +75,9 @@ class Conversation:
             forms: By role, the form of content. Other roles' is a text.
         """
         return {
-            "tools": None,
             "documents": None,
             **self.arguments,
+            "tools": None,
             "messages": [_in_form(message, forms) for message in self.messages],
             "add_generation_prompt": not self.continues,
         }

@@ -21,8 +21,9 @@ class Detokenizer:
     the output's end cuts is left out.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._piece = tokenizer.piece
+    def __init__(self, tokenizer: Tokenizer, *, show_special: bool = False) -> None:
+        """Begin an output; `show_special` tells whether control tokens show their names."""
+        self._piece = tokenizer.name if show_special else tokenizer.piece
         self._decoder = _new_decoder("replace")
 
     def feed(self, tokens: Iterable[int]) -> str:

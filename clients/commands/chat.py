@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 def chat(
     system: Annotated[str, typer.Option(help="What the model is told before all else.")] = "",
     model: options.Model = None,
+    template_arguments: options.TemplateArguments = None,
     max_tokens: options.MaxTokens = None,
     stop: options.Stop = None,
     priority: options.Priority = "high",
@@ -41,6 +42,7 @@ def chat(
         "model": model,
         "max_tokens": max_tokens,
         "stop": stop,
+        "template_arguments": options.parse_template_arguments(template_arguments),
         "priority": priority,
         "temperature": temperature,
         "top_p": top_p,

@@ -20,6 +20,7 @@ def generate(
     model: options.Model = None,
     max_tokens: options.MaxTokens = None,
     stop: options.Stop = None,
+    parse_special: options.ParseSpecial = False,
     priority: options.Priority = "normal",
     ignore_eos: options.IgnoreEos = False,
     stream: options.Stream = True,
@@ -47,6 +48,7 @@ def generate(
         "request_id": request_id,
         "max_tokens": max_tokens,
         "stop": stop,
+        "parse_special": parse_special,
         "priority": priority,
         "ignore_eos": ignore_eos,
         "top_logprobs": top_logprobs,
@@ -66,12 +68,12 @@ def generate(
 
         text = sys.stdin.read() if prompt == "-" else prompt
         with Client(address, tenant=tenant, timeout=timeout, attempts=attempts) as client:
-            if as_json:
-                _print_json(client, text, request)
-            elif stream:
-                _print_stream(client, text, request)
-            else:
-                typer.echo(client.generate(text, **request).text)
+            write = _print_json if as_json else _print_stream if stream else _print_text
+            write(client, text, request)
+
+
+def _print_text(client: Client, prompt: str, request: GenerateOptions) -> None:
+    typer.echo(client.generate(prompt, **request).text)
 
 
 def _print_stream(client: Client, prompt: str, request: GenerateOptions) -> None:

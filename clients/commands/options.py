@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import json
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -57,6 +58,17 @@ MaxTokens = Annotated[
 Stop = Annotated[
     list[str] | None,
     typer.Option(help="A text that ends the output; may be given several times."),
+]
+ParseSpecial = Annotated[
+    bool, typer.Option("--parse-special", help='Read "<|im_start|>" and the like as tokens.')
+]
+TemplateArguments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--template-arg",
+        metavar="NAME=VALUE",
+        help="A variable for the chat template, such as enable_thinking=false.",
+    ),
 ]
 Temperature = Annotated[
     float | None,
@@ -122,3 +134,17 @@ def parse_logit_bias(entries: list[str] | None) -> dict[int, float] | None:
         return {int(token): float(bias) for token, bias in pairs} or None
     except ValueError:
         raise typer.BadParameter("an entry is TOKEN=BIAS, such as 42=-100") from None
+
+
+def parse_template_arguments(entries: list[str] | None) -> dict[str, Any] | None:
+    """["a=1", "b=x"] is {"a": 1, "b": "x"}: JSON, or else text. Raises typer.BadParameter."""
+    arguments: dict[str, Any] = {}
+    for entry in entries or ():
+        name, equals, value = entry.partition("=")
+        if not (name and equals):
+            raise typer.BadParameter("an entry is NAME=VALUE, such as enable_thinking=false")
+        try:
+            arguments[name] = json.loads(value)
+        except ValueError:
+            arguments[name] = value
+    return arguments or None

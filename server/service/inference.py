@@ -16,8 +16,12 @@ from llm_serving_engine.server.service.caller import Caller
 from llm_serving_engine.server.service.errors import INTERNAL_MESSAGE
 from llm_serving_engine.server.service.generation import Generation
 from llm_serving_engine.server.service.observation import Observation
-from llm_serving_engine.server.service.prompts import parse_tokenize
-from llm_serving_engine.server.service.request import GenerationRequest, TokenizeRequest
+from llm_serving_engine.server.service.prompts import detokenize, parse_tokenize
+from llm_serving_engine.server.service.request import (
+    DetokenizeRequest,
+    GenerationRequest,
+    TokenizeRequest,
+)
 from llm_serving_engine.server.service.text_work import TextWork
 from llm_serving_engine.server.service.validation import (
     REQUEST_ID_CHARACTERS_MAX,
@@ -92,6 +96,13 @@ class Inference:
             names = await _names(tokens, model) if not request.ids_only else []
             _check_answer(tokens, names)
             return Tokenized(model.name, tokens, names)
+
+    async def detokenize(self, request: DetokenizeRequest, caller: Caller) -> tuple[str, str]:
+        """The model whose vocabulary was used, and the tokens' text. Raises RequestError."""
+        async with self._observed(caller) as observation:
+            model = self._catalog.get(request.model)
+            observation.model = model.name
+            return model.name, await detokenize(request, model, self._config)
 
     async def _submit(
         self, request: GenerationRequest, caller: Caller, observation: Observation

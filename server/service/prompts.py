@@ -13,12 +13,19 @@ from llm_serving_engine.backends.text.chat import (
     ChatTemplate,
     TemplateError,
 )
+from llm_serving_engine.backends.text.detokenizer import Detokenizer
 from llm_serving_engine.backends.text.stand_ins import strings
 from llm_serving_engine.scheduler.errors import InvalidField
 from llm_serving_engine.server.config import GenerationConfig
 from llm_serving_engine.server.model import ServedModel
-from llm_serving_engine.server.service.fields import check
-from llm_serving_engine.server.service.request import Chat, Text, TokenizeRequest, Tokens
+from llm_serving_engine.server.service.fields import check, check_tokens
+from llm_serving_engine.server.service.request import (
+    Chat,
+    DetokenizeRequest,
+    Text,
+    TokenizeRequest,
+    Tokens,
+)
 
 # Longer texts are tokenized on another thread: they would hold up the event loop.
 INLINE_TEXT_CHARACTERS_MAX = 4096
@@ -60,6 +67,29 @@ async def parse_tokenize(
     raise InvalidField("input", "is missing: set one of text, chat")
 
 
+async def detokenize(
+    request: DetokenizeRequest, model: ServedModel, config: GenerationConfig
+) -> str:
+    """The text that tokens stand for. Raises InvalidField."""
+    field, ids, limit = "token_ids", request.tokens, config.prompt_bytes_max
+    check(len(ids) <= limit, field, f"has {len(ids)} entries; the limit is {limit}")
+    check_tokens(ids, field, model.vocabulary_size)
+    if len(ids) <= INLINE_TEXT_CHARACTERS_MAX:
+        return _text_of(request, model, limit)
+    return await model.text_work.run(len(ids), lambda: _text_of(request, model, limit))
+
+
+def _text_of(request: DetokenizeRequest, model: ServedModel, bytes_max: int) -> str:
+    piece = model.tokenizer.name if request.show_special else model.tokenizer.piece
+    size = sum(len(piece(token)) for token in request.tokens)
+    check(
+        size <= bytes_max,
+        "token_ids",
+        f"stand for {size} bytes of text; the limit is {bytes_max}",
+    )
+    return Detokenizer(model.tokenizer, show_special=request.show_special).feed(request.tokens)
+
+
 def input_field(source: Text | Tokens | Chat | None) -> str:
     """The name of the field that holds the input."""
     if isinstance(source, Text):
@@ -78,10 +108,7 @@ def _given_tokens(tokens: Tokens, model: ServedModel) -> tuple[int, ...]:
         "prompt_tokens",
         f"has {len(ids)} tokens, which leave no room in the context of {context}",
     )
-    size = model.vocabulary_size
-    largest, smallest = max(ids), min(ids)
-    check(largest < size, field, f"has {largest}; the vocabulary ends at {size - 1}")
-    check(smallest >= 0, field, f"has {smallest}; the vocabulary begins at 0")
+    check_tokens(ids, field, model.vocabulary_size)
     return tuple(ids)
 
 

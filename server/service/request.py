@@ -141,3 +141,18 @@ class TokenizeRequest:
     input: Text | Chat | None
     model: str = ""
     ids_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DetokenizeRequest:
+    """Tokens to turn into text, by the vocabulary of `model`.
+
+    Attributes:
+        tokens: Their ids.
+        model: The model's name; empty: the default model.
+        show_special: Whether control tokens show their names.
+    """
+
+    tokens: Sequence[int]
+    model: str = ""
+    show_special: bool = False

@@ -117,6 +117,12 @@ class FakeServer(
             tokens=[word.encode() for word in words],
         )
 
+    async def Detokenize(self, request, context):  # noqa: N802
+        words = [
+            f"<{token}>" if request.show_special else str(token) for token in request.token_ids
+        ]
+        return inference_pb2.DetokenizeResponse(model=request.model, text=" ".join(words))
+
     async def ListModels(self, request, context):  # noqa: N802
         return models_pb2.ListModelsResponse(models=[TINY, LOADING])
 

@@ -149,6 +149,7 @@ async def test_refusals_are_tried_again_as_the_server_asks(aio_server):
 
 async def test_the_other_calls(aio_server, client):
     assert (await client.tokenize("to be")).tokens == (b"to", b"be")
+    assert await client.detokenize([1, 2], show_special=True) == "<1> <2>"
     assert [model.name for model in await client.models()] == ["tiny", "zoo"]
     assert (await client.model()).capabilities.context_per_sequence == 256
     assert (await client.scheduler_state()).tokens_per_second == 42.5

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from llm_serving_engine.clients.requests import (
+    GenerateOptions,
     Message,
     generate_request,
     tokenize_request,
@@ -37,6 +38,7 @@ def test_every_option_lands_in_its_field():
             "top_logprobs": 2,
             "priority": "critical",
             "cache_salt": "s",
+            "parse_special": True,
         },
     )
     sampling = generation_pb2.Sampling(
@@ -55,6 +57,19 @@ def test_every_option_lands_in_its_field():
     assert (list(request.stop), request.ignore_eos) == (["a", "b"], True)
     assert (request.top_logprobs, request.cache_salt) == (2, "s")
     assert request.priority == generation_pb2.PRIORITY_CRITICAL
+    assert request.parse_special
+
+
+def test_options_of_conversations_land_in_the_chat():
+    options: GenerateOptions = {
+        "template_arguments": {"enable_thinking": False},
+        "continue_last": True,
+    }
+    request = generate_request([Message("assistant", "Well")], options)
+    assert request.chat.continue_last
+    assert dict(request.chat.template_arguments) == {"enable_thinking": False}
+    with pytest.raises(ValueError, match="continue_last, template_arguments: only for conv"):
+        generate_request("hello", options)
 
 
 def test_zero_is_a_value_and_none_is_not():

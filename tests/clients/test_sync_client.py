@@ -203,6 +203,11 @@ def test_tokenize(client):
     assert client.tokenize([{"role": "user", "content": "a b c"}]).token_ids == (0, 1, 2)
 
 
+def test_detokenize(client):
+    assert client.detokenize([1, 2], model="tiny") == "1 2"
+    assert client.detokenize((1, 2), show_special=True) == "<1> <2>"
+
+
 def test_models(client):
     tiny, loading = client.models()
     assert (tiny.name, tiny.state, tiny.is_default) == ("tiny", "ready", True)

@@ -10,6 +10,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	structpb "google.golang.org/protobuf/types/known/structpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -196,10 +197,11 @@ func (x *TokenIds) GetIds() []uint32 {
 // One turn of a conversation.
 type Message struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Who speaks: "system", "user", "assistant", or a role the model's chat
-	// template knows. Not empty.
+	// The speaker: "system", "developer", "user", "assistant", or a role the
+	// model's chat template knows. 1 to 64 letters, digits, underscores, dots, or
+	// hyphens. "developer" is "system" where the template does not know it.
 	Role string `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
-	// What was said, UTF-8.
+	// The text, UTF-8. Names of control tokens in it are text.
 	Content       string `protobuf:"bytes,2,opt,name=content,proto3" json:"content,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -250,11 +252,19 @@ func (x *Message) GetContent() string {
 }
 
 // A conversation, turned into a prompt by the model's own chat template. A
-// model without a template refuses it with INVALID_ARGUMENT.
+// model without a template refuses it with INVALID_ARGUMENT, and so does a
+// template that leaves out the text of a message.
 type Chat struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The turns, oldest first. At least one.
-	Messages      []*Message `protobuf:"bytes,1,rep,name=messages,proto3" json:"messages,omitempty"`
+	Messages []*Message `protobuf:"bytes,1,rep,name=messages,proto3" json:"messages,omitempty"`
+	// Variables for the chat template, such as enable_thinking. Not those that
+	// the server sets: messages, tools, add_generation_prompt, bos_token,
+	// eos_token. The texts and names in them are bounded as messages are. Default: the configured ones.
+	TemplateArguments *structpb.Struct `protobuf:"bytes,4,opt,name=template_arguments,json=templateArguments,proto3" json:"template_arguments,omitempty"`
+	// Go on with the last message, whose role must be "assistant", right where
+	// its content ends. Default false: the model begins a message of its own.
+	ContinueLast  bool `protobuf:"varint,5,opt,name=continue_last,json=continueLast,proto3" json:"continue_last,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -294,6 +304,20 @@ func (x *Chat) GetMessages() []*Message {
 		return x.Messages
 	}
 	return nil
+}
+
+func (x *Chat) GetTemplateArguments() *structpb.Struct {
+	if x != nil {
+		return x.TemplateArguments
+	}
+	return nil
+}
+
+func (x *Chat) GetContinueLast() bool {
+	if x != nil {
+		return x.ContinueLast
+	}
+	return false
 }
 
 // How the next token is chosen from the model's logits. The steps are applied
@@ -689,14 +713,17 @@ var File_llm_serving_engine_v1_generation_proto protoreflect.FileDescriptor
 
 const file_llm_serving_engine_v1_generation_proto_rawDesc = "" +
 	"\n" +
-	"&llm_serving_engine/v1/generation.proto\x12\x15llm_serving_engine.v1\x1a\x1egoogle/protobuf/duration.proto\"\x1c\n" +
+	"&llm_serving_engine/v1/generation.proto\x12\x15llm_serving_engine.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\x1c\n" +
 	"\bTokenIds\x12\x10\n" +
-	"\x03ids\x18\x01 \x03(\rR\x03ids\"7\n" +
+	"\x03ids\x18\x01 \x03(\rR\x03ids\"z\n" +
 	"\aMessage\x12\x12\n" +
 	"\x04role\x18\x01 \x01(\tR\x04role\x12\x18\n" +
-	"\acontent\x18\x02 \x01(\tR\acontent\"B\n" +
+	"\acontent\x18\x02 \x01(\tR\acontentJ\x04\b\x03\x10\x04J\x04\b\x04\x10\x05J\x04\b\x05\x10\x06J\x04\b\x06\x10\aR\treasoningR\n" +
+	"tool_callsR\ftool_call_idR\x04name\"\xea\x01\n" +
 	"\x04Chat\x12:\n" +
-	"\bmessages\x18\x01 \x03(\v2\x1e.llm_serving_engine.v1.MessageR\bmessages\"\xb4\x04\n" +
+	"\bmessages\x18\x01 \x03(\v2\x1e.llm_serving_engine.v1.MessageR\bmessages\x12F\n" +
+	"\x12template_arguments\x18\x04 \x01(\v2\x17.google.protobuf.StructR\x11templateArguments\x12#\n" +
+	"\rcontinue_last\x18\x05 \x01(\bR\fcontinueLastJ\x04\b\x02\x10\x03J\x04\b\x03\x10\x04J\x04\b\x06\x10\aR\x05toolsR\vtool_choiceR\x13parallel_tool_calls\"\xb4\x04\n" +
 	"\bSampling\x12%\n" +
 	"\vtemperature\x18\x01 \x01(\x02H\x00R\vtemperature\x88\x01\x01\x12\x18\n" +
 	"\x05top_p\x18\x02 \x01(\x02H\x01R\x04topP\x88\x01\x01\x12\x18\n" +
@@ -740,13 +767,13 @@ const file_llm_serving_engine_v1_generation_proto_rawDesc = "" +
 	"\fPRIORITY_LOW\x10\x01\x12\x13\n" +
 	"\x0fPRIORITY_NORMAL\x10\x02\x12\x11\n" +
 	"\rPRIORITY_HIGH\x10\x03\x12\x15\n" +
-	"\x11PRIORITY_CRITICAL\x10\x04*\xb1\x01\n" +
+	"\x11PRIORITY_CRITICAL\x10\x04*\xd1\x01\n" +
 	"\fFinishReason\x12\x1d\n" +
 	"\x19FINISH_REASON_UNSPECIFIED\x10\x00\x12!\n" +
 	"\x1dFINISH_REASON_END_OF_SEQUENCE\x10\x01\x12\x1f\n" +
 	"\x1bFINISH_REASON_STOP_SEQUENCE\x10\x02\x12\x1c\n" +
 	"\x18FINISH_REASON_MAX_TOKENS\x10\x03\x12 \n" +
-	"\x1cFINISH_REASON_CONTEXT_LENGTH\x10\x04b\x06proto3"
+	"\x1cFINISH_REASON_CONTEXT_LENGTH\x10\x04\"\x04\b\x05\x10\x05*\x18FINISH_REASON_TOOL_CALLSb\x06proto3"
 
 var (
 	file_llm_serving_engine_v1_generation_proto_rawDescOnce sync.Once
@@ -774,22 +801,24 @@ var file_llm_serving_engine_v1_generation_proto_goTypes = []any{
 	(*Usage)(nil),               // 8: llm_serving_engine.v1.Usage
 	(*Timings)(nil),             // 9: llm_serving_engine.v1.Timings
 	nil,                         // 10: llm_serving_engine.v1.Sampling.LogitBiasEntry
-	(*durationpb.Duration)(nil), // 11: google.protobuf.Duration
+	(*structpb.Struct)(nil),     // 11: google.protobuf.Struct
+	(*durationpb.Duration)(nil), // 12: google.protobuf.Duration
 }
 var file_llm_serving_engine_v1_generation_proto_depIdxs = []int32{
 	3,  // 0: llm_serving_engine.v1.Chat.messages:type_name -> llm_serving_engine.v1.Message
-	10, // 1: llm_serving_engine.v1.Sampling.logit_bias:type_name -> llm_serving_engine.v1.Sampling.LogitBiasEntry
-	6,  // 2: llm_serving_engine.v1.PositionLogprobs.chosen:type_name -> llm_serving_engine.v1.TokenLogprob
-	6,  // 3: llm_serving_engine.v1.PositionLogprobs.top:type_name -> llm_serving_engine.v1.TokenLogprob
-	11, // 4: llm_serving_engine.v1.Timings.queue:type_name -> google.protobuf.Duration
-	11, // 5: llm_serving_engine.v1.Timings.prefill:type_name -> google.protobuf.Duration
-	11, // 6: llm_serving_engine.v1.Timings.decode:type_name -> google.protobuf.Duration
-	11, // 7: llm_serving_engine.v1.Timings.time_to_first_token:type_name -> google.protobuf.Duration
-	8,  // [8:8] is the sub-list for method output_type
-	8,  // [8:8] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	11, // 1: llm_serving_engine.v1.Chat.template_arguments:type_name -> google.protobuf.Struct
+	10, // 2: llm_serving_engine.v1.Sampling.logit_bias:type_name -> llm_serving_engine.v1.Sampling.LogitBiasEntry
+	6,  // 3: llm_serving_engine.v1.PositionLogprobs.chosen:type_name -> llm_serving_engine.v1.TokenLogprob
+	6,  // 4: llm_serving_engine.v1.PositionLogprobs.top:type_name -> llm_serving_engine.v1.TokenLogprob
+	12, // 5: llm_serving_engine.v1.Timings.queue:type_name -> google.protobuf.Duration
+	12, // 6: llm_serving_engine.v1.Timings.prefill:type_name -> google.protobuf.Duration
+	12, // 7: llm_serving_engine.v1.Timings.decode:type_name -> google.protobuf.Duration
+	12, // 8: llm_serving_engine.v1.Timings.time_to_first_token:type_name -> google.protobuf.Duration
+	9,  // [9:9] is the sub-list for method output_type
+	9,  // [9:9] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_llm_serving_engine_v1_generation_proto_init() }

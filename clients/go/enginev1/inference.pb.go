@@ -47,7 +47,8 @@ type GenerateRequest struct {
 	// How tokens are chosen. Default: the server's configured defaults.
 	Sampling *Sampling `protobuf:"bytes,7,opt,name=sampling,proto3" json:"sampling,omitempty"`
 	// Texts that end the output when they appear in it; never part of the output.
-	// At most 16, each 1 to 256 bytes of UTF-8. Default: none.
+	// At most 16, each 1 to 256 bytes of UTF-8. A control token's name, such as
+	// "<|im_end|>", also matches that token. Default: none.
 	Stop []string `protobuf:"bytes,8,rep,name=stop,proto3" json:"stop,omitempty"`
 	// Go on past the model's end-of-generation tokens. Default false.
 	IgnoreEos bool `protobuf:"varint,9,opt,name=ignore_eos,json=ignoreEos,proto3" json:"ignore_eos,omitempty"`
@@ -58,7 +59,10 @@ type GenerateRequest struct {
 	Priority Priority `protobuf:"varint,11,opt,name=priority,proto3,enum=llm_serving_engine.v1.Priority" json:"priority,omitempty"`
 	// Prompts share cached prefixes only with prompts of the same salt and the
 	// same tenant. At most 128 bytes. Default: empty.
-	CacheSalt     string `protobuf:"bytes,12,opt,name=cache_salt,json=cacheSalt,proto3" json:"cache_salt,omitempty"`
+	CacheSalt string `protobuf:"bytes,12,opt,name=cache_salt,json=cacheSalt,proto3" json:"cache_salt,omitempty"`
+	// Make the control tokens that `prompt` names these tokens. Default false:
+	// they are text. Chats do not need it: their template's names always are.
+	ParseSpecial  bool `protobuf:"varint,19,opt,name=parse_special,json=parseSpecial,proto3" json:"parse_special,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -190,13 +194,21 @@ func (x *GenerateRequest) GetCacheSalt() string {
 	return ""
 }
 
+func (x *GenerateRequest) GetParseSpecial() bool {
+	if x != nil {
+		return x.ParseSpecial
+	}
+	return false
+}
+
 type isGenerateRequest_Input interface {
 	isGenerateRequest_Input()
 }
 
 type GenerateRequest_Prompt struct {
 	// Text, not empty, UTF-8. The model's beginning-of-sequence token is added
-	// where its vocabulary asks for one.
+	// where its vocabulary asks for one. Names of control tokens in it are
+	// text, unless parse_special is set.
 	Prompt string `protobuf:"bytes,3,opt,name=prompt,proto3,oneof"`
 }
 
@@ -223,7 +235,8 @@ type GenerateResponse struct {
 	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// The name of the model that answered.
 	Model string `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
-	// The output as text. Bytes that are not UTF-8 become U+FFFD.
+	// The output as text. Bytes that can never become a character are U+FFFD; a
+	// character that the end of the output cuts is left out.
 	Text string `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
 	// The output as tokens, in order. Its length is usage.completion_tokens.
 	TokenIds []uint32 `protobuf:"varint,4,rep,packed,name=token_ids,json=tokenIds,proto3" json:"token_ids,omitempty"`
@@ -442,7 +455,12 @@ type TokenizeRequest struct {
 	//
 	//	*TokenizeRequest_Text
 	//	*TokenizeRequest_Chat
-	Input         isTokenizeRequest_Input `protobuf_oneof:"input"`
+	Input isTokenizeRequest_Input `protobuf_oneof:"input"`
+	// Make the control tokens that `text` names these tokens. Default false.
+	ParseSpecial bool `protobuf:"varint,4,opt,name=parse_special,json=parseSpecial,proto3" json:"parse_special,omitempty"`
+	// Leave out `tokens` of the answer, which is then less than half as large: for
+	// texts of more than about half a million tokens. Default false.
+	IdsOnly       bool `protobuf:"varint,5,opt,name=ids_only,json=idsOnly,proto3" json:"ids_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -509,6 +527,20 @@ func (x *TokenizeRequest) GetChat() *Chat {
 	return nil
 }
 
+func (x *TokenizeRequest) GetParseSpecial() bool {
+	if x != nil {
+		return x.ParseSpecial
+	}
+	return false
+}
+
+func (x *TokenizeRequest) GetIdsOnly() bool {
+	if x != nil {
+		return x.IdsOnly
+	}
+	return false
+}
+
 type isTokenizeRequest_Input interface {
 	isTokenizeRequest_Input()
 }
@@ -528,7 +560,8 @@ func (*TokenizeRequest_Text) isTokenizeRequest_Input() {}
 
 func (*TokenizeRequest_Chat) isTokenizeRequest_Input() {}
 
-// The tokens of a text.
+// The tokens of a text. An answer of more than 4 MiB, which clients would not
+// take, is refused with INVALID_ARGUMENT.
 type TokenizeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The name of the model whose vocabulary was used.
@@ -593,6 +626,128 @@ func (x *TokenizeResponse) GetTokens() [][]byte {
 	return nil
 }
 
+// Tokens to turn into text.
+type DetokenizeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The model's name. Default: the server's default model.
+	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	// Token ids, each in [0, vocabulary size); may be empty. Neither they nor
+	// the bytes of their text can be more than the configured prompt_bytes_max.
+	TokenIds []uint32 `protobuf:"varint,2,rep,packed,name=token_ids,json=tokenIds,proto3" json:"token_ids,omitempty"`
+	// Show control tokens by their names, such as "<|im_start|>". Default false:
+	// they stand for no text, as in a generated output.
+	ShowSpecial   bool `protobuf:"varint,3,opt,name=show_special,json=showSpecial,proto3" json:"show_special,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DetokenizeRequest) Reset() {
+	*x = DetokenizeRequest{}
+	mi := &file_llm_serving_engine_v1_inference_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DetokenizeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DetokenizeRequest) ProtoMessage() {}
+
+func (x *DetokenizeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_llm_serving_engine_v1_inference_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DetokenizeRequest.ProtoReflect.Descriptor instead.
+func (*DetokenizeRequest) Descriptor() ([]byte, []int) {
+	return file_llm_serving_engine_v1_inference_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *DetokenizeRequest) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *DetokenizeRequest) GetTokenIds() []uint32 {
+	if x != nil {
+		return x.TokenIds
+	}
+	return nil
+}
+
+func (x *DetokenizeRequest) GetShowSpecial() bool {
+	if x != nil {
+		return x.ShowSpecial
+	}
+	return false
+}
+
+// The text of some tokens.
+type DetokenizeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name of the model whose vocabulary was used.
+	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	// The text. As with a generated output, bytes that can never become a
+	// character are U+FFFD, and a character that the end cuts is left out.
+	Text          string `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DetokenizeResponse) Reset() {
+	*x = DetokenizeResponse{}
+	mi := &file_llm_serving_engine_v1_inference_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DetokenizeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DetokenizeResponse) ProtoMessage() {}
+
+func (x *DetokenizeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_llm_serving_engine_v1_inference_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DetokenizeResponse.ProtoReflect.Descriptor instead.
+func (*DetokenizeResponse) Descriptor() ([]byte, []int) {
+	return file_llm_serving_engine_v1_inference_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *DetokenizeResponse) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *DetokenizeResponse) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 // The stream has begun: the request left the queue.
 type StreamResponse_Started struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -610,7 +765,7 @@ type StreamResponse_Started struct {
 
 func (x *StreamResponse_Started) Reset() {
 	*x = StreamResponse_Started{}
-	mi := &file_llm_serving_engine_v1_inference_proto_msgTypes[5]
+	mi := &file_llm_serving_engine_v1_inference_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -622,7 +777,7 @@ func (x *StreamResponse_Started) String() string {
 func (*StreamResponse_Started) ProtoMessage() {}
 
 func (x *StreamResponse_Started) ProtoReflect() protoreflect.Message {
-	mi := &file_llm_serving_engine_v1_inference_proto_msgTypes[5]
+	mi := &file_llm_serving_engine_v1_inference_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -670,7 +825,8 @@ func (x *StreamResponse_Started) GetCachedPromptTokens() uint32 {
 type StreamResponse_Delta struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Text to append. Valid UTF-8 by itself; may be empty while a character or
-	// a possible stop sequence is incomplete.
+	// a possible stop sequence is incomplete. The texts joined are those of
+	// GenerateResponse.text.
 	Text string `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
 	// The tokens produced since the delta before.
 	TokenIds []uint32 `protobuf:"varint,2,rep,packed,name=token_ids,json=tokenIds,proto3" json:"token_ids,omitempty"`
@@ -683,7 +839,7 @@ type StreamResponse_Delta struct {
 
 func (x *StreamResponse_Delta) Reset() {
 	*x = StreamResponse_Delta{}
-	mi := &file_llm_serving_engine_v1_inference_proto_msgTypes[6]
+	mi := &file_llm_serving_engine_v1_inference_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -695,7 +851,7 @@ func (x *StreamResponse_Delta) String() string {
 func (*StreamResponse_Delta) ProtoMessage() {}
 
 func (x *StreamResponse_Delta) ProtoReflect() protoreflect.Message {
-	mi := &file_llm_serving_engine_v1_inference_proto_msgTypes[6]
+	mi := &file_llm_serving_engine_v1_inference_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -747,7 +903,7 @@ type StreamResponse_Finished struct {
 
 func (x *StreamResponse_Finished) Reset() {
 	*x = StreamResponse_Finished{}
-	mi := &file_llm_serving_engine_v1_inference_proto_msgTypes[7]
+	mi := &file_llm_serving_engine_v1_inference_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -759,7 +915,7 @@ func (x *StreamResponse_Finished) String() string {
 func (*StreamResponse_Finished) ProtoMessage() {}
 
 func (x *StreamResponse_Finished) ProtoReflect() protoreflect.Message {
-	mi := &file_llm_serving_engine_v1_inference_proto_msgTypes[7]
+	mi := &file_llm_serving_engine_v1_inference_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -800,7 +956,7 @@ var File_llm_serving_engine_v1_inference_proto protoreflect.FileDescriptor
 
 const file_llm_serving_engine_v1_inference_proto_rawDesc = "" +
 	"\n" +
-	"%llm_serving_engine/v1/inference.proto\x12\x15llm_serving_engine.v1\x1a&llm_serving_engine/v1/generation.proto\"\xbe\x04\n" +
+	"%llm_serving_engine/v1/inference.proto\x12\x15llm_serving_engine.v1\x1a&llm_serving_engine/v1/generation.proto\"\xb0\x05\n" +
 	"\x0fGenerateRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x14\n" +
@@ -818,10 +974,12 @@ const file_llm_serving_engine_v1_inference_proto_rawDesc = "" +
 	" \x01(\rH\x02R\vtopLogprobs\x88\x01\x01\x12;\n" +
 	"\bpriority\x18\v \x01(\x0e2\x1f.llm_serving_engine.v1.PriorityR\bpriority\x12\x1d\n" +
 	"\n" +
-	"cache_salt\x18\f \x01(\tR\tcacheSaltB\a\n" +
+	"cache_salt\x18\f \x01(\tR\tcacheSalt\x12#\n" +
+	"\rparse_special\x18\x13 \x01(\bR\fparseSpecialB\a\n" +
 	"\x05inputB\r\n" +
 	"\v_max_tokensB\x0f\n" +
-	"\r_top_logprobsJ\x04\b\r\x10\x0eJ\x04\b\x0e\x10\x0fR\vjson_schemaR\agrammar\"\xf5\x02\n" +
+	"\r_top_logprobsJ\x04\b\r\x10\x13J\x04\b\x14\x10\x17R\vjson_schemaR\agrammarR\x05regexR\x04larkR\achoicesR\x0estop_token_idsR\n" +
+	"min_tokensR\x0fprompt_logprobsR\badapters\"\xaf\x03\n" +
 	"\x10GenerateResponse\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x14\n" +
@@ -831,39 +989,54 @@ const file_llm_serving_engine_v1_inference_proto_rawDesc = "" +
 	"\blogprobs\x18\x05 \x03(\v2'.llm_serving_engine.v1.PositionLogprobsR\blogprobs\x12H\n" +
 	"\rfinish_reason\x18\x06 \x01(\x0e2#.llm_serving_engine.v1.FinishReasonR\ffinishReason\x122\n" +
 	"\x05usage\x18\a \x01(\v2\x1c.llm_serving_engine.v1.UsageR\x05usage\x128\n" +
-	"\atimings\x18\b \x01(\v2\x1e.llm_serving_engine.v1.TimingsR\atimings\"\xd3\x05\n" +
+	"\atimings\x18\b \x01(\v2\x1e.llm_serving_engine.v1.TimingsR\atimingsJ\x04\b\t\x10\n" +
+	"J\x04\b\n" +
+	"\x10\vJ\x04\b\v\x10\fR\treasoningR\n" +
+	"tool_callsR\x0fprompt_logprobs\"\x8e\x06\n" +
 	"\x0eStreamResponse\x12I\n" +
 	"\astarted\x18\x01 \x01(\v2-.llm_serving_engine.v1.StreamResponse.StartedH\x00R\astarted\x12C\n" +
 	"\x05delta\x18\x02 \x01(\v2+.llm_serving_engine.v1.StreamResponse.DeltaH\x00R\x05delta\x12L\n" +
-	"\bfinished\x18\x03 \x01(\v2..llm_serving_engine.v1.StreamResponse.FinishedH\x00R\bfinished\x1a\x95\x01\n" +
+	"\bfinished\x18\x03 \x01(\v2..llm_serving_engine.v1.StreamResponse.FinishedH\x00R\bfinished\x1a\xac\x01\n" +
 	"\aStarted\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12#\n" +
 	"\rprompt_tokens\x18\x03 \x01(\rR\fpromptTokens\x120\n" +
-	"\x14cached_prompt_tokens\x18\x04 \x01(\rR\x12cachedPromptTokens\x1a}\n" +
+	"\x14cached_prompt_tokens\x18\x04 \x01(\rR\x12cachedPromptTokensJ\x04\b\x05\x10\x06R\x0fprompt_logprobs\x1a\xa0\x01\n" +
 	"\x05Delta\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\x12\x1b\n" +
 	"\ttoken_ids\x18\x02 \x03(\rR\btokenIds\x12C\n" +
-	"\blogprobs\x18\x03 \x03(\v2'.llm_serving_engine.v1.PositionLogprobsR\blogprobs\x1a\xc2\x01\n" +
+	"\blogprobs\x18\x03 \x03(\v2'.llm_serving_engine.v1.PositionLogprobsR\blogprobsJ\x04\b\x04\x10\x05J\x04\b\x05\x10\x06R\treasoningR\n" +
+	"tool_calls\x1a\xc2\x01\n" +
 	"\bFinished\x12H\n" +
 	"\rfinish_reason\x18\x01 \x01(\x0e2#.llm_serving_engine.v1.FinishReasonR\ffinishReason\x122\n" +
 	"\x05usage\x18\x02 \x01(\v2\x1c.llm_serving_engine.v1.UsageR\x05usage\x128\n" +
 	"\atimings\x18\x03 \x01(\v2\x1e.llm_serving_engine.v1.TimingsR\atimingsB\a\n" +
-	"\x05event\"y\n" +
+	"\x05event\"\xb9\x01\n" +
 	"\x0fTokenizeRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x14\n" +
 	"\x04text\x18\x02 \x01(\tH\x00R\x04text\x121\n" +
-	"\x04chat\x18\x03 \x01(\v2\x1b.llm_serving_engine.v1.ChatH\x00R\x04chatB\a\n" +
+	"\x04chat\x18\x03 \x01(\v2\x1b.llm_serving_engine.v1.ChatH\x00R\x04chat\x12#\n" +
+	"\rparse_special\x18\x04 \x01(\bR\fparseSpecial\x12\x19\n" +
+	"\bids_only\x18\x05 \x01(\bR\aidsOnlyB\a\n" +
 	"\x05input\"]\n" +
 	"\x10TokenizeResponse\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x1b\n" +
 	"\ttoken_ids\x18\x02 \x03(\rR\btokenIds\x12\x16\n" +
-	"\x06tokens\x18\x03 \x03(\fR\x06tokens2\xa7\x02\n" +
+	"\x06tokens\x18\x03 \x03(\fR\x06tokens\"i\n" +
+	"\x11DetokenizeRequest\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x12\x1b\n" +
+	"\ttoken_ids\x18\x02 \x03(\rR\btokenIds\x12!\n" +
+	"\fshow_special\x18\x03 \x01(\bR\vshowSpecial\">\n" +
+	"\x12DetokenizeResponse\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text2\x8a\x03\n" +
 	"\x10InferenceService\x12[\n" +
 	"\bGenerate\x12&.llm_serving_engine.v1.GenerateRequest\x1a'.llm_serving_engine.v1.GenerateResponse\x12Y\n" +
 	"\x06Stream\x12&.llm_serving_engine.v1.GenerateRequest\x1a%.llm_serving_engine.v1.StreamResponse0\x01\x12[\n" +
-	"\bTokenize\x12&.llm_serving_engine.v1.TokenizeRequest\x1a'.llm_serving_engine.v1.TokenizeResponseb\x06proto3"
+	"\bTokenize\x12&.llm_serving_engine.v1.TokenizeRequest\x1a'.llm_serving_engine.v1.TokenizeResponse\x12a\n" +
+	"\n" +
+	"Detokenize\x12(.llm_serving_engine.v1.DetokenizeRequest\x1a).llm_serving_engine.v1.DetokenizeResponseb\x06proto3"
 
 var (
 	file_llm_serving_engine_v1_inference_proto_rawDescOnce sync.Once
@@ -877,50 +1050,54 @@ func file_llm_serving_engine_v1_inference_proto_rawDescGZIP() []byte {
 	return file_llm_serving_engine_v1_inference_proto_rawDescData
 }
 
-var file_llm_serving_engine_v1_inference_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_llm_serving_engine_v1_inference_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_llm_serving_engine_v1_inference_proto_goTypes = []any{
 	(*GenerateRequest)(nil),         // 0: llm_serving_engine.v1.GenerateRequest
 	(*GenerateResponse)(nil),        // 1: llm_serving_engine.v1.GenerateResponse
 	(*StreamResponse)(nil),          // 2: llm_serving_engine.v1.StreamResponse
 	(*TokenizeRequest)(nil),         // 3: llm_serving_engine.v1.TokenizeRequest
 	(*TokenizeResponse)(nil),        // 4: llm_serving_engine.v1.TokenizeResponse
-	(*StreamResponse_Started)(nil),  // 5: llm_serving_engine.v1.StreamResponse.Started
-	(*StreamResponse_Delta)(nil),    // 6: llm_serving_engine.v1.StreamResponse.Delta
-	(*StreamResponse_Finished)(nil), // 7: llm_serving_engine.v1.StreamResponse.Finished
-	(*TokenIds)(nil),                // 8: llm_serving_engine.v1.TokenIds
-	(*Chat)(nil),                    // 9: llm_serving_engine.v1.Chat
-	(*Sampling)(nil),                // 10: llm_serving_engine.v1.Sampling
-	(Priority)(0),                   // 11: llm_serving_engine.v1.Priority
-	(*PositionLogprobs)(nil),        // 12: llm_serving_engine.v1.PositionLogprobs
-	(FinishReason)(0),               // 13: llm_serving_engine.v1.FinishReason
-	(*Usage)(nil),                   // 14: llm_serving_engine.v1.Usage
-	(*Timings)(nil),                 // 15: llm_serving_engine.v1.Timings
+	(*DetokenizeRequest)(nil),       // 5: llm_serving_engine.v1.DetokenizeRequest
+	(*DetokenizeResponse)(nil),      // 6: llm_serving_engine.v1.DetokenizeResponse
+	(*StreamResponse_Started)(nil),  // 7: llm_serving_engine.v1.StreamResponse.Started
+	(*StreamResponse_Delta)(nil),    // 8: llm_serving_engine.v1.StreamResponse.Delta
+	(*StreamResponse_Finished)(nil), // 9: llm_serving_engine.v1.StreamResponse.Finished
+	(*TokenIds)(nil),                // 10: llm_serving_engine.v1.TokenIds
+	(*Chat)(nil),                    // 11: llm_serving_engine.v1.Chat
+	(*Sampling)(nil),                // 12: llm_serving_engine.v1.Sampling
+	(Priority)(0),                   // 13: llm_serving_engine.v1.Priority
+	(*PositionLogprobs)(nil),        // 14: llm_serving_engine.v1.PositionLogprobs
+	(FinishReason)(0),               // 15: llm_serving_engine.v1.FinishReason
+	(*Usage)(nil),                   // 16: llm_serving_engine.v1.Usage
+	(*Timings)(nil),                 // 17: llm_serving_engine.v1.Timings
 }
 var file_llm_serving_engine_v1_inference_proto_depIdxs = []int32{
-	8,  // 0: llm_serving_engine.v1.GenerateRequest.prompt_tokens:type_name -> llm_serving_engine.v1.TokenIds
-	9,  // 1: llm_serving_engine.v1.GenerateRequest.chat:type_name -> llm_serving_engine.v1.Chat
-	10, // 2: llm_serving_engine.v1.GenerateRequest.sampling:type_name -> llm_serving_engine.v1.Sampling
-	11, // 3: llm_serving_engine.v1.GenerateRequest.priority:type_name -> llm_serving_engine.v1.Priority
-	12, // 4: llm_serving_engine.v1.GenerateResponse.logprobs:type_name -> llm_serving_engine.v1.PositionLogprobs
-	13, // 5: llm_serving_engine.v1.GenerateResponse.finish_reason:type_name -> llm_serving_engine.v1.FinishReason
-	14, // 6: llm_serving_engine.v1.GenerateResponse.usage:type_name -> llm_serving_engine.v1.Usage
-	15, // 7: llm_serving_engine.v1.GenerateResponse.timings:type_name -> llm_serving_engine.v1.Timings
-	5,  // 8: llm_serving_engine.v1.StreamResponse.started:type_name -> llm_serving_engine.v1.StreamResponse.Started
-	6,  // 9: llm_serving_engine.v1.StreamResponse.delta:type_name -> llm_serving_engine.v1.StreamResponse.Delta
-	7,  // 10: llm_serving_engine.v1.StreamResponse.finished:type_name -> llm_serving_engine.v1.StreamResponse.Finished
-	9,  // 11: llm_serving_engine.v1.TokenizeRequest.chat:type_name -> llm_serving_engine.v1.Chat
-	12, // 12: llm_serving_engine.v1.StreamResponse.Delta.logprobs:type_name -> llm_serving_engine.v1.PositionLogprobs
-	13, // 13: llm_serving_engine.v1.StreamResponse.Finished.finish_reason:type_name -> llm_serving_engine.v1.FinishReason
-	14, // 14: llm_serving_engine.v1.StreamResponse.Finished.usage:type_name -> llm_serving_engine.v1.Usage
-	15, // 15: llm_serving_engine.v1.StreamResponse.Finished.timings:type_name -> llm_serving_engine.v1.Timings
+	10, // 0: llm_serving_engine.v1.GenerateRequest.prompt_tokens:type_name -> llm_serving_engine.v1.TokenIds
+	11, // 1: llm_serving_engine.v1.GenerateRequest.chat:type_name -> llm_serving_engine.v1.Chat
+	12, // 2: llm_serving_engine.v1.GenerateRequest.sampling:type_name -> llm_serving_engine.v1.Sampling
+	13, // 3: llm_serving_engine.v1.GenerateRequest.priority:type_name -> llm_serving_engine.v1.Priority
+	14, // 4: llm_serving_engine.v1.GenerateResponse.logprobs:type_name -> llm_serving_engine.v1.PositionLogprobs
+	15, // 5: llm_serving_engine.v1.GenerateResponse.finish_reason:type_name -> llm_serving_engine.v1.FinishReason
+	16, // 6: llm_serving_engine.v1.GenerateResponse.usage:type_name -> llm_serving_engine.v1.Usage
+	17, // 7: llm_serving_engine.v1.GenerateResponse.timings:type_name -> llm_serving_engine.v1.Timings
+	7,  // 8: llm_serving_engine.v1.StreamResponse.started:type_name -> llm_serving_engine.v1.StreamResponse.Started
+	8,  // 9: llm_serving_engine.v1.StreamResponse.delta:type_name -> llm_serving_engine.v1.StreamResponse.Delta
+	9,  // 10: llm_serving_engine.v1.StreamResponse.finished:type_name -> llm_serving_engine.v1.StreamResponse.Finished
+	11, // 11: llm_serving_engine.v1.TokenizeRequest.chat:type_name -> llm_serving_engine.v1.Chat
+	14, // 12: llm_serving_engine.v1.StreamResponse.Delta.logprobs:type_name -> llm_serving_engine.v1.PositionLogprobs
+	15, // 13: llm_serving_engine.v1.StreamResponse.Finished.finish_reason:type_name -> llm_serving_engine.v1.FinishReason
+	16, // 14: llm_serving_engine.v1.StreamResponse.Finished.usage:type_name -> llm_serving_engine.v1.Usage
+	17, // 15: llm_serving_engine.v1.StreamResponse.Finished.timings:type_name -> llm_serving_engine.v1.Timings
 	0,  // 16: llm_serving_engine.v1.InferenceService.Generate:input_type -> llm_serving_engine.v1.GenerateRequest
 	0,  // 17: llm_serving_engine.v1.InferenceService.Stream:input_type -> llm_serving_engine.v1.GenerateRequest
 	3,  // 18: llm_serving_engine.v1.InferenceService.Tokenize:input_type -> llm_serving_engine.v1.TokenizeRequest
-	1,  // 19: llm_serving_engine.v1.InferenceService.Generate:output_type -> llm_serving_engine.v1.GenerateResponse
-	2,  // 20: llm_serving_engine.v1.InferenceService.Stream:output_type -> llm_serving_engine.v1.StreamResponse
-	4,  // 21: llm_serving_engine.v1.InferenceService.Tokenize:output_type -> llm_serving_engine.v1.TokenizeResponse
-	19, // [19:22] is the sub-list for method output_type
-	16, // [16:19] is the sub-list for method input_type
+	5,  // 19: llm_serving_engine.v1.InferenceService.Detokenize:input_type -> llm_serving_engine.v1.DetokenizeRequest
+	1,  // 20: llm_serving_engine.v1.InferenceService.Generate:output_type -> llm_serving_engine.v1.GenerateResponse
+	2,  // 21: llm_serving_engine.v1.InferenceService.Stream:output_type -> llm_serving_engine.v1.StreamResponse
+	4,  // 22: llm_serving_engine.v1.InferenceService.Tokenize:output_type -> llm_serving_engine.v1.TokenizeResponse
+	6,  // 23: llm_serving_engine.v1.InferenceService.Detokenize:output_type -> llm_serving_engine.v1.DetokenizeResponse
+	20, // [20:24] is the sub-list for method output_type
+	16, // [16:20] is the sub-list for method input_type
 	16, // [16:16] is the sub-list for extension type_name
 	16, // [16:16] is the sub-list for extension extendee
 	0,  // [0:16] is the sub-list for field type_name
@@ -952,7 +1129,7 @@ func file_llm_serving_engine_v1_inference_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_llm_serving_engine_v1_inference_proto_rawDesc), len(file_llm_serving_engine_v1_inference_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

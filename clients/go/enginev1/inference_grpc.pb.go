@@ -19,9 +19,10 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	InferenceService_Generate_FullMethodName = "/llm_serving_engine.v1.InferenceService/Generate"
-	InferenceService_Stream_FullMethodName   = "/llm_serving_engine.v1.InferenceService/Stream"
-	InferenceService_Tokenize_FullMethodName = "/llm_serving_engine.v1.InferenceService/Tokenize"
+	InferenceService_Generate_FullMethodName   = "/llm_serving_engine.v1.InferenceService/Generate"
+	InferenceService_Stream_FullMethodName     = "/llm_serving_engine.v1.InferenceService/Stream"
+	InferenceService_Tokenize_FullMethodName   = "/llm_serving_engine.v1.InferenceService/Tokenize"
+	InferenceService_Detokenize_FullMethodName = "/llm_serving_engine.v1.InferenceService/Detokenize"
 )
 
 // InferenceServiceClient is the client API for InferenceService service.
@@ -44,6 +45,8 @@ type InferenceServiceClient interface {
 	Stream(ctx context.Context, in *GenerateRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamResponse], error)
 	// Tells which tokens a text becomes.
 	Tokenize(ctx context.Context, in *TokenizeRequest, opts ...grpc.CallOption) (*TokenizeResponse, error)
+	// Tells the text that tokens stand for.
+	Detokenize(ctx context.Context, in *DetokenizeRequest, opts ...grpc.CallOption) (*DetokenizeResponse, error)
 }
 
 type inferenceServiceClient struct {
@@ -93,6 +96,16 @@ func (c *inferenceServiceClient) Tokenize(ctx context.Context, in *TokenizeReque
 	return out, nil
 }
 
+func (c *inferenceServiceClient) Detokenize(ctx context.Context, in *DetokenizeRequest, opts ...grpc.CallOption) (*DetokenizeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DetokenizeResponse)
+	err := c.cc.Invoke(ctx, InferenceService_Detokenize_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // InferenceServiceServer is the server API for InferenceService service.
 // All implementations must embed UnimplementedInferenceServiceServer
 // for forward compatibility.
@@ -113,6 +126,8 @@ type InferenceServiceServer interface {
 	Stream(*GenerateRequest, grpc.ServerStreamingServer[StreamResponse]) error
 	// Tells which tokens a text becomes.
 	Tokenize(context.Context, *TokenizeRequest) (*TokenizeResponse, error)
+	// Tells the text that tokens stand for.
+	Detokenize(context.Context, *DetokenizeRequest) (*DetokenizeResponse, error)
 	mustEmbedUnimplementedInferenceServiceServer()
 }
 
@@ -131,6 +146,9 @@ func (UnimplementedInferenceServiceServer) Stream(*GenerateRequest, grpc.ServerS
 }
 func (UnimplementedInferenceServiceServer) Tokenize(context.Context, *TokenizeRequest) (*TokenizeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Tokenize not implemented")
+}
+func (UnimplementedInferenceServiceServer) Detokenize(context.Context, *DetokenizeRequest) (*DetokenizeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Detokenize not implemented")
 }
 func (UnimplementedInferenceServiceServer) mustEmbedUnimplementedInferenceServiceServer() {}
 func (UnimplementedInferenceServiceServer) testEmbeddedByValue()                          {}
@@ -200,6 +218,24 @@ func _InferenceService_Tokenize_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _InferenceService_Detokenize_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DetokenizeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(InferenceServiceServer).Detokenize(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: InferenceService_Detokenize_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(InferenceServiceServer).Detokenize(ctx, req.(*DetokenizeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // InferenceService_ServiceDesc is the grpc.ServiceDesc for InferenceService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -214,6 +250,10 @@ var InferenceService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Tokenize",
 			Handler:    _InferenceService_Tokenize_Handler,
+		},
+		{
+			MethodName: "Detokenize",
+			Handler:    _InferenceService_Detokenize_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

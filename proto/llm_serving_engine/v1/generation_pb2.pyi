@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -125,11 +126,12 @@ class Message(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     role: _builtins.str
-    """Who speaks: "system", "user", "assistant", or a role the model's chat
-    template knows. Not empty.
+    """The speaker: "system", "developer", "user", "assistant", or a role the
+    model's chat template knows. 1 to 64 letters, digits, underscores, dots, or
+    hyphens. "developer" is "system" where the template does not know it.
     """
     content: _builtins.str
-    """What was said, UTF-8."""
+    """The text, UTF-8. Names of control tokens in it are text."""
     def __init__(
         self,
         *,
@@ -147,24 +149,40 @@ Global___Message: _TypeAlias = Message  # noqa: Y015
 @_typing.final
 class Chat(_message.Message):
     """A conversation, turned into a prompt by the model's own chat template. A
-    model without a template refuses it with INVALID_ARGUMENT.
+    model without a template refuses it with INVALID_ARGUMENT, and so does a
+    template that leaves out the text of a message.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGES_FIELD_NUMBER: _builtins.int
+    TEMPLATE_ARGUMENTS_FIELD_NUMBER: _builtins.int
+    CONTINUE_LAST_FIELD_NUMBER: _builtins.int
+    continue_last: _builtins.bool
+    """Go on with the last message, whose role must be "assistant", right where
+    its content ends. Default false: the model begins a message of its own.
+    """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
         """The turns, oldest first. At least one."""
+
+    @_builtins.property
+    def template_arguments(self) -> _struct_pb2.Struct:
+        """Variables for the chat template, such as enable_thinking. Not those that
+        the server sets: messages, tools, add_generation_prompt, bos_token,
+        eos_token. The texts and names in them are bounded as messages are. Default: the configured ones.
+        """
 
     def __init__(
         self,
         *,
         messages: _abc.Iterable[Global___Message] | None = ...,
+        template_arguments: _struct_pb2.Struct | None = ...,
+        continue_last: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["template_arguments", b"template_arguments"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continue_last", b"continue_last", "messages", b"messages", "template_arguments", b"template_arguments"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

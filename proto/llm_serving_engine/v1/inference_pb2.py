@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from llm_serving_engine.v1 import generation_pb2 as llm__serving__engine_dot_v1_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%llm_serving_engine/v1/inference.proto\x12\x15llm_serving_engine.v1\x1a&llm_serving_engine/v1/generation.proto\"\xc8\x03\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x06prompt\x18\x03 \x01(\tH\x00\x12\x38\n\rprompt_tokens\x18\x04 \x01(\x0b\x32\x1f.llm_serving_engine.v1.TokenIdsH\x00\x12+\n\x04\x63hat\x18\x05 \x01(\x0b\x32\x1b.llm_serving_engine.v1.ChatH\x00\x12\x17\n\nmax_tokens\x18\x06 \x01(\rH\x01\x88\x01\x01\x12\x31\n\x08sampling\x18\x07 \x01(\x0b\x32\x1f.llm_serving_engine.v1.Sampling\x12\x0c\n\x04stop\x18\x08 \x03(\t\x12\x12\n\nignore_eos\x18\t \x01(\x08\x12\x19\n\x0ctop_logprobs\x18\n \x01(\rH\x02\x88\x01\x01\x12\x31\n\x08priority\x18\x0b \x01(\x0e\x32\x1f.llm_serving_engine.v1.Priority\x12\x12\n\ncache_salt\x18\x0c \x01(\tB\x07\n\x05inputB\r\n\x0b_max_tokensB\x0f\n\r_top_logprobsJ\x04\x08\r\x10\x0eJ\x04\x08\x0e\x10\x0fR\x0bjson_schemaR\x07grammar\"\xab\x02\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12\x39\n\x08logprobs\x18\x05 \x03(\x0b\x32\'.llm_serving_engine.v1.PositionLogprobs\x12:\n\rfinish_reason\x18\x06 \x01(\x0e\x32#.llm_serving_engine.v1.FinishReason\x12+\n\x05usage\x18\x07 \x01(\x0b\x32\x1c.llm_serving_engine.v1.Usage\x12/\n\x07timings\x18\x08 \x01(\x0b\x32\x1e.llm_serving_engine.v1.Timings\"\xcc\x04\n\x0eStreamResponse\x12@\n\x07started\x18\x01 \x01(\x0b\x32-.llm_serving_engine.v1.StreamResponse.StartedH\x00\x12<\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32+.llm_serving_engine.v1.StreamResponse.DeltaH\x00\x12\x42\n\x08\x66inished\x18\x03 \x01(\x0b\x32..llm_serving_engine.v1.StreamResponse.FinishedH\x00\x1a\x61\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x04 \x01(\r\x1a\x63\n\x05\x44\x65lta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x39\n\x08logprobs\x18\x03 \x03(\x0b\x32\'.llm_serving_engine.v1.PositionLogprobs\x1a\xa4\x01\n\x08\x46inished\x12:\n\rfinish_reason\x18\x01 \x01(\x0e\x32#.llm_serving_engine.v1.FinishReason\x12+\n\x05usage\x18\x02 \x01(\x0b\x32\x1c.llm_serving_engine.v1.Usage\x12/\n\x07timings\x18\x03 \x01(\x0b\x32\x1e.llm_serving_engine.v1.TimingsB\x07\n\x05\x65vent\"x\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12+\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x1b.llm_serving_engine.v1.ChatH\x00\x12\x10\n\x08ids_only\x18\x05 \x01(\x08\x42\x07\n\x05input\"D\n\x10TokenizeResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0e\n\x06tokens\x18\x03 \x03(\x0c\x32\xa7\x02\n\x10InferenceService\x12[\n\x08Generate\x12&.llm_serving_engine.v1.GenerateRequest\x1a\'.llm_serving_engine.v1.GenerateResponse\x12Y\n\x06Stream\x12&.llm_serving_engine.v1.GenerateRequest\x1a%.llm_serving_engine.v1.StreamResponse0\x01\x12[\n\x08Tokenize\x12&.llm_serving_engine.v1.TokenizeRequest\x1a\'.llm_serving_engine.v1.TokenizeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%llm_serving_engine/v1/inference.proto\x12\x15llm_serving_engine.v1\x1a&llm_serving_engine/v1/generation.proto\"\xac\x04\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x06prompt\x18\x03 \x01(\tH\x00\x12\x38\n\rprompt_tokens\x18\x04 \x01(\x0b\x32\x1f.llm_serving_engine.v1.TokenIdsH\x00\x12+\n\x04\x63hat\x18\x05 \x01(\x0b\x32\x1b.llm_serving_engine.v1.ChatH\x00\x12\x17\n\nmax_tokens\x18\x06 \x01(\rH\x01\x88\x01\x01\x12\x31\n\x08sampling\x18\x07 \x01(\x0b\x32\x1f.llm_serving_engine.v1.Sampling\x12\x0c\n\x04stop\x18\x08 \x03(\t\x12\x12\n\nignore_eos\x18\t \x01(\x08\x12\x19\n\x0ctop_logprobs\x18\n \x01(\rH\x02\x88\x01\x01\x12\x31\n\x08priority\x18\x0b \x01(\x0e\x32\x1f.llm_serving_engine.v1.Priority\x12\x12\n\ncache_salt\x18\x0c \x01(\t\x12\x15\n\rparse_special\x18\x13 \x01(\x08\x42\x07\n\x05inputB\r\n\x0b_max_tokensB\x0f\n\r_top_logprobsJ\x04\x08\r\x10\x13J\x04\x08\x14\x10\x17R\x0bjson_schemaR\x07grammarR\x05regexR\x04larkR\x07\x63hoicesR\x0estop_token_idsR\nmin_tokensR\x0fprompt_logprobsR\x08\x61\x64\x61pters\"\xe5\x02\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12\x39\n\x08logprobs\x18\x05 \x03(\x0b\x32\'.llm_serving_engine.v1.PositionLogprobs\x12:\n\rfinish_reason\x18\x06 \x01(\x0e\x32#.llm_serving_engine.v1.FinishReason\x12+\n\x05usage\x18\x07 \x01(\x0b\x32\x1c.llm_serving_engine.v1.Usage\x12/\n\x07timings\x18\x08 \x01(\x0b\x32\x1e.llm_serving_engine.v1.TimingsJ\x04\x08\t\x10\nJ\x04\x08\n\x10\x0bJ\x04\x08\x0b\x10\x0cR\treasoningR\ntool_callsR\x0fprompt_logprobs\"\x87\x05\n\x0eStreamResponse\x12@\n\x07started\x18\x01 \x01(\x0b\x32-.llm_serving_engine.v1.StreamResponse.StartedH\x00\x12<\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32+.llm_serving_engine.v1.StreamResponse.DeltaH\x00\x12\x42\n\x08\x66inished\x18\x03 \x01(\x0b\x32..llm_serving_engine.v1.StreamResponse.FinishedH\x00\x1ax\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x04 \x01(\rJ\x04\x08\x05\x10\x06R\x0fprompt_logprobs\x1a\x86\x01\n\x05\x44\x65lta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x39\n\x08logprobs\x18\x03 \x03(\x0b\x32\'.llm_serving_engine.v1.PositionLogprobsJ\x04\x08\x04\x10\x05J\x04\x08\x05\x10\x06R\treasoningR\ntool_calls\x1a\xa4\x01\n\x08\x46inished\x12:\n\rfinish_reason\x18\x01 \x01(\x0e\x32#.llm_serving_engine.v1.FinishReason\x12+\n\x05usage\x18\x02 \x01(\x0b\x32\x1c.llm_serving_engine.v1.Usage\x12/\n\x07timings\x18\x03 \x01(\x0b\x32\x1e.llm_serving_engine.v1.TimingsB\x07\n\x05\x65vent\"\x8f\x01\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12+\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x1b.llm_serving_engine.v1.ChatH\x00\x12\x15\n\rparse_special\x18\x04 \x01(\x08\x12\x10\n\x08ids_only\x18\x05 \x01(\x08\x42\x07\n\x05input\"D\n\x10TokenizeResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0e\n\x06tokens\x18\x03 \x03(\x0c\"K\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x14\n\x0cshow_special\x18\x03 \x01(\x08\"1\n\x12\x44\x65tokenizeResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t2\x8a\x03\n\x10InferenceService\x12[\n\x08Generate\x12&.llm_serving_engine.v1.GenerateRequest\x1a\'.llm_serving_engine.v1.GenerateResponse\x12Y\n\x06Stream\x12&.llm_serving_engine.v1.GenerateRequest\x1a%.llm_serving_engine.v1.StreamResponse0\x01\x12[\n\x08Tokenize\x12&.llm_serving_engine.v1.TokenizeRequest\x1a\'.llm_serving_engine.v1.TokenizeResponse\x12\x61\n\nDetokenize\x12(.llm_serving_engine.v1.DetokenizeRequest\x1a).llm_serving_engine.v1.DetokenizeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,21 +33,25 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'llm_serving_engine.v1.infer
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GENERATEREQUEST']._serialized_start=105
-  _globals['_GENERATEREQUEST']._serialized_end=561
-  _globals['_GENERATERESPONSE']._serialized_start=564
-  _globals['_GENERATERESPONSE']._serialized_end=863
-  _globals['_STREAMRESPONSE']._serialized_start=866
-  _globals['_STREAMRESPONSE']._serialized_end=1454
-  _globals['_STREAMRESPONSE_STARTED']._serialized_start=1080
-  _globals['_STREAMRESPONSE_STARTED']._serialized_end=1177
-  _globals['_STREAMRESPONSE_DELTA']._serialized_start=1179
-  _globals['_STREAMRESPONSE_DELTA']._serialized_end=1278
-  _globals['_STREAMRESPONSE_FINISHED']._serialized_start=1281
-  _globals['_STREAMRESPONSE_FINISHED']._serialized_end=1445
-  _globals['_TOKENIZEREQUEST']._serialized_start=1456
-  _globals['_TOKENIZEREQUEST']._serialized_end=1576
-  _globals['_TOKENIZERESPONSE']._serialized_start=1578
-  _globals['_TOKENIZERESPONSE']._serialized_end=1646
-  _globals['_INFERENCESERVICE']._serialized_start=1649
-  _globals['_INFERENCESERVICE']._serialized_end=1944
+  _globals['_GENERATEREQUEST']._serialized_end=661
+  _globals['_GENERATERESPONSE']._serialized_start=664
+  _globals['_GENERATERESPONSE']._serialized_end=1021
+  _globals['_STREAMRESPONSE']._serialized_start=1024
+  _globals['_STREAMRESPONSE']._serialized_end=1671
+  _globals['_STREAMRESPONSE_STARTED']._serialized_start=1238
+  _globals['_STREAMRESPONSE_STARTED']._serialized_end=1358
+  _globals['_STREAMRESPONSE_DELTA']._serialized_start=1361
+  _globals['_STREAMRESPONSE_DELTA']._serialized_end=1495
+  _globals['_STREAMRESPONSE_FINISHED']._serialized_start=1498
+  _globals['_STREAMRESPONSE_FINISHED']._serialized_end=1662
+  _globals['_TOKENIZEREQUEST']._serialized_start=1674
+  _globals['_TOKENIZEREQUEST']._serialized_end=1817
+  _globals['_TOKENIZERESPONSE']._serialized_start=1819
+  _globals['_TOKENIZERESPONSE']._serialized_end=1887
+  _globals['_DETOKENIZEREQUEST']._serialized_start=1889
+  _globals['_DETOKENIZEREQUEST']._serialized_end=1964
+  _globals['_DETOKENIZERESPONSE']._serialized_start=1966
+  _globals['_DETOKENIZERESPONSE']._serialized_end=2015
+  _globals['_INFERENCESERVICE']._serialized_start=2018
+  _globals['_INFERENCESERVICE']._serialized_end=2412
 # @@protoc_insertion_point(module_scope)

@@ -37,6 +37,7 @@ class GenerateRequest(_message.Message):
     TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     CACHE_SALT_FIELD_NUMBER: _builtins.int
+    PARSE_SPECIAL_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The caller's own id for the request, at most 128 characters of printable
     ASCII. Appears in the answer, the logs, and the trace. Need not be unique.
@@ -48,7 +49,8 @@ class GenerateRequest(_message.Message):
     """
     prompt: _builtins.str
     """Text, not empty, UTF-8. The model's beginning-of-sequence token is added
-    where its vocabulary asks for one.
+    where its vocabulary asks for one. Names of control tokens in it are
+    text, unless parse_special is set.
     """
     max_tokens: _builtins.int
     """Tokens to produce at most. At least 1, at most the configured ceiling.
@@ -68,6 +70,10 @@ class GenerateRequest(_message.Message):
     """Prompts share cached prefixes only with prompts of the same salt and the
     same tenant. At most 128 bytes. Default: empty.
     """
+    parse_special: _builtins.bool
+    """Make the control tokens that `prompt` names these tokens. Default false:
+    they are text. Chats do not need it: their template's names always are.
+    """
     @_builtins.property
     def prompt_tokens(self) -> _generation_pb2.TokenIds:
         """Tokens."""
@@ -83,7 +89,8 @@ class GenerateRequest(_message.Message):
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Texts that end the output when they appear in it; never part of the output.
-        At most 16, each 1 to 256 bytes of UTF-8. Default: none.
+        At most 16, each 1 to 256 bytes of UTF-8. A control token's name, such as
+        "<|im_end|>", also matches that token. Default: none.
         """
 
     def __init__(
@@ -101,10 +108,11 @@ class GenerateRequest(_message.Message):
         top_logprobs: _builtins.int | None = ...,
         priority: _generation_pb2.Priority.ValueType = ...,
         cache_salt: _builtins.str = ...,
+        parse_special: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_top_logprobs", b"_top_logprobs", "chat", b"chat", "input", b"input", "max_tokens", b"max_tokens", "prompt", b"prompt", "prompt_tokens", b"prompt_tokens", "sampling", b"sampling", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_top_logprobs", b"_top_logprobs", "cache_salt", b"cache_salt", "chat", b"chat", "ignore_eos", b"ignore_eos", "input", b"input", "max_tokens", b"max_tokens", "model", b"model", "priority", b"priority", "prompt", b"prompt", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "sampling", b"sampling", "stop", b"stop", "top_logprobs", b"top_logprobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_top_logprobs", b"_top_logprobs", "cache_salt", b"cache_salt", "chat", b"chat", "ignore_eos", b"ignore_eos", "input", b"input", "max_tokens", b"max_tokens", "model", b"model", "parse_special", b"parse_special", "priority", b"priority", "prompt", b"prompt", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "sampling", b"sampling", "stop", b"stop", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
@@ -140,7 +148,9 @@ class GenerateResponse(_message.Message):
     model: _builtins.str
     """The name of the model that answered."""
     text: _builtins.str
-    """The output as text. Bytes that are not UTF-8 become U+FFFD."""
+    """The output as text. Bytes that can never become a character are U+FFFD; a
+    character that the end of the output cuts is left out.
+    """
     finish_reason: _generation_pb2.FinishReason.ValueType
     """Why generation ended."""
     @_builtins.property
@@ -232,7 +242,8 @@ class StreamResponse(_message.Message):
         LOGPROBS_FIELD_NUMBER: _builtins.int
         text: _builtins.str
         """Text to append. Valid UTF-8 by itself; may be empty while a character or
-        a possible stop sequence is incomplete.
+        a possible stop sequence is incomplete. The texts joined are those of
+        GenerateResponse.text.
         """
         @_builtins.property
         def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -330,6 +341,7 @@ class TokenizeRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     CHAT_FIELD_NUMBER: _builtins.int
+    PARSE_SPECIAL_FIELD_NUMBER: _builtins.int
     IDS_ONLY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name. Default: the server's default model."""
@@ -337,6 +349,8 @@ class TokenizeRequest(_message.Message):
     """Text, UTF-8. The beginning-of-sequence token is added where the model's
     vocabulary asks for one, just as for GenerateRequest.prompt.
     """
+    parse_special: _builtins.bool
+    """Make the control tokens that `text` names these tokens. Default false."""
     ids_only: _builtins.bool
     """Leave out `tokens` of the answer, which is then less than half as large: for
     texts of more than about half a million tokens. Default false.
@@ -351,11 +365,12 @@ class TokenizeRequest(_message.Message):
         model: _builtins.str = ...,
         text: _builtins.str = ...,
         chat: _generation_pb2.Chat | None = ...,
+        parse_special: _builtins.bool = ...,
         ids_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "input", b"input", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "ids_only", b"ids_only", "input", b"input", "model", b"model", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "ids_only", b"ids_only", "input", b"input", "model", b"model", "parse_special", b"parse_special", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["text", "chat"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
@@ -400,3 +415,67 @@ class TokenizeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TokenizeResponse: _TypeAlias = TokenizeResponse  # noqa: Y015
+
+@_typing.final
+class DetokenizeRequest(_message.Message):
+    """Tokens to turn into text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    SHOW_SPECIAL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model's name. Default: the server's default model."""
+    show_special: _builtins.bool
+    """Show control tokens by their names, such as "<|im_start|>". Default false:
+    they stand for no text, as in a generated output.
+    """
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Token ids, each in [0, vocabulary size); may be empty. Neither they nor
+        the bytes of their text can be more than the configured prompt_bytes_max.
+        """
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        show_special: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "show_special", b"show_special", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DetokenizeRequest: _TypeAlias = DetokenizeRequest  # noqa: Y015
+
+@_typing.final
+class DetokenizeResponse(_message.Message):
+    """The text of some tokens."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The name of the model whose vocabulary was used."""
+    text: _builtins.str
+    """The text. As with a generated output, bytes that can never become a
+    character are U+FFFD, and a character that the end cuts is left out.
+    """
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DetokenizeResponse: _TypeAlias = DetokenizeResponse  # noqa: Y015

@@ -57,6 +57,11 @@ class InferenceServiceStub:
                 request_serializer=llm__serving__engine_dot_v1_dot_inference__pb2.TokenizeRequest.SerializeToString,
                 response_deserializer=llm__serving__engine_dot_v1_dot_inference__pb2.TokenizeResponse.FromString,
                 _registered_method=True)
+        self.Detokenize = channel.unary_unary(
+                '/llm_serving_engine.v1.InferenceService/Detokenize',
+                request_serializer=llm__serving__engine_dot_v1_dot_inference__pb2.DetokenizeRequest.SerializeToString,
+                response_deserializer=llm__serving__engine_dot_v1_dot_inference__pb2.DetokenizeResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer:
@@ -91,6 +96,13 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Detokenize(self, request, context):
+        """Tells the text that tokens stand for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -108,6 +120,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Tokenize,
                     request_deserializer=llm__serving__engine_dot_v1_dot_inference__pb2.TokenizeRequest.FromString,
                     response_serializer=llm__serving__engine_dot_v1_dot_inference__pb2.TokenizeResponse.SerializeToString,
+            ),
+            'Detokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Detokenize,
+                    request_deserializer=llm__serving__engine_dot_v1_dot_inference__pb2.DetokenizeRequest.FromString,
+                    response_serializer=llm__serving__engine_dot_v1_dot_inference__pb2.DetokenizeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -199,6 +216,33 @@ class InferenceService:
             '/llm_serving_engine.v1.InferenceService/Tokenize',
             llm__serving__engine_dot_v1_dot_inference__pb2.TokenizeRequest.SerializeToString,
             llm__serving__engine_dot_v1_dot_inference__pb2.TokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Detokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/llm_serving_engine.v1.InferenceService/Detokenize',
+            llm__serving__engine_dot_v1_dot_inference__pb2.DetokenizeRequest.SerializeToString,
+            llm__serving__engine_dot_v1_dot_inference__pb2.DetokenizeResponse.FromString,
             options,
             channel_credentials,
             insecure,
