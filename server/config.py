@@ -8,7 +8,9 @@ error that names the setting.
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterable
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,6 +23,7 @@ from pydantic import (
     PlainValidator,
     ValidationError,
 )
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -32,12 +35,19 @@ from llm_serving_engine.backends.backend import BackendConfig
 from llm_serving_engine.backends.process.supervision import Supervision
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.server.addresses import check_address
+from llm_serving_engine.server.setting_names import (
+    did_you_mean,
+    setting_names,
+    unknown_variables,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
+# What pydantic calls a name that a part does not have.
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 ENVIRONMENT_PREFIX = "LLM_SERVING_ENGINE_"
 
 Positive = Annotated[int, Field(ge=1)]
@@ -271,11 +281,14 @@ def load_config(file: Path | None = None, flags: dict[str, Any] | None = None) -
     Raises:
         ConfigError: The file cannot be read, or a setting is unknown or out of range.
     """
+    names = setting_names(ServerConfig.model_construct())
+    if unknown := list(unknown_variables(os.environ, ENVIRONMENT_PREFIX, names)):
+        raise ConfigError("\n".join(unknown))
     token = _file_content.set(_read(file))
     try:
         return ServerConfig(**(flags or {}))
     except ValidationError as error:
-        problems = (f"{_where(e['loc'])}: {e['msg']}" for e in error.errors())
+        problems = (_problem(one, names) for one in error.errors())
         raise ConfigError("\n".join(problems)) from error
     except ValueError as error:
         raise ConfigError(str(error)) from error
@@ -292,6 +305,13 @@ def _read(file: Path | None) -> dict[str, Any]:
         raise ConfigError(f"{file}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: {error}") from error
+
+
+def _problem(error: ErrorDetails, names: Iterable[str]) -> str:
+    where = _where(error["loc"])
+    if error["type"] in _UNKNOWN:
+        return f"{where}: there is no such setting{did_you_mean(where, names)}"
+    return f"{where}: {error['msg']}"
 
 
 def _where(location: tuple[int | str, ...]) -> str:

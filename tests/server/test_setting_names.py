@@ -1,0 +1,70 @@
+"""Settings that do not exist are errors, with the nearest that does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llm_serving_engine.server.config import ConfigError, load_config
+
+PREFIX = "LLM_SERVING_ENGINE_"
+
+
+@pytest.mark.parametrize(
+    ("variable", "suggestion"),
+    [
+        ("GRPC__PROT", "GRPC__PORT"),
+        ("GRPC_PORT", "GRPC__PORT"),
+        ("DRAIN_SECOND", "DRAIN_SECONDS"),
+        ("SCHEDULER__QUEUE_REQUEST_MAX", "SCHEDULER__QUEUE_REQUESTS_MAX"),
+        ("MODEL__RUNNER__SEQUENCE", "MODEL__RUNNER__SEQUENCES"),
+        ("MODEL__RUNNER__CPU__PINS", ""),
+        ("NONSENSE", ""),
+        ("", ""),
+    ],
+)
+def test_a_variable_that_is_no_setting(
+    variable: str, suggestion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PREFIX + variable, "1")
+    with pytest.raises(ConfigError) as raised:
+        load_config()
+    end = f"; did you mean {PREFIX}{suggestion}?" if suggestion else ""
+    assert str(raised.value) == f"{PREFIX}{variable}: there is no such setting{end}"
+
+
+def test_variables_that_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PREFIX + "GRPC__PORT", "1")
+    monkeypatch.setenv((PREFIX + "HTTP__PORT").lower(), "2")
+    monkeypatch.setenv(PREFIX + "LOG", '{"level": "error"}')
+    monkeypatch.setenv(PREFIX + "MODEL__TEMPLATE_ARGUMENTS__ENABLE_THINKING", "false")
+    monkeypatch.setenv(PREFIX[:-1], "not ours")
+    config = load_config()
+    assert (config.grpc.port, config.http.port, config.log.level) == (1, 2, "error")
+    assert set(config.model.template_arguments) == {"enable_thinking"}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[grpc]\nprot = 1", "grpc.prot: there is no such setting; did you mean grpc.port?"),
+        (
+            "[scheduler]\nqueue_request_max = 1",
+            "scheduler.queue_request_max: there is no such setting; "
+            "did you mean scheduler.queue_requests_max?",
+        ),
+        (
+            "[grpc]\nprompt_bytes_max = 1",
+            "grpc.prompt_bytes_max: there is no such setting; "
+            "did you mean generation.prompt_bytes_max?",
+        ),
+        ("[nonsense]\na = 1", "nonsense: there is no such setting"),
+    ],
+)
+def test_a_file_with_what_is_no_setting(text: str, problem: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        load_config(path)
+    assert str(raised.value) == problem
