@@ -6,6 +6,10 @@ from collections.abc import Iterable, Iterator
 
 from llm_serving_engine.scheduler.errors import UnknownModel
 from llm_serving_engine.server.model import ServedModel
+from llm_serving_engine.server.shortening import shortened
+
+# Of a name that a caller sent, as the error repeats it.
+NAME_BYTES_MAX = 100
 
 
 class Catalog:
@@ -26,4 +30,6 @@ class Catalog:
         try:
             return self._models[name]
         except KeyError:
-            raise UnknownModel(name, tuple(sorted(self._models))) from None
+            raise UnknownModel(
+                shortened(name, NAME_BYTES_MAX), tuple(sorted(self._models))
+            ) from None

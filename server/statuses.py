@@ -24,12 +24,10 @@ from llm_serving_engine.scheduler.errors import (
 )
 from llm_serving_engine.server.retry_delay import with_jitter
 from llm_serving_engine.server.service.errors import INTERNAL_MESSAGE
+from llm_serving_engine.server.shortening import shortened
 
 DOMAIN = "llm-serving-engine"
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
-# A status travels in headers, and peers take 8 KiB of those: a message that
-# repeats what the caller sent could be longer than what can be delivered.
-TEXT_BYTES_MAX = 600
 
 
 class Answer(NamedTuple):
@@ -50,7 +48,7 @@ def to_answer(error: RequestError) -> Answer:
         details.insert(0, _retry_info(seconds))
         trailers = ((PUSHBACK_KEY, str(math.ceil(seconds * 1000))),)
     code = code_pb2.Code.Value(error.code)
-    return _answer(code, _shortened(str(error)), details, trailers)
+    return _answer(code, shortened(str(error)), details, trailers)
 
 
 def internal_answer() -> Answer:
@@ -78,27 +76,20 @@ def _answer(
 def _details(error: RequestError) -> Iterator[Message]:
     if isinstance(error, InvalidField):
         violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.field, description=_shortened(error.description)
+            field=error.field, description=shortened(error.description)
         )
         yield error_details_pb2.BadRequest(field_violations=[violation])
     elif isinstance(error, UnknownModel):
         yield _error_info("UNKNOWN_MODEL", models=",".join(error.known))
     elif isinstance(error, LimitReached):
         limit = error_details_pb2.QuotaFailure.Violation(
-            subject=error.subject, description=str(error)
+            subject=error.subject, description=shortened(str(error))
         )
         yield error_details_pb2.QuotaFailure(violations=[limit])
     elif isinstance(error, DeadlinePassed | RequestFailed):
         yield _error_info(error.reason)
     elif isinstance(error, RunnerFailed):
         yield _error_info("RUNNER_FAILED")
-
-
-def _shortened(text: str) -> str:
-    data = text.encode()
-    if len(data) <= TEXT_BYTES_MAX:
-        return text
-    return data[:TEXT_BYTES_MAX].decode("utf-8", "ignore") + "..."
 
 
 def _error_info(reason: str, **metadata: str) -> Message:

@@ -36,6 +36,7 @@ class Generation:
     def __init__(self, engine: Engine, tokenizer: Tokenizer, call: Call) -> None:
         """Put the request into the queue. Raises RequestError where it is refused."""
         self.call = call
+        self.finished: Finished | None = None
         self._engine = engine
         self._tokenizer = tokenizer
         self._output = TextOutput(tokenizer, call.stops)
@@ -64,7 +65,8 @@ class Generation:
         else:
             if rest := self._output.finish():
                 yield Delta(rest)
-        yield Finished(self.finish_reason, self.usage, self.timings)
+        self.finished = Finished(self.finish_reason, self.usage, self.timings)
+        yield self.finished
 
     async def answer(self) -> Answer:
         """All events at once. Raises RequestError where the request fails."""

@@ -57,7 +57,8 @@ class Observation:
             error = sequence.error
         if error is not None and not self.submitting:
             self._metrics.refused(self.model, error)
-        self.span.end(sequence, code, error)
+        finished = None if self.generation is None else self.generation.finished
+        self.span.end(sequence, code, error, finished)
         log_request(
             rpc=self._caller.method,
             status_code=code,
@@ -66,6 +67,7 @@ class Observation:
             model=self.model,
             sequence=sequence,
             error=error,
+            finished=finished,
         )
 
     @property

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from llm_serving_engine.scheduler.errors import Cancelled, RequestError
 from llm_serving_engine.scheduler.request import Request
 from llm_serving_engine.scheduler.sequence import Sequence
+from llm_serving_engine.server.service.events import Finished
 from llm_serving_engine.server.telemetry.identity import SERVICE_NAME
 
 Value = str | int | float | list[str]
@@ -68,18 +69,20 @@ def request_attributes(
     return attributes
 
 
-def result_attributes(sequence: Sequence) -> Attributes:
-    """What came of it, however it ended."""
+def result_attributes(sequence: Sequence, finished: Finished | None = None) -> Attributes:
+    """What came of it, however it ended; `finished` is what the caller was told, if it was."""
+    completion = finished.usage.completion_tokens if finished else len(sequence.output)
+    reason = finished.finish_reason if finished else sequence.finish_reason
     attributes: Attributes = {
-        "gen_ai.usage.output_tokens": len(sequence.output),
+        "gen_ai.usage.output_tokens": completion,
         "gen_ai.usage.cache_read.input_tokens": sequence.cached_prompt_tokens,
         "llm_serving_engine.preemptions": sequence.preemptions,
     }
     if sequence.first_token_at is not None:
         waited = sequence.first_token_at - sequence.arrived_at
         attributes["gen_ai.response.time_to_first_chunk"] = waited
-    if sequence.finish_reason is not None:
-        attributes["gen_ai.response.finish_reasons"] = [sequence.finish_reason.value]
+    if reason is not None:
+        attributes["gen_ai.response.finish_reasons"] = [reason.value]
     return attributes
 
 

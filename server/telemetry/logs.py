@@ -22,6 +22,8 @@ from llm_serving_engine.scheduler.errors import (
 from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.request import Request
 from llm_serving_engine.scheduler.sequence import Sequence
+from llm_serving_engine.server.service.events import Finished
+from llm_serving_engine.server.shortening import shortened
 
 LogFormat = Literal["json", "text"]
 Fields = dict[str, str | int | float]
@@ -101,6 +103,7 @@ def log_request(
     request: Request | None = None,
     sequence: Sequence | None = None,
     error: RequestError | None = None,
+    finished: Finished | None = None,
 ) -> None:
     """Write the line of a request that has ended.
 
@@ -113,6 +116,7 @@ def log_request(
         request: What was asked; None where it was not valid.
         sequence: Its course; None where it never got to the queue.
         error: What the code is due to, where it is one of ours.
+        finished: What the caller was told of the complete output.
     """
     if request is None and sequence is not None:
         request = sequence.request
@@ -129,9 +133,9 @@ def log_request(
         "priority": request.priority.name.lower() if request else "",
         "outcome": ended_as,
         "status_code": status_code,
-        **(_progress(sequence) if sequence else {}),
+        **(_progress(sequence, finished) if sequence else {}),
         "error": error.label if error else "",
-        "error_message": str(error) if error else "",
+        "error_message": shortened(str(error)) if error else "",
     }
     shown = {name: value for name, value in fields.items() if value != ""}
     _logger.log(level, "request %s", ended_as, extra={"fields": shown})
@@ -197,11 +201,15 @@ class _Throttle(logging.Filter):
         return True
 
 
-def _progress(sequence: Sequence) -> Fields:
+def _progress(sequence: Sequence, finished: Finished | None) -> Fields:
+    # The scheduler can end a request before it hears of a stop sequence in its
+    # last token: what the caller was told counts.
+    completion = finished.usage.completion_tokens if finished else len(sequence.output)
+    reason = finished.finish_reason if finished else sequence.finish_reason
     fields: Fields = {
         "prompt_tokens": len(sequence.request.prompt),
         "cached_prompt_tokens": sequence.cached_prompt_tokens,
-        "completion_tokens": len(sequence.output),
+        "completion_tokens": completion,
         "queue_seconds": _rounded(sequence.seconds_in(State.WAITING)),
         "prefill_seconds": _rounded(sequence.seconds_in(State.PREFILL)),
         "decode_seconds": _rounded(sequence.seconds_in(State.DECODE)),
@@ -210,8 +218,8 @@ def _progress(sequence: Sequence) -> Fields:
     if sequence.first_token_at is not None:
         waited = sequence.first_token_at - sequence.arrived_at
         fields["time_to_first_token_seconds"] = _rounded(waited)
-    if sequence.finish_reason is not None:
-        fields["finish_reason"] = sequence.finish_reason.value
+    if reason is not None:
+        fields["finish_reason"] = reason.value
     return fields
 
 

@@ -33,6 +33,8 @@ from llm_serving_engine.scheduler.errors import Cancelled, RequestError
 from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.request import Request
 from llm_serving_engine.scheduler.sequence import Sequence
+from llm_serving_engine.server.service.events import Finished
+from llm_serving_engine.server.shortening import shortened
 from llm_serving_engine.server.telemetry.attributes import (
     Value,
     request_attributes,
@@ -89,18 +91,22 @@ class OtlpSpan(RequestSpan):
             )
 
     def end(
-        self, sequence: Sequence | None, status_code: str, error: RequestError | None = None
+        self,
+        sequence: Sequence | None,
+        status_code: str,
+        error: RequestError | None = None,
+        finished: Finished | None = None,
     ) -> None:
         """Add the phases, say how it ended, and hand the trace to the exporter."""
         now = self._clock()
         if self._span.is_recording():
             if sequence is not None:
-                self._span.set_attributes(result_attributes(sequence))
+                self._span.set_attributes(result_attributes(sequence, finished))
                 self._add_phases(sequence, now)
             self._span.set_attributes(status_attributes(status_code, error))
             # A caller that goes away is nobody's failure: the status stays unset.
             if status_code not in ("OK", Cancelled.code):
-                description = str(error) if error is not None else None
+                description = shortened(str(error)) if error is not None else None
                 self._span.set_status(Status(StatusCode.ERROR, description))
         self._span.end(self._epoch(now))
 

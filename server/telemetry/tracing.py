@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from llm_serving_engine.scheduler.errors import RequestError
 from llm_serving_engine.scheduler.request import Request
 from llm_serving_engine.scheduler.sequence import Sequence
+from llm_serving_engine.server.service.events import Finished
 from llm_serving_engine.server.telemetry.attributes import Value
 
 Metadata = Iterable[tuple[str, str | bytes]]
@@ -60,7 +61,11 @@ class RequestSpan:
         """
 
     def end(
-        self, sequence: Sequence | None, status_code: str, error: RequestError | None = None
+        self,
+        sequence: Sequence | None,
+        status_code: str,
+        error: RequestError | None = None,
+        finished: Finished | None = None,
     ) -> None:
         """The RPC has ended; call once.
 
@@ -68,6 +73,7 @@ class RequestSpan:
             sequence: The request's course; None where it never got to the queue.
             status_code: The name of the gRPC status code that it was answered with.
             error: What the code is due to, where it is one of ours.
+            finished: What the caller was told of the complete output.
         """
 
 
