@@ -45,7 +45,7 @@ SETTINGS = {
 # Short, so that a runner that is stopped is soon replaced.
 WATCHFUL = {
     f"{PREFIX}MODEL__SUPERVISION__STEP_SECONDS_MAX": "2",
-    f"{PREFIX}MODEL__SUPERVISION__LOAD_SILENCE_SECONDS_MAX": "5",
+    f"{PREFIX}MODEL__SUPERVISION__LOAD_SILENCE_SECONDS_MAX": "15",
 }
 POISONED = {
     "PYTHONPATH": os.pathsep.join(
