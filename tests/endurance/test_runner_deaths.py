@@ -46,6 +46,8 @@ SETTINGS = {
 WATCHFUL = {
     f"{PREFIX}MODEL__SUPERVISION__STEP_SECONDS_MAX": "2",
     f"{PREFIX}MODEL__SUPERVISION__LOAD_SILENCE_SECONDS_MAX": "15",
+    # Longer than two restarts of which the first is stopped while it loads.
+    f"{PREFIX}MODEL__SUPERVISION__RESTART_GRACE_SECONDS": "60",
 }
 POISONED = {
     "PYTHONPATH": os.pathsep.join(
