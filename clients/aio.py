@@ -15,6 +15,7 @@ from llm_serving_engine.clients.channels import ADDRESS, Metadata, call_metadata
 from llm_serving_engine.clients.errors import ServingError
 from llm_serving_engine.clients.operations import SchedulerState
 from llm_serving_engine.clients.operations_conversion import scheduler_state
+from llm_serving_engine.clients.own_process import OwnProcess
 from llm_serving_engine.clients.requests import (
     GenerateOptions,
     Prompt,
@@ -137,6 +138,7 @@ class AsyncClient:
         metadata: Metadata = (),
         channel: grpc.aio.Channel | None = None,
     ) -> None:
+        self._process = OwnProcess()
         self._retries = Retries(attempts, retry_seconds)
         if channel is None:
             options = channel_options(keepalive)
@@ -225,11 +227,12 @@ class AsyncClient:
         return scheduler_state(response.state)
 
     async def watch_scheduler_state(
-        self, model: str = "", *, interval: float | None = None
+        self, model: str = "", *, interval: float | None = None, timeout: float | None = None
     ) -> AsyncIterator[SchedulerState]:
         """The state now, and again when it has changed, until the loop is left."""
+        self._process.check()
         call = self._operations.WatchSchedulerState(
-            watch_request(model, interval), metadata=self._metadata
+            watch_request(model, interval), timeout=timeout, metadata=self._metadata
         )
         try:
             async for response in call:
@@ -240,8 +243,9 @@ class AsyncClient:
             call.cancel()
 
     async def close(self) -> None:
-        """Close the channel; calls under way end as cancelled."""
-        await self._channel.close()
+        """Close the channel; calls under way end as cancelled. Closing again does nothing."""
+        if self._process.close():
+            await self._channel.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -272,6 +276,7 @@ class AsyncClient:
             await asyncio.sleep(pause)
 
     def _attempts(self, timeout: float | None) -> Attempts:
+        self._process.check()
         return Attempts(self._retries, self._timeout if timeout is None else timeout)
 
 

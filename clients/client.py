@@ -14,6 +14,7 @@ from llm_serving_engine.clients.catalog import Model
 from llm_serving_engine.clients.channels import ADDRESS, Metadata, call_metadata, channel_options
 from llm_serving_engine.clients.operations import SchedulerState
 from llm_serving_engine.clients.operations_conversion import scheduler_state
+from llm_serving_engine.clients.own_process import OwnProcess
 from llm_serving_engine.clients.requests import (
     GenerateOptions,
     Prompt,
@@ -46,7 +47,8 @@ class Client:
     """Talks to one server. Any number of threads may use it at once.
 
     Every method raises a ServingError where the call fails; the module
-    `errors` shows which there are.
+    `errors` shows which there are. A client that is closed, or was made
+    before a fork, raises RuntimeError.
 
     Args:
         address: "HOST:PORT", or anything that gRPC can resolve.
@@ -78,6 +80,7 @@ class Client:
         metadata: Metadata = (),
         channel: grpc.Channel | None = None,
     ) -> None:
+        self._process = OwnProcess()
         self._retries = Retries(attempts, retry_seconds)
         if channel is None:
             options = channel_options(keepalive)
@@ -169,7 +172,7 @@ class Client:
         return scheduler_state(response.state)
 
     def watch_scheduler_state(
-        self, model: str = "", *, interval: float | None = None
+        self, model: str = "", *, interval: float | None = None, timeout: float | None = None
     ) -> Iterator[SchedulerState]:
         """The state now, and again when it has changed, until the loop is left.
 
@@ -177,16 +180,20 @@ class Client:
             model: The model's name; default: the server's default model.
             interval: The shortest time between two readings, in seconds from
                 0.1 to 3600; default: the server's.
+            timeout: Seconds after which it ends with DeadlineExceeded; default:
+                never, whatever the client's own.
         """
+        self._process.check()
         call = self._operations.WatchSchedulerState(
-            watch_request(model, interval), metadata=self._metadata
+            watch_request(model, interval), timeout=timeout, metadata=self._metadata
         )
         for response in responses(call):
             yield scheduler_state(response.state)
 
     def close(self) -> None:
-        """Close the channel; calls under way end as cancelled."""
-        self._channel.close()
+        """Close the channel; calls under way end as cancelled. Closing again does nothing."""
+        if self._process.close():
+            self._channel.close()
 
     def __enter__(self) -> Self:
         return self
@@ -220,4 +227,5 @@ class Client:
             time.sleep(pause)
 
     def _attempts(self, timeout: float | None) -> Attempts:
+        self._process.check()
         return Attempts(self._retries, self._timeout if timeout is None else timeout)
