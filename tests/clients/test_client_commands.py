@@ -162,6 +162,20 @@ def test_chat_in_a_pipe_is_a_turn_a_line(run, server):
     ]
 
 
+def test_chat_hands_on_template_arguments(run, server):
+    arguments = ["--template-arg", "enable_thinking=false", "--template-arg", "mood=very=merry"]
+    assert run("chat", *arguments, stdin="one\n").exit_code == 0
+    sent = server.requests[0].chat.template_arguments
+    assert dict(sent) == {"enable_thinking": False, "mood": "very=merry"}
+
+
+@pytest.mark.parametrize("argument", ["enable_thinking", "=1"])
+def test_a_template_argument_has_a_name_and_a_value(run, argument):
+    result = run("chat", "--template-arg", argument)
+    assert result.exit_code == 2
+    assert "an entry is NAME=VALUE" in " ".join(result.stderr.split())
+
+
 def test_chat_resets_and_exits(run, server):
     stdin = "one\n/reset\ntwo\n/exit\nthree\n"
     assert run("chat", "--max-tokens", "1", stdin=stdin).exit_code == 0
