@@ -177,6 +177,9 @@ class HttpConfig(Part):
     """Port to listen on; 0 for any free one."""
     body_bytes_max: Positive = 16 * 1024 * 1024
     """The body of a request. Larger ones are refused before they are read whole."""
+    body_items_max: Positive = 262_144
+    """Items of a body (its commas): a prompt of token ids has one each. Bounds the time to parse
+    a request."""
     choices_max: Positive = 16
     """Answers to one request (`n`, times its prompts). Each takes a place in the queue."""
     responses_bytes_max: Positive = 64 * 1024 * 1024

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-import yaml  # type: ignore[import-untyped]
+from envoy_proxy import CONFIG, proxy
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from llm_serving_engine.v1 import inference_pb2, inference_pb2_grpc
 
-CONFIG = Path(__file__).resolve().parent.parent.parent / "deploy" / "envoy" / "envoy.yaml"
 Request = inference_pb2.GenerateRequest
 Response = inference_pb2.StreamResponse
 Context = Any
@@ -70,42 +68,6 @@ async def serving(upstream: Upstream) -> AsyncIterator[Upstream]:
     await server.start()
     yield upstream
     await server.stop(None)
-
-
-@contextmanager
-def proxy(envoy: Path, addresses: Sequence[str]) -> Iterator[str]:
-    """Run Envoy before these servers; where it listens.
-
-    The configuration is the one that is shipped but for addresses and the
-    health check's interval. It listens on a socket in the file system, which
-    needs no free port.
-    """
-    # Not pytest's folder: the path of a socket can be about 100 bytes long.
-    with tempfile.TemporaryDirectory(prefix="envoy-", dir="/tmp") as folder:
-        config = yaml.safe_load(CONFIG.read_text())
-        static = config["static_resources"]
-        config["admin"]["address"] = {"pipe": {"path": f"{folder}/admin"}}
-        static["listeners"][0]["address"] = {"pipe": {"path": f"{folder}/grpc"}}
-        [cluster] = static["clusters"]
-        cluster["health_checks"][0] |= {"interval": "0.1s", "no_traffic_interval": "0.1s"}
-        cluster["load_assignment"]["endpoints"][0]["lb_endpoints"] = [
-            {
-                "endpoint": {
-                    "address": {"socket_address": {"address": host, "port_value": int(port)}}
-                }
-            }
-            for host, port in (address.split(":") for address in addresses)
-        ]
-        path = Path(folder) / "envoy.yaml"
-        path.write_text(yaml.safe_dump(config))
-        command = [str(envoy), "-c", str(path), "--disable-hot-restart", "--concurrency", "1"]
-        with (Path(folder) / "log").open("wb") as log:
-            process = subprocess.Popen([*command, "-l", "warning"], stdout=log, stderr=log)
-        try:
-            yield f"unix:{folder}/grpc"
-        finally:
-            process.terminate()
-            process.wait()
 
 
 @asynccontextmanager
