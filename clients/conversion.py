@@ -17,6 +17,7 @@ def generation(response: inference_pb2.GenerateResponse) -> results.Generation:
         request_id=response.request_id,
         model=response.model,
         text=response.text,
+        reasoning=response.reasoning,
         token_ids=tuple(response.token_ids),
         logprobs=_logprobs(response.logprobs),
         finish_reason=_finish_reason(response.finish_reason),
@@ -37,7 +38,8 @@ def event(response: inference_pb2.StreamResponse) -> results.Event | None:
         )
     if response.HasField("delta"):
         delta = response.delta
-        return results.Delta(delta.text, tuple(delta.token_ids), _logprobs(delta.logprobs))
+        logprobs = _logprobs(delta.logprobs)
+        return results.Delta(delta.text, tuple(delta.token_ids), logprobs, delta.reasoning)
     if response.HasField("finished"):
         finished = response.finished
         return results.Finished(
@@ -114,6 +116,7 @@ def _usage(message: generation_pb2.Usage) -> results.Usage:
         prompt_tokens=message.prompt_tokens,
         cached_prompt_tokens=message.cached_prompt_tokens,
         completion_tokens=message.completion_tokens,
+        reasoning_tokens=message.reasoning_tokens,
     )
 
 

@@ -36,11 +36,12 @@ class PositionLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a request consumed, in tokens."""
+    """What a request consumed, in tokens; `reasoning_tokens` are among `completion_tokens`."""
 
     prompt_tokens: int
     cached_prompt_tokens: int
     completion_tokens: int
+    reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,10 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A whole answer. `logprobs` has one entry per token where they were asked for."""
+    """A whole answer. `logprobs` has one entry per token where they were asked for.
+
+    `reasoning` comes from chats with models that reason.
+    """
 
     request_id: str
     model: str
@@ -72,6 +76,7 @@ class Generation:
     finish_reason: FinishReason
     usage: Usage
     timings: Timings
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +91,12 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """More output: text to append, which may be empty, and the tokens behind it."""
+    """More output: text and reasoning to append, which may be empty, and the tokens behind them."""
 
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[PositionLogprobs, ...]
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True)

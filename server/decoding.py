@@ -92,7 +92,7 @@ def _plain(value: struct_pb2.Value) -> Any:
 
 
 def _message(message: generation_pb2.Message) -> Message:
-    return Message(message.role, message.content)
+    return Message(message.role, message.content, message.reasoning)
 
 
 def _sampling(sampling: generation_pb2.Sampling) -> SamplingFields:

@@ -63,6 +63,8 @@ def _encode_delta(delta: Delta) -> inference_pb2.StreamResponse:
     message = event.delta
     message.text = delta.text
     message.token_ids.extend(delta.tokens)
+    if delta.reasoning:
+        message.reasoning = delta.reasoning
     if delta.logprobs:
         message.logprobs.extend(map(encode_logprobs, delta.logprobs))
     return event
@@ -75,6 +77,7 @@ def encode_answer(answer: Answer) -> inference_pb2.GenerateResponse:
         request_id=answer.started.request_id,
         model=answer.started.model,
         text=answer.text,
+        reasoning=answer.reasoning,
         token_ids=answer.tokens,
         logprobs=map(encode_logprobs, answer.logprobs),
         finish_reason=FINISH_REASONS[finished.finish_reason],
@@ -107,6 +110,7 @@ def encode_usage(usage: Usage) -> generation_pb2.Usage:
         prompt_tokens=usage.prompt_tokens,
         cached_prompt_tokens=usage.cached_prompt_tokens,
         completion_tokens=usage.completion_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
     )
 
 

@@ -29,6 +29,7 @@ from typing import Any
 from llm_serving_engine.backends.text.content_forms import ContentForms, Forms
 from llm_serving_engine.backends.text.control_tokens import ControlTokens
 from llm_serving_engine.backends.text.conversation import Conversation, Message
+from llm_serving_engine.backends.text.reasoning import ReasoningFormat, find_reasoning
 from llm_serving_engine.backends.text.stand_ins import StandIns
 from llm_serving_engine.backends.text.template_program import (
     OUTPUT_CHARACTERS_MAX,
@@ -55,10 +56,12 @@ class ChatPrompt:
         text: All of it, as the template wrote it.
         pieces: The same, cut at control tokens: their ids, and the texts
             between them, in which no name is a control token.
+        opens_reasoning: Whether the output begins inside of the model's reasoning.
     """
 
     text: str
     pieces: tuple[str | int, ...]
+    opens_reasoning: bool = False
 
 
 class ChatTemplate:
@@ -67,6 +70,7 @@ class ChatTemplate:
     Attributes:
         end_tokens: The control token that the template writes after the model's
             words, as a set; empty where it writes none.
+        reasoning: How the model marks its reasoning; None where it does not.
     """
 
     def __init__(
@@ -98,6 +102,7 @@ class ChatTemplate:
         self._forms = ContentForms(self._run)
         self._knows_developer = "developer" in source
         self.end_tokens = self._find_end_tokens()
+        self.reasoning: ReasoningFormat | None = find_reasoning(self._run_probe, source)
 
     def render(
         self,
@@ -110,7 +115,8 @@ class ChatTemplate:
         """The prompt that asks the model for its next message.
 
         Args:
-            messages: Each with "role" and "content", at least one.
+            messages: Each with "role" and "content", at least one; "reasoning" is
+                given to the template under the name that it knows, if any.
             arguments: Variables for the template, none of RESERVED_ARGUMENTS.
             continue_last: Whether the model goes on with the last message.
             characters_max: Longer output is refused.
@@ -120,7 +126,8 @@ class ChatTemplate:
                 leaves out the text of one, or writes too much.
         """
         every_argument = {**self._arguments, **(arguments or {})}
-        conversation = Conversation(self._known_roles(messages), every_argument, continue_last)
+        turns = [self._known_fields(message) for message in self._known_roles(messages)]
+        conversation = Conversation(turns, every_argument, continue_last)
         texts = list(conversation.texts())
         stand_ins = StandIns(self._control.edges, [self._source, *texts])
         forms = self._forms.find(conversation)
@@ -139,7 +146,8 @@ class ChatTemplate:
             piece if isinstance(piece, int) else stand_ins.reveal(piece)
             for piece in self._control.split(output)
         )
-        return ChatPrompt(stand_ins.reveal(output), tuple(pieces))
+        text = stand_ins.reveal(output)
+        return ChatPrompt(text, tuple(pieces), self._opens_reasoning(text, conversation))
 
     def _told_apart(
         self,
@@ -200,6 +208,26 @@ class ChatTemplate:
             {**message, "role": "system"} if message["role"] == "developer" else message
             for message in messages
         ]
+
+    def _known_fields(self, message: Message) -> Message:
+        """The message, with its reasoning under the name that the template reads."""
+        if "reasoning" not in message:
+            return message
+        known = {name: value for name, value in message.items() if name != "reasoning"}
+        field = self.reasoning.field if self.reasoning else ""
+        return {**known, field: message["reasoning"]} if field else known
+
+    def _opens_reasoning(self, prompt: str, conversation: Conversation) -> bool:
+        if self.reasoning is None:
+            return False
+        if conversation.continues:
+            return self.reasoning.is_open_in(conversation.messages[-1]["content"])
+        return self.reasoning.is_open_after(prompt)
+
+    def _run_probe(self, probe: Conversation) -> str:
+        arguments = {**self._arguments, **probe.arguments}
+        whole = Conversation(probe.messages, arguments, probe.continues)
+        return self._run(whole, self._forms.find(whole))
 
     def _find_end_tokens(self) -> frozenset[int]:
         """Find the control token that the template writes after the model's words."""

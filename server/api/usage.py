@@ -19,12 +19,13 @@ def usage_of_prompts(usages: Sequence[Usage], choices: int) -> dict[str, Any]:
     prompt = sum(usage.prompt_tokens for usage in prompts)
     completion = sum(usage.completion_tokens for usage in usages)
     cached = sum(usage.cached_prompt_tokens for usage in prompts)
+    reasoning = sum(usage.reasoning_tokens for usage in usages)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": cached},
-        "completion_tokens_details": {"reasoning_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": reasoning},
     }
 
 

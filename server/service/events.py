@@ -65,11 +65,19 @@ class Delta(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """Tokens consumed; `cached_prompt_tokens` is a part of `prompt_tokens`."""
+    """Tokens consumed.
+
+    Attributes:
+        prompt_tokens: Tokens of the prompt.
+        cached_prompt_tokens: How many of those were found in the cache.
+        completion_tokens: Tokens of the output.
+        reasoning_tokens: How many of those are reasoning.
+    """
 
     prompt_tokens: int
     cached_prompt_tokens: int
     completion_tokens: int
+    reasoning_tokens: int = 0
 
 
 class Timings(NamedTuple):
@@ -104,6 +112,11 @@ class Answer:
     def text(self) -> str:
         """The whole text."""
         return "".join(delta.text for delta in self.deltas)
+
+    @property
+    def reasoning(self) -> str:
+        """The whole reasoning."""
+        return "".join(delta.reasoning for delta in self.deltas)
 
     @property
     def tokens(self) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 from llm_serving_engine.backends.text.output import TextOutput
+from llm_serving_engine.backends.text.reasoning_parser import Parts
 from llm_serving_engine.backends.text.tokenizer import Tokenizer
 from llm_serving_engine.scheduler.engine import Engine
 from llm_serving_engine.scheduler.errors import Cancelled, DeadlinePassed, RequestError
@@ -39,7 +40,9 @@ class Generation:
         self.finished: Finished | None = None
         self._engine = engine
         self._tokenizer = tokenizer
-        self._output = TextOutput(tokenizer, call.stops)
+        self._output = TextOutput(
+            tokenizer, call.stops, reasoning=call.reasoning, inside=call.opens_reasoning
+        )
         self._stream = engine.submit(call.request)
 
     @property
@@ -57,14 +60,15 @@ class Generation:
         yield self._started()
         async for batch in self._stream:
             before = self._output.consumed
-            text = self._output.feed(produced.token for produced in batch)
-            yield self._delta(text, batch[: self._output.consumed - before])
+            parts = self._output.feed_parts(produced.token for produced in batch)
+            yield self._delta(parts, batch[: self._output.consumed - before])
             if self._output.stopped:
                 self._engine.finish(self.call.request.id, self._output.consumed)
                 break
         else:
-            if rest := self._output.finish():
-                yield Delta(rest)
+            rest = self._output.finish_parts()
+            if rest.text or rest.reasoning:
+                yield Delta(rest.text, reasoning=rest.reasoning)
         self.finished = Finished(self.finish_reason, self.usage, self.timings)
         yield self.finished
 
@@ -110,6 +114,7 @@ class Generation:
             prompt_tokens=len(self.call.request.prompt),
             cached_prompt_tokens=self.sequence.cached_prompt_tokens,
             completion_tokens=self._output.consumed,
+            reasoning_tokens=self._output.reasoning_tokens,
         )
 
     @property
@@ -132,11 +137,11 @@ class Generation:
             cached_prompt_tokens=self.sequence.cached_prompt_tokens,
         )
 
-    def _delta(self, text: str, batch: Sequence[Produced]) -> Delta:
+    def _delta(self, parts: Parts, batch: Sequence[Produced]) -> Delta:
         tokens = [produced.token for produced in batch]
-        if self.call.request.top_logprobs is None:
-            return Delta(text, tokens)
-        return Delta(text, tokens, self._logprobs(batch))
+        wanted = self.call.request.top_logprobs is not None
+        logprobs = self._logprobs(batch) if wanted else ()
+        return Delta(parts.text, tokens, logprobs, parts.reasoning)
 
     def _logprobs(self, batch: Sequence[Produced]) -> list[PositionLogprobs]:
         def named(token: int, logprob: float) -> TokenLogprob:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from llm_serving_engine.backends.text.chat import (
     RESERVED_ARGUMENTS,
@@ -14,6 +14,7 @@ from llm_serving_engine.backends.text.chat import (
     TemplateError,
 )
 from llm_serving_engine.backends.text.detokenizer import Detokenizer
+from llm_serving_engine.backends.text.reasoning import ReasoningFormat
 from llm_serving_engine.backends.text.stand_ins import strings
 from llm_serving_engine.scheduler.errors import InvalidField
 from llm_serving_engine.server.config import GenerationConfig
@@ -22,6 +23,7 @@ from llm_serving_engine.server.service.fields import check, check_tokens
 from llm_serving_engine.server.service.request import (
     Chat,
     DetokenizeRequest,
+    Message,
     Text,
     TokenizeRequest,
     Tokens,
@@ -37,20 +39,35 @@ ROLE_CHARACTERS_MAX = 64
 _ROLE = re.compile(r"[\w.-]+")
 
 
+class Prompt(NamedTuple):
+    """What a request's input became.
+
+    Attributes:
+        tokens: At least one.
+        reasoning: How the model marks its reasoning in the answer to a conversation;
+            None where it does not, or the input is none.
+        opens_reasoning: Whether the output begins inside of the reasoning.
+    """
+
+    tokens: tuple[int, ...]
+    reasoning: ReasoningFormat | None = None
+    opens_reasoning: bool = False
+
+
 async def parse_prompt(
     source: Text | Tokens | Chat | None, model: ServedModel, config: GenerationConfig
-) -> tuple[int, ...]:
-    """The prompt's tokens, at least one. Raises InvalidField."""
+) -> Prompt:
+    """The prompt, which has at least one token. Raises InvalidField."""
     if isinstance(source, Text):
         check(source.text != "", source.field, "is empty")
         _check_text_fits(source, model, config)
         prompt = await _encode(source.text, model, special=source.parse_special)
         check(len(prompt) > 0, source.field, "has no tokens")
-        return prompt
+        return Prompt(prompt)
     if isinstance(source, Tokens):
-        return _given_tokens(source, model)
+        return Prompt(_given_tokens(source, model))
     if isinstance(source, Chat):
-        return await _chat_tokens(source, model, config)
+        return await _chat_prompt(source, model, config)
     raise InvalidField("input", "is missing: set one of prompt, prompt_tokens, chat")
 
 
@@ -60,7 +77,7 @@ async def parse_tokenize(
     """The tokens of a text or a conversation. Raises InvalidField."""
     source = request.input
     if isinstance(source, Chat):
-        return await _chat_tokens(source, model, config)
+        return (await _chat_prompt(source, model, config)).tokens
     if isinstance(source, Text):
         _check_size(source, config)
         return await _encode(source.text, model, special=source.parse_special)
@@ -112,11 +129,13 @@ def _given_tokens(tokens: Tokens, model: ServedModel) -> tuple[int, ...]:
     return tuple(ids)
 
 
-async def _chat_tokens(chat: Chat, model: ServedModel, config: GenerationConfig) -> tuple[int, ...]:
+async def _chat_prompt(chat: Chat, model: ServedModel, config: GenerationConfig) -> Prompt:
     template = _template(model)
     check(len(chat.messages) > 0, "chat.messages", "is empty")
     messages = list(chat.messages)
-    text_bytes = sum(len(one.role.encode()) + len(one.content.encode()) for one in messages)
+    text_bytes = sum(
+        len(text.encode()) for one in messages for text in (one.role, one.content, one.reasoning)
+    )
     check(
         text_bytes <= config.prompt_bytes_max,
         "chat.messages",
@@ -132,7 +151,7 @@ async def _chat_tokens(chat: Chat, model: ServedModel, config: GenerationConfig)
     text_bytes += _check_arguments(chat.template_arguments, config)
     render = partial(
         template.render,
-        [{"role": one.role, "content": one.content} for one in messages],
+        [_turn(one) for one in messages],
         arguments=chat.template_arguments,
         continue_last=chat.continue_last,
     )
@@ -146,7 +165,12 @@ async def _chat_tokens(chat: Chat, model: ServedModel, config: GenerationConfig)
         raise InvalidField("chat", str(error)) from error
     tokens = await _encode_chat(rendered, model)
     check(len(tokens) > 0, "chat", "has no tokens")
-    return tokens
+    return Prompt(tokens, template.reasoning, rendered.opens_reasoning)
+
+
+def _turn(message: Message) -> dict[str, str]:
+    turn = {"role": message.role, "content": message.content}
+    return {**turn, "reasoning": message.reasoning} if message.reasoning else turn
 
 
 def _template(model: ServedModel) -> ChatTemplate:

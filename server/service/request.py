@@ -63,10 +63,17 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation.
+
+    Attributes:
+        role: The speaker.
+        content: The text.
+        reasoning: The reasoning before it, for templates that read it.
+    """
 
     role: str
     content: str
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True)

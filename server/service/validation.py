@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from llm_serving_engine.backends.text.reasoning import ReasoningFormat
 from llm_serving_engine.scheduler.errors import InvalidField
 from llm_serving_engine.scheduler.request import Priority, Request
 from llm_serving_engine.server.config import GenerationConfig
@@ -33,6 +34,8 @@ class Call:
         model: The name of the model that serves it.
         stops: Stop sequences.
         chat: Whether the input was a conversation.
+        reasoning: How the model marks its reasoning; None where all output is text.
+        opens_reasoning: Whether the output begins inside of the reasoning.
     """
 
     request: Request
@@ -40,6 +43,8 @@ class Call:
     model: str
     stops: tuple[str, ...]
     chat: bool
+    reasoning: ReasoningFormat | None = None
+    opens_reasoning: bool = False
 
 
 async def parse_generate(
@@ -77,7 +82,8 @@ async def parse_generate(
         f"is longer than {TENANT_CHARACTERS_MAX} characters",
     )
     _check_max_tokens(request, config)
-    prompt = await parse_prompt(request.input, model, config)
+    parsed = await parse_prompt(request.input, model, config)
+    prompt = parsed.tokens
     scheduled = Request(
         id=model.unique_id(request_id),
         prompt=prompt,
@@ -90,7 +96,15 @@ async def parse_generate(
         cache_salt=request.cache_salt,
         deadline=deadline,
     )
-    return Call(scheduled, request_id, model.name, stops, isinstance(request.input, Chat))
+    return Call(
+        scheduled,
+        request_id,
+        model.name,
+        stops,
+        isinstance(request.input, Chat),
+        parsed.reasoning,
+        parsed.opens_reasoning,
+    )
 
 
 def _request_id(request: GenerationRequest) -> str:

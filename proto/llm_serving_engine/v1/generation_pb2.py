@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&llm_serving_engine/v1/generation.proto\x12\x15llm_serving_engine.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"k\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\tJ\x04\x08\x03\x10\x04J\x04\x08\x04\x10\x05J\x04\x08\x05\x10\x06J\x04\x08\x06\x10\x07R\treasoningR\ntool_callsR\x0ctool_call_idR\x04name\"\xbf\x01\n\x04\x43hat\x12\x30\n\x08messages\x18\x01 \x03(\x0b\x32\x1e.llm_serving_engine.v1.Message\x12\x33\n\x12template_arguments\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x15\n\rcontinue_last\x18\x05 \x01(\x08J\x04\x08\x02\x10\x03J\x04\x08\x03\x10\x04J\x04\x08\x06\x10\x07R\x05toolsR\x0btool_choiceR\x13parallel_tool_calls\"\xc2\x03\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05min_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x04\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x02H\x07\x88\x01\x01\x12\x42\n\nlogit_bias\x18\t \x03(\x0b\x32..llm_serving_engine.v1.Sampling.LogitBiasEntry\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_min_pB\x08\n\x06_top_kB\x07\n\x05_seedB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penalty\"@\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x0f\n\x07logprob\x18\x03 \x01(\x02\"y\n\x10PositionLogprobs\x12\x33\n\x06\x63hosen\x18\x01 \x01(\x0b\x32#.llm_serving_engine.v1.TokenLogprob\x12\x30\n\x03top\x18\x02 \x03(\x0b\x32#.llm_serving_engine.v1.TokenLogprob\"W\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x02 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\r\"\xc2\x01\n\x07Timings\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07prefill\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06\x64\x65\x63ode\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\x13time_to_first_token\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration*u\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x10\n\x0cPRIORITY_LOW\x10\x01\x12\x13\n\x0fPRIORITY_NORMAL\x10\x02\x12\x11\n\rPRIORITY_HIGH\x10\x03\x12\x15\n\x11PRIORITY_CRITICAL\x10\x04*\xd1\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12!\n\x1d\x46INISH_REASON_END_OF_SEQUENCE\x10\x01\x12\x1f\n\x1b\x46INISH_REASON_STOP_SEQUENCE\x10\x02\x12\x1c\n\x18\x46INISH_REASON_MAX_TOKENS\x10\x03\x12 \n\x1c\x46INISH_REASON_CONTEXT_LENGTH\x10\x04\"\x04\x08\x05\x10\x05*\x18\x46INISH_REASON_TOOL_CALLSb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&llm_serving_engine/v1/generation.proto\x12\x15llm_serving_engine.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"m\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x11\n\treasoning\x18\x03 \x01(\tJ\x04\x08\x04\x10\x05J\x04\x08\x05\x10\x06J\x04\x08\x06\x10\x07R\ntool_callsR\x0ctool_call_idR\x04name\"\xbf\x01\n\x04\x43hat\x12\x30\n\x08messages\x18\x01 \x03(\x0b\x32\x1e.llm_serving_engine.v1.Message\x12\x33\n\x12template_arguments\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x15\n\rcontinue_last\x18\x05 \x01(\x08J\x04\x08\x02\x10\x03J\x04\x08\x03\x10\x04J\x04\x08\x06\x10\x07R\x05toolsR\x0btool_choiceR\x13parallel_tool_calls\"\xc2\x03\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05min_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x04\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x02H\x07\x88\x01\x01\x12\x42\n\nlogit_bias\x18\t \x03(\x0b\x32..llm_serving_engine.v1.Sampling.LogitBiasEntry\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_min_pB\x08\n\x06_top_kB\x07\n\x05_seedB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penalty\"@\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x0f\n\x07logprob\x18\x03 \x01(\x02\"y\n\x10PositionLogprobs\x12\x33\n\x06\x63hosen\x18\x01 \x01(\x0b\x32#.llm_serving_engine.v1.TokenLogprob\x12\x30\n\x03top\x18\x02 \x03(\x0b\x32#.llm_serving_engine.v1.TokenLogprob\"q\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x02 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\r\x12\x18\n\x10reasoning_tokens\x18\x04 \x01(\r\"\xc2\x01\n\x07Timings\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07prefill\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06\x64\x65\x63ode\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\x13time_to_first_token\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration*u\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x10\n\x0cPRIORITY_LOW\x10\x01\x12\x13\n\x0fPRIORITY_NORMAL\x10\x02\x12\x11\n\rPRIORITY_HIGH\x10\x03\x12\x15\n\x11PRIORITY_CRITICAL\x10\x04*\xd1\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12!\n\x1d\x46INISH_REASON_END_OF_SEQUENCE\x10\x01\x12\x1f\n\x1b\x46INISH_REASON_STOP_SEQUENCE\x10\x02\x12\x1c\n\x18\x46INISH_REASON_MAX_TOKENS\x10\x03\x12 \n\x1c\x46INISH_REASON_CONTEXT_LENGTH\x10\x04\"\x04\x08\x05\x10\x05*\x18\x46INISH_REASON_TOOL_CALLSb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,26 +35,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLING_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLING_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_PRIORITY']._serialized_start=1383
-  _globals['_PRIORITY']._serialized_end=1500
-  _globals['_FINISHREASON']._serialized_start=1503
-  _globals['_FINISHREASON']._serialized_end=1712
+  _globals['_PRIORITY']._serialized_start=1411
+  _globals['_PRIORITY']._serialized_end=1528
+  _globals['_FINISHREASON']._serialized_start=1531
+  _globals['_FINISHREASON']._serialized_end=1740
   _globals['_TOKENIDS']._serialized_start=127
   _globals['_TOKENIDS']._serialized_end=150
   _globals['_MESSAGE']._serialized_start=152
-  _globals['_MESSAGE']._serialized_end=259
-  _globals['_CHAT']._serialized_start=262
-  _globals['_CHAT']._serialized_end=453
-  _globals['_SAMPLING']._serialized_start=456
-  _globals['_SAMPLING']._serialized_end=906
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=737
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=785
-  _globals['_TOKENLOGPROB']._serialized_start=908
-  _globals['_TOKENLOGPROB']._serialized_end=972
-  _globals['_POSITIONLOGPROBS']._serialized_start=974
-  _globals['_POSITIONLOGPROBS']._serialized_end=1095
-  _globals['_USAGE']._serialized_start=1097
-  _globals['_USAGE']._serialized_end=1184
-  _globals['_TIMINGS']._serialized_start=1187
-  _globals['_TIMINGS']._serialized_end=1381
+  _globals['_MESSAGE']._serialized_end=261
+  _globals['_CHAT']._serialized_start=264
+  _globals['_CHAT']._serialized_end=455
+  _globals['_SAMPLING']._serialized_start=458
+  _globals['_SAMPLING']._serialized_end=908
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=739
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=787
+  _globals['_TOKENLOGPROB']._serialized_start=910
+  _globals['_TOKENLOGPROB']._serialized_end=974
+  _globals['_POSITIONLOGPROBS']._serialized_start=976
+  _globals['_POSITIONLOGPROBS']._serialized_end=1097
+  _globals['_USAGE']._serialized_start=1099
+  _globals['_USAGE']._serialized_end=1212
+  _globals['_TIMINGS']._serialized_start=1215
+  _globals['_TIMINGS']._serialized_end=1409
 # @@protoc_insertion_point(module_scope)

@@ -143,16 +143,22 @@ class GenerateResponse(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request's id: the caller's own, or the one made by the server."""
     model: _builtins.str
     """The name of the model that answered."""
     text: _builtins.str
-    """The output as text. Bytes that can never become a character are U+FFFD; a
-    character that the end of the output cuts is left out.
+    """The output as text, without its reasoning. Bytes that can never become a
+    character are U+FFFD; a character that the end of the output cuts is left
+    out.
     """
     finish_reason: _generation_pb2.FinishReason.ValueType
     """Why generation ended."""
+    reasoning: _builtins.str
+    """The reasoning of a model that reasons, without its markers. Only answers to
+    `chat` have it: after other input, all output is text.
+    """
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The output as tokens, in order. Its length is usage.completion_tokens."""
@@ -182,10 +188,11 @@ class GenerateResponse(_message.Message):
         finish_reason: _generation_pb2.FinishReason.ValueType = ...,
         usage: _generation_pb2.Usage | None = ...,
         timings: _generation_pb2.Timings | None = ...,
+        reasoning: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "model", b"model", "request_id", b"request_id", "text", b"text", "timings", b"timings", "token_ids", b"token_ids", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "model", b"model", "reasoning", b"reasoning", "request_id", b"request_id", "text", b"text", "timings", b"timings", "token_ids", b"token_ids", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -240,11 +247,14 @@ class StreamResponse(_message.Message):
         TEXT_FIELD_NUMBER: _builtins.int
         TOKEN_IDS_FIELD_NUMBER: _builtins.int
         LOGPROBS_FIELD_NUMBER: _builtins.int
+        REASONING_FIELD_NUMBER: _builtins.int
         text: _builtins.str
         """Text to append. Valid UTF-8 by itself; may be empty while a character or
         a possible stop sequence is incomplete. The texts joined are those of
         GenerateResponse.text.
         """
+        reasoning: _builtins.str
+        """Reasoning to append, as `text` is. It comes before any text."""
         @_builtins.property
         def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
             """The tokens produced since the delta before."""
@@ -261,10 +271,11 @@ class StreamResponse(_message.Message):
             text: _builtins.str = ...,
             token_ids: _abc.Iterable[_builtins.int] | None = ...,
             logprobs: _abc.Iterable[_generation_pb2.PositionLogprobs] | None = ...,
+            reasoning: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "reasoning", b"reasoning", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
