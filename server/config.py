@@ -187,6 +187,9 @@ class HttpConfig(Part):
     at most. The least recently used are forgotten first."""
     responses_seconds_max: Seconds = 3600.0
     """How long a response is kept."""
+    reasoning_field: Literal["reasoning_content", "reasoning", "both"] = "reasoning_content"
+    """The field of chat completions that holds a model's reasoning: clients differ. Both of them
+    doubles its size."""
     keep_alive_seconds: Annotated[float, Field(ge=0.1, allow_inf_nan=False)] = 10.0
     """Silence after which a stream sends a comment, so that proxies do not cut it."""
     listen: tuple[ListenAddress, ...] = ()

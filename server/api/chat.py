@@ -21,10 +21,17 @@ from llm_serving_engine.server.api.usage import chat_usage, timings_of
 from llm_serving_engine.server.service.events import Answer, Delta, Finished, Started, Usage
 from llm_serving_engine.server.service.generation import Generation
 from llm_serving_engine.server.service.inference import Inference
-from llm_serving_engine.server.service.request import Chat, GenerationRequest
+from llm_serving_engine.server.service.request import GenerationRequest
 
 ROUTE = "/v1/chat/completions"
 DONE = b"data: [DONE]\n\n"
+
+# The names of the field that holds reasoning: clients differ.
+REASONING_NAMES = {
+    "reasoning_content": ("reasoning_content",),
+    "reasoning": ("reasoning",),
+    "both": ("reasoning_content", "reasoning"),
+}
 
 FINISH_REASONS = {
     FinishReason.END_OF_SEQUENCE: "stop",
@@ -52,13 +59,15 @@ class ChatCompletions:
                 await self._stream(exchange, body, generations, head)
             else:
                 done = await answers(generations)
-                await exchange.answer(_completion(head, body, done))
+                names = REASONING_NAMES[exchange.config.reasoning_field]
+                await exchange.answer(_completion(head, body, done, names))
 
     async def _stream(
         self, exchange: Exchange, body: ChatBody, generations: Sequence[Generation], head: _Head
     ) -> None:
         async with exchange.stream() as stream:
-            writer = _Writer(stream, head, body)
+            names = REASONING_NAMES[exchange.config.reasoning_field]
+            writer = _Writer(stream, head, body, names)
             async for index, one in merged(generations):
                 if isinstance(one, Started):
                     await writer.begin(index)
@@ -74,19 +83,15 @@ def _requests(body: ChatBody, choices_max: int) -> list[GenerationRequest]:
     choices = 1 if body.n is None else body.n
     if not 1 <= choices <= choices_max:
         raise InvalidField("n", f"is {choices}; it can be 1 to {choices_max}")
-    chat = Chat(body.conversation())
-    top_logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    chat = body.chat(body.conversation(), body.reasoning_effort)
     return [
-        GenerationRequest(
-            input=chat,
+        body.generation(
+            chat,
+            body.sampling(choice),
             model=body.model,
             max_tokens=body.output_tokens(),
-            sampling=body.sampling(choice),
             stop=body.stops,
-            ignore_eos=body.ignore_eos,
-            top_logprobs=top_logprobs,
-            priority=body.priority_value,
-            cache_salt=body.cache_salt or "",
+            top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         )
         for choice in range(choices)
     ]
@@ -112,11 +117,13 @@ class _Head:
         }
 
 
-def _completion(head: _Head, body: ChatBody, done: Sequence[Answer]) -> dict[str, Any]:
+def _completion(
+    head: _Head, body: ChatBody, done: Sequence[Answer], names: Sequence[str]
+) -> dict[str, Any]:
     choices = [
         {
             "index": index,
-            "message": _whole_message(answer),
+            "message": _whole_message(answer, names),
             "logprobs": chat_logprobs(answer.logprobs) if body.logprobs else None,
             "finish_reason": FINISH_REASONS[answer.finished.finish_reason],
         }
@@ -130,18 +137,21 @@ def _completion(head: _Head, body: ChatBody, done: Sequence[Answer]) -> dict[str
     }
 
 
-def _whole_message(answer: Answer) -> dict[str, Any]:
+def _whole_message(answer: Answer, names: Sequence[str]) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
-    if reasoning := "".join(delta.reasoning for delta in answer.deltas):
-        message["reasoning_content"] = reasoning
+    if answer.reasoning:
+        message.update(dict.fromkeys(names, answer.reasoning))
     return message
 
 
 class _Writer:
     """Writes chunks. The constant part of a chunk of text is encoded once for each choice."""
 
-    def __init__(self, stream: EventStream, head: _Head, body: ChatBody) -> None:
+    def __init__(
+        self, stream: EventStream, head: _Head, body: ChatBody, reasoning_names: Sequence[str]
+    ) -> None:
         self._stream = stream
+        self._reasoning_names = reasoning_names
         self._fields = head.fields("chat.completion.chunk")
         self._logprobs = bool(body.logprobs)
         self._include_usage = body.include_usage
@@ -158,7 +168,7 @@ class _Writer:
         """More text, or more reasoning."""
         logprobs = chat_logprobs(delta.logprobs) if self._logprobs else None
         if delta.reasoning:
-            await self._write(index, {"reasoning_content": delta.reasoning})
+            await self._write(index, dict.fromkeys(self._reasoning_names, delta.reasoning))
         if delta.text or (logprobs and not delta.reasoning):
             await self._write(index, {"content": delta.text}, logprobs)
 

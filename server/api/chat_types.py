@@ -106,7 +106,8 @@ class ChatBody(GenerationBody):
 def _message(index: int, message: ChatMessage) -> Message:
     if message.tool_calls:
         raise InvalidField(f"messages[{index}].tool_calls", TOOLS)
-    return Message(message.role, _text(f"messages[{index}].content", message.content))
+    content = _text(f"messages[{index}].content", message.content)
+    return Message(message.role, content, message.reasoning_content or "")
 
 
 def _text(field: str, content: str | list[Part] | None) -> str:

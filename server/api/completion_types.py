@@ -13,6 +13,9 @@ from llm_serving_engine.server.service.request import Text, Tokens
 # What OpenAI's API produces where nothing is said.
 MAX_TOKENS_DEFAULT = 16
 
+PROMPT_LOGPROBS = "log-probabilities of the prompt are not served by this version"
+NO_TEMPLATE = "is for conversations; a prompt has no template"
+
 
 class CompletionBody(GenerationBody):
     """Texts, or token ids, to continue."""
@@ -24,12 +27,17 @@ class CompletionBody(GenerationBody):
     echo: bool | None = None
     logprobs: int | None = None
     stream_options: StreamOptions | None = None
+    parse_special: bool = False
 
     refused: ClassVar[Mapping[str, str]] = {
         **CONSTRAINTS,
         "suffix": "filling in the middle is not served by this version",
         "response_format": CONSTRAINTS["grammar"],
-        "prompt_logprobs": "log-probabilities of the prompt are not served by this version",
+        "prompt_logprobs": PROMPT_LOGPROBS,
+        "template_arguments": NO_TEMPLATE,
+        "chat_template_kwargs": NO_TEMPLATE,
+        "continue_last": NO_TEMPLATE,
+        "continue_final_message": NO_TEMPLATE,
     }
 
     @property
@@ -42,10 +50,13 @@ class CompletionBody(GenerationBody):
         """Each prompt."""
         prompt = self.prompt
         if isinstance(prompt, str):
-            return [Text(prompt)]
+            return [Text(prompt, parse_special=self.parse_special)]
         if prompt and isinstance(prompt[0], int):
             return [Tokens([token for token in prompt if isinstance(token, int)])]
-        return [Text(one) if isinstance(one, str) else Tokens(one) for one in prompt]  # type: ignore[arg-type]
+        return [
+            Text(one, parse_special=self.parse_special) if isinstance(one, str) else Tokens(one)  # type: ignore[arg-type]
+            for one in prompt
+        ]
 
     def check(self) -> None:
         """Refuse what no field's type can. Raises InvalidField."""
@@ -54,4 +65,4 @@ class CompletionBody(GenerationBody):
         if self.best_of is not None and self.best_of != (self.n or 1):
             raise InvalidField("best_of", f"is {self.best_of}; it can be n, or left out")
         if self.echo and self.logprobs is not None:
-            raise InvalidField("echo", self.refused["prompt_logprobs"])
+            raise InvalidField("echo", PROMPT_LOGPROBS)

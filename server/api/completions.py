@@ -53,16 +53,13 @@ def _requests(body: CompletionBody, choices_max: int) -> list[GenerationRequest]
     if choices < 1 or in_all > choices_max:
         raise InvalidField("n", f"asks for {in_all} answers in all; it can be 1 to {choices_max}")
     return [
-        GenerationRequest(
-            input=prompt,
+        body.generation(
+            prompt,
+            body.sampling(choice),
             model=body.model,
             max_tokens=body.max_tokens,
-            sampling=body.sampling(choice),
             stop=body.stops,
-            ignore_eos=body.ignore_eos,
             top_logprobs=body.logprobs,
-            priority=body.priority_value,
-            cache_salt=body.cache_salt or "",
         )
         for prompt in body.prompts
         for choice in range(choices)

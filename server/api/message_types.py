@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from llm_serving_engine.scheduler.errors import InvalidField
-from llm_serving_engine.scheduler.request import Priority
-from llm_serving_engine.server.api.body import Body, Item
+from llm_serving_engine.server.api.body import Item
 from llm_serving_engine.server.api.chat_types import TEXT_ONLY, TOOLS
-from llm_serving_engine.server.service.request import Message, SamplingFields
+from llm_serving_engine.server.api.powers import NO_REASONING, Powers
+from llm_serving_engine.server.service.request import Chat, Message, SamplingFields
 
 # Claude Code puts a line into the system prompt that differs in each request: the
 # prompts of one conversation would have nothing in common.
@@ -25,6 +26,7 @@ class Block(Item):
 
     type: str
     text: str | None = None
+    thinking: str | None = None
 
 
 class Turn(Item):
@@ -40,7 +42,7 @@ class Thinking(Item):
     type: str
 
 
-class ConversationBody(Body):
+class ConversationBody(Powers):
     """A conversation, as it is counted, or continued."""
 
     model: str = ""
@@ -60,12 +62,27 @@ class ConversationBody(Body):
         """The messages as the service takes them. Raises InvalidField."""
         system = _text("system", self.system or "")
         turns = [
-            Message(turn.role, _text(f"messages[{index}].content", turn.content))
+            Message(
+                turn.role,
+                _text(f"messages[{index}].content", turn.content),
+                _reasoning(turn.content),
+            )
             for index, turn in enumerate(self.messages)
         ]
         if not turns:
             raise InvalidField("messages", "is empty")
         return [Message("system", system), *turns] if system else turns
+
+    def chat_to_continue(self) -> Chat:
+        """The conversation with its template's arguments. Raises InvalidField.
+
+        In this API, a last message of the assistant is one to go on with.
+        """
+        off = self.thinking is not None and self.thinking.type == "disabled"
+        chat = self.chat(self.conversation(), NO_REASONING if off else None)
+        if self.continue_last is None and self.messages[-1].role == "assistant":
+            return replace(chat, continue_last=True)
+        return chat
 
 
 class MessagesBody(ConversationBody):
@@ -77,11 +94,6 @@ class MessagesBody(ConversationBody):
     top_k: int | None = Field(None, ge=0)
     stop_sequences: list[str] = Field(default_factory=list)
     stream: bool | None = None
-    seed: int | None = None
-    min_p: float | None = None
-    priority: Literal["low", "normal", "high", "critical"] | None = None
-    cache_salt: str | None = None
-    timeout: float | None = Field(None, gt=0, allow_inf_nan=False)
 
     @property
     def sampling(self) -> SamplingFields:
@@ -91,13 +103,13 @@ class MessagesBody(ConversationBody):
             top_p=self.top_p,
             top_k=self.top_k,
             min_p=self.min_p,
-            seed=None if self.seed is None else self.seed % 2**64,
+            seed=self.seed_of(0),
         )
 
-    @property
-    def priority_value(self) -> int | None:
-        """The priority as the service takes it."""
-        return None if self.priority is None else Priority[self.priority.upper()].value
+
+def _reasoning(content: str | list[Block]) -> str:
+    blocks = [] if isinstance(content, str) else content
+    return "".join(block.thinking or "" for block in blocks if block.type == "thinking")
 
 
 def _text(field: str, content: str | list[Block]) -> str:

@@ -14,7 +14,7 @@ from llm_serving_engine.server.api.sse import named_event
 from llm_serving_engine.server.service.events import Delta, Finished, Started, Usage
 from llm_serving_engine.server.service.generation import Generation
 from llm_serving_engine.server.service.inference import Inference
-from llm_serving_engine.server.service.request import Chat, GenerationRequest, TokenizeRequest
+from llm_serving_engine.server.service.request import TokenizeRequest
 
 ROUTE = "/v1/messages"
 PING = named_event("ping", {"type": "ping"})
@@ -36,14 +36,12 @@ class Messages:
     async def __call__(self, exchange: Exchange) -> None:
         """Answer a request. Raises RequestError."""
         body = await read_body(exchange, MessagesBody)
-        request = GenerationRequest(
-            input=Chat(body.conversation()),
+        request = body.generation(
+            body.chat_to_continue(),
+            body.sampling,
             model=body.model,
             max_tokens=body.max_tokens,
-            sampling=body.sampling,
             stop=body.stop_sequences,
-            priority=body.priority_value,
-            cache_salt=body.cache_salt or "",
         )
         caller = caller_of(exchange, ROUTE, body.timeout)
         async with self._inference.generate(request, caller) as generation:
@@ -57,7 +55,7 @@ class Messages:
     async def count_tokens(self, exchange: Exchange) -> None:
         """Tell how many tokens a conversation has. Raises RequestError."""
         body = await read_body(exchange, ConversationBody)
-        request = TokenizeRequest(Chat(body.conversation()), body.model, ids_only=True)
+        request = TokenizeRequest(body.chat_to_continue(), body.model, ids_only=True)
         caller = caller_of(exchange, f"{ROUTE}/count_tokens")
         tokenized = await self._inference.tokenize(request, caller)
         await exchange.answer({"input_tokens": len(tokenized.tokens)})
@@ -66,8 +64,8 @@ class Messages:
 async def _message(message_id: str, generation: Generation) -> dict[str, Any]:
     answer = await generation.answer()
     content = []
-    if reasoning := "".join(delta.reasoning for delta in answer.deltas):
-        content.append({"type": "thinking", "thinking": reasoning, "signature": ""})
+    if answer.reasoning:
+        content.append({"type": "thinking", "thinking": answer.reasoning, "signature": ""})
     content.append({"type": "text", "text": answer.text})
     return {
         **_head(message_id, generation),

@@ -55,7 +55,7 @@ class ResponseStore:
 
     def put(self, stored: Stored) -> bool:
         """Keep a response; False where it alone is too large to be kept."""
-        texts = sum(len(turn.content) for turn in stored.turns)
+        texts = sum(len(turn.content) + len(turn.reasoning) for turn in stored.turns)
         size = len(json.dumps([stored.response, *stored.input_items])) + texts
         if size > self.bytes_max // TENANT_SHARE:
             return False

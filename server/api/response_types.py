@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -44,6 +45,7 @@ class InputItem(Item):
     type: str = "message"
     role: str | None = None
     content: str | list[ContentPart] | None = None
+    summary: list[ContentPart] | None = None
 
 
 class Reasoning(Item):
@@ -118,11 +120,23 @@ class ResponseBody(GenerationBody):
         if isinstance(self.input, str):
             # A client's probe has no input, and wants a token all the same.
             return [Message("user", self.input)]
-        return [
-            _message(index, item)
-            for index, item in enumerate(self.input)
-            if item.type != "reasoning"
-        ] or [Message("user", "")]
+        turns, reasoning = [], ""
+        for index, item in enumerate(self.input):
+            if item.type == "reasoning":
+                reasoning += _reasoning(item)
+                continue
+            message = _message(index, item)
+            if message.role == "assistant":
+                message = replace(message, reasoning=reasoning)
+            turns.append(message)
+            reasoning = ""
+        return turns or [Message("user", "")]
+
+
+def _reasoning(item: InputItem) -> str:
+    """The reasoning before the assistant's next message, or its summary where that is all."""
+    content = item.content if isinstance(item.content, list) else []
+    return "".join(part.text or "" for part in (content or item.summary or []))
 
 
 def _message(index: int, item: InputItem) -> Message:

@@ -58,7 +58,7 @@ class Responses:
         body = await read_body(exchange, ResponseBody)
         body.check()
         turns = self._conversation(body, tenant_of(exchange))
-        chat = Chat(_with_instructions(body, turns))
+        chat = _chat(body, turns)
         caller = caller_of(exchange, f"{ROUTE}/input_tokens")
         tokenized = await self._inference.tokenize(TokenizeRequest(chat, body.model), caller)
         count = len(tokenized.tokens)
@@ -104,7 +104,7 @@ class Responses:
         return [*stored.turns, *body.turns()]
 
     def _keep(self, tenant: str, body: ResponseBody, turns: list[Message], turn: _Turn) -> None:
-        answer = Message("assistant", turn.text)
+        answer = Message("assistant", turn.text, turn.reasoning)
         response = turn.resource.snapshot()
         items = _input_items(turn.resource.id, body)
         self._store.put(Stored(tenant, response, (*turns, answer), items))
@@ -115,7 +115,7 @@ class _Turn:
 
     def __init__(self, body: ResponseBody, generation: Generation) -> None:
         self.resource = Resource(body, generation)
-        self.text = ""
+        self.text = self.reasoning = ""
         self._generation = generation
         self._events = ResponseEvents(
             self.resource, summarized=body.summarized, logprobs=body.top is not None
@@ -151,6 +151,7 @@ class _Turn:
                 yield self._events.in_progress()
             elif isinstance(one, Delta):
                 self.text += one.text
+                self.reasoning += one.reasoning
                 for event in self._events.delta(one):
                     yield event
             else:
@@ -159,17 +160,19 @@ class _Turn:
 
 
 def _request(body: ResponseBody, turns: list[Message]) -> GenerationRequest:
-    return GenerationRequest(
-        input=Chat(_with_instructions(body, turns)),
+    return body.generation(
+        _chat(body, turns),
+        body.sampling(),
         model=body.model,
         max_tokens=body.max_output_tokens,
-        sampling=body.sampling(),
         stop=body.stops,
-        ignore_eos=body.ignore_eos,
         top_logprobs=body.top,
-        priority=body.priority_value,
-        cache_salt=body.cache_salt or "",
     )
+
+
+def _chat(body: ResponseBody, turns: list[Message]) -> Chat:
+    effort = body.reasoning.effort if body.reasoning else None
+    return body.chat(_with_instructions(body, turns), effort)
 
 
 def _with_instructions(body: ResponseBody, turns: list[Message]) -> list[Message]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import AliasChoices, Field
 
 from llm_serving_engine.scheduler.errors import InvalidField
-from llm_serving_engine.scheduler.request import Priority
-from llm_serving_engine.server.api.body import Body
+from llm_serving_engine.server.api.powers import Powers
 from llm_serving_engine.server.service.request import SamplingFields
 
-SEEDS = 2**64
 CONSTRAINT = "constrained output is not served by this version"
 
 CONSTRAINTS: Mapping[str, str] = dict.fromkeys(
@@ -34,15 +32,13 @@ CONSTRAINTS: Mapping[str, str] = dict.fromkeys(
 """Names by which clients ask for constrained output."""
 
 
-class GenerationBody(Body):
-    """What every API that generates takes, by OpenAI's names and by this server's own."""
+class GenerationBody(Powers):
+    """What all of OpenAI's APIs that generate take."""
 
     model: str = ""
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
-    min_p: float | None = None
-    seed: int | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repetition_penalty: float | None = Field(
@@ -50,11 +46,7 @@ class GenerationBody(Body):
     )
     logit_bias: dict[str, float] | None = None
     stop: str | list[str] | None = None
-    ignore_eos: bool = False
     stream: bool | None = None
-    priority: Literal["low", "normal", "high", "critical"] | None = None
-    cache_salt: str | None = None
-    timeout: float | None = Field(None, gt=0, allow_inf_nan=False)
 
     @property
     def stops(self) -> list[str]:
@@ -63,20 +55,14 @@ class GenerationBody(Body):
             return []
         return [self.stop] if isinstance(self.stop, str) else self.stop
 
-    @property
-    def priority_value(self) -> int | None:
-        """The priority as the service takes it."""
-        return None if self.priority is None else Priority[self.priority.upper()].value
-
     def sampling(self, choice: int = 0) -> SamplingFields:
         """How the tokens of one of several answers are chosen; each has a seed of its own."""
-        seed = None if self.seed is None else (self.seed + choice) % SEEDS
         return SamplingFields(
             temperature=self.temperature,
             top_p=self.top_p,
             top_k=_not_negative("top_k", self.top_k),
             min_p=self.min_p,
-            seed=seed,
+            seed=self.seed_of(choice),
             repetition_penalty=self.repetition_penalty,
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,

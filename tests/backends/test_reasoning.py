@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -140,14 +142,16 @@ def test_text_is_told_apart(text: str, inside: bool, expected: tuple[str, str]) 
 
 
 @given(
-    st.lists(st.sampled_from(["<think>", "</think>", " ", "\n", "a", "<", "</", "think>", "[say]"])),
+    st.lists(
+        st.sampled_from(["<think>", "</think>", " ", "\n", "a", "<", "</", "think>", "[say]"])
+    ),
     st.booleans(),
     st.lists(st.integers(0, 60)),
 )
 def test_however_it_is_cut(words: list[str], inside: bool, cuts: list[int]) -> None:
     text = "".join(words)
     edges = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
-    pieces = [text[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    pieces = [text[start:end] for start, end in pairwise(edges)]
     assert parsed(pieces, inside) == parsed([text], inside)
 
 

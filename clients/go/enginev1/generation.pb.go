@@ -202,7 +202,10 @@ type Message struct {
 	// hyphens. "developer" is "system" where the template does not know it.
 	Role string `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
 	// The text, UTF-8. Names of control tokens in it are text.
-	Content       string `protobuf:"bytes,2,opt,name=content,proto3" json:"content,omitempty"`
+	Content string `protobuf:"bytes,2,opt,name=content,proto3" json:"content,omitempty"`
+	// The reasoning that came before the text, as the server told it. Templates
+	// that do not read earlier reasoning never see it. Default: none.
+	Reasoning     string `protobuf:"bytes,3,opt,name=reasoning,proto3" json:"reasoning,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -247,6 +250,13 @@ func (x *Message) GetRole() string {
 func (x *Message) GetContent() string {
 	if x != nil {
 		return x.Content
+	}
+	return ""
+}
+
+func (x *Message) GetReasoning() string {
+	if x != nil {
+		return x.Reasoning
 	}
 	return ""
 }
@@ -581,8 +591,10 @@ type Usage struct {
 	CachedPromptTokens uint32 `protobuf:"varint,2,opt,name=cached_prompt_tokens,json=cachedPromptTokens,proto3" json:"cached_prompt_tokens,omitempty"`
 	// Tokens produced, those that became part of a stop sequence included.
 	CompletionTokens uint32 `protobuf:"varint,3,opt,name=completion_tokens,json=completionTokens,proto3" json:"completion_tokens,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// How many of those are the model's reasoning, its markers included.
+	ReasoningTokens uint32 `protobuf:"varint,4,opt,name=reasoning_tokens,json=reasoningTokens,proto3" json:"reasoning_tokens,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Usage) Reset() {
@@ -632,6 +644,13 @@ func (x *Usage) GetCachedPromptTokens() uint32 {
 func (x *Usage) GetCompletionTokens() uint32 {
 	if x != nil {
 		return x.CompletionTokens
+	}
+	return 0
+}
+
+func (x *Usage) GetReasoningTokens() uint32 {
+	if x != nil {
+		return x.ReasoningTokens
 	}
 	return 0
 }
@@ -715,10 +734,11 @@ const file_llm_serving_engine_v1_generation_proto_rawDesc = "" +
 	"\n" +
 	"&llm_serving_engine/v1/generation.proto\x12\x15llm_serving_engine.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\x1c\n" +
 	"\bTokenIds\x12\x10\n" +
-	"\x03ids\x18\x01 \x03(\rR\x03ids\"z\n" +
+	"\x03ids\x18\x01 \x03(\rR\x03ids\"\x87\x01\n" +
 	"\aMessage\x12\x12\n" +
 	"\x04role\x18\x01 \x01(\tR\x04role\x12\x18\n" +
-	"\acontent\x18\x02 \x01(\tR\acontentJ\x04\b\x03\x10\x04J\x04\b\x04\x10\x05J\x04\b\x05\x10\x06J\x04\b\x06\x10\aR\treasoningR\n" +
+	"\acontent\x18\x02 \x01(\tR\acontent\x12\x1c\n" +
+	"\treasoning\x18\x03 \x01(\tR\treasoningJ\x04\b\x04\x10\x05J\x04\b\x05\x10\x06J\x04\b\x06\x10\aR\n" +
 	"tool_callsR\ftool_call_idR\x04name\"\xea\x01\n" +
 	"\x04Chat\x12:\n" +
 	"\bmessages\x18\x01 \x03(\v2\x1e.llm_serving_engine.v1.MessageR\bmessages\x12F\n" +
@@ -752,11 +772,12 @@ const file_llm_serving_engine_v1_generation_proto_rawDesc = "" +
 	"\alogprob\x18\x03 \x01(\x02R\alogprob\"\x86\x01\n" +
 	"\x10PositionLogprobs\x12;\n" +
 	"\x06chosen\x18\x01 \x01(\v2#.llm_serving_engine.v1.TokenLogprobR\x06chosen\x125\n" +
-	"\x03top\x18\x02 \x03(\v2#.llm_serving_engine.v1.TokenLogprobR\x03top\"\x8b\x01\n" +
+	"\x03top\x18\x02 \x03(\v2#.llm_serving_engine.v1.TokenLogprobR\x03top\"\xb6\x01\n" +
 	"\x05Usage\x12#\n" +
 	"\rprompt_tokens\x18\x01 \x01(\rR\fpromptTokens\x120\n" +
 	"\x14cached_prompt_tokens\x18\x02 \x01(\rR\x12cachedPromptTokens\x12+\n" +
-	"\x11completion_tokens\x18\x03 \x01(\rR\x10completionTokens\"\xec\x01\n" +
+	"\x11completion_tokens\x18\x03 \x01(\rR\x10completionTokens\x12)\n" +
+	"\x10reasoning_tokens\x18\x04 \x01(\rR\x0freasoningTokens\"\xec\x01\n" +
 	"\aTimings\x12/\n" +
 	"\x05queue\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05queue\x123\n" +
 	"\aprefill\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\aprefill\x121\n" +

@@ -235,8 +235,9 @@ type GenerateResponse struct {
 	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// The name of the model that answered.
 	Model string `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
-	// The output as text. Bytes that can never become a character are U+FFFD; a
-	// character that the end of the output cuts is left out.
+	// The output as text, without its reasoning. Bytes that can never become a
+	// character are U+FFFD; a character that the end of the output cuts is left
+	// out.
 	Text string `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
 	// The output as tokens, in order. Its length is usage.completion_tokens.
 	TokenIds []uint32 `protobuf:"varint,4,rep,packed,name=token_ids,json=tokenIds,proto3" json:"token_ids,omitempty"`
@@ -248,7 +249,10 @@ type GenerateResponse struct {
 	// Tokens consumed.
 	Usage *Usage `protobuf:"bytes,7,opt,name=usage,proto3" json:"usage,omitempty"`
 	// Where the time went.
-	Timings       *Timings `protobuf:"bytes,8,opt,name=timings,proto3" json:"timings,omitempty"`
+	Timings *Timings `protobuf:"bytes,8,opt,name=timings,proto3" json:"timings,omitempty"`
+	// The reasoning of a model that reasons, without its markers. Only answers to
+	// `chat` have it: after other input, all output is text.
+	Reasoning     string `protobuf:"bytes,9,opt,name=reasoning,proto3" json:"reasoning,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -337,6 +341,13 @@ func (x *GenerateResponse) GetTimings() *Timings {
 		return x.Timings
 	}
 	return nil
+}
+
+func (x *GenerateResponse) GetReasoning() string {
+	if x != nil {
+		return x.Reasoning
+	}
+	return ""
 }
 
 // One event of a stream: first one `started`, then any number of `delta`, last
@@ -832,7 +843,9 @@ type StreamResponse_Delta struct {
 	TokenIds []uint32 `protobuf:"varint,2,rep,packed,name=token_ids,json=tokenIds,proto3" json:"token_ids,omitempty"`
 	// One entry per token of token_ids where the request set top_logprobs,
 	// else empty.
-	Logprobs      []*PositionLogprobs `protobuf:"bytes,3,rep,name=logprobs,proto3" json:"logprobs,omitempty"`
+	Logprobs []*PositionLogprobs `protobuf:"bytes,3,rep,name=logprobs,proto3" json:"logprobs,omitempty"`
+	// Reasoning to append, as `text` is. It comes before any text.
+	Reasoning     string `protobuf:"bytes,4,opt,name=reasoning,proto3" json:"reasoning,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -886,6 +899,13 @@ func (x *StreamResponse_Delta) GetLogprobs() []*PositionLogprobs {
 		return x.Logprobs
 	}
 	return nil
+}
+
+func (x *StreamResponse_Delta) GetReasoning() string {
+	if x != nil {
+		return x.Reasoning
+	}
+	return ""
 }
 
 // The stream is complete.
@@ -979,7 +999,7 @@ const file_llm_serving_engine_v1_inference_proto_rawDesc = "" +
 	"\x05inputB\r\n" +
 	"\v_max_tokensB\x0f\n" +
 	"\r_top_logprobsJ\x04\b\r\x10\x13J\x04\b\x14\x10\x17R\vjson_schemaR\agrammarR\x05regexR\x04larkR\achoicesR\x0estop_token_idsR\n" +
-	"min_tokensR\x0fprompt_logprobsR\badapters\"\xaf\x03\n" +
+	"min_tokensR\x0fprompt_logprobsR\badapters\"\xbc\x03\n" +
 	"\x10GenerateResponse\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x14\n" +
@@ -989,10 +1009,10 @@ const file_llm_serving_engine_v1_inference_proto_rawDesc = "" +
 	"\blogprobs\x18\x05 \x03(\v2'.llm_serving_engine.v1.PositionLogprobsR\blogprobs\x12H\n" +
 	"\rfinish_reason\x18\x06 \x01(\x0e2#.llm_serving_engine.v1.FinishReasonR\ffinishReason\x122\n" +
 	"\x05usage\x18\a \x01(\v2\x1c.llm_serving_engine.v1.UsageR\x05usage\x128\n" +
-	"\atimings\x18\b \x01(\v2\x1e.llm_serving_engine.v1.TimingsR\atimingsJ\x04\b\t\x10\n" +
-	"J\x04\b\n" +
-	"\x10\vJ\x04\b\v\x10\fR\treasoningR\n" +
-	"tool_callsR\x0fprompt_logprobs\"\x8e\x06\n" +
+	"\atimings\x18\b \x01(\v2\x1e.llm_serving_engine.v1.TimingsR\atimings\x12\x1c\n" +
+	"\treasoning\x18\t \x01(\tR\treasoningJ\x04\b\n" +
+	"\x10\vJ\x04\b\v\x10\fR\n" +
+	"tool_callsR\x0fprompt_logprobs\"\x9b\x06\n" +
 	"\x0eStreamResponse\x12I\n" +
 	"\astarted\x18\x01 \x01(\v2-.llm_serving_engine.v1.StreamResponse.StartedH\x00R\astarted\x12C\n" +
 	"\x05delta\x18\x02 \x01(\v2+.llm_serving_engine.v1.StreamResponse.DeltaH\x00R\x05delta\x12L\n" +
@@ -1002,11 +1022,12 @@ const file_llm_serving_engine_v1_inference_proto_rawDesc = "" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12#\n" +
 	"\rprompt_tokens\x18\x03 \x01(\rR\fpromptTokens\x120\n" +
-	"\x14cached_prompt_tokens\x18\x04 \x01(\rR\x12cachedPromptTokensJ\x04\b\x05\x10\x06R\x0fprompt_logprobs\x1a\xa0\x01\n" +
+	"\x14cached_prompt_tokens\x18\x04 \x01(\rR\x12cachedPromptTokensJ\x04\b\x05\x10\x06R\x0fprompt_logprobs\x1a\xad\x01\n" +
 	"\x05Delta\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\x12\x1b\n" +
 	"\ttoken_ids\x18\x02 \x03(\rR\btokenIds\x12C\n" +
-	"\blogprobs\x18\x03 \x03(\v2'.llm_serving_engine.v1.PositionLogprobsR\blogprobsJ\x04\b\x04\x10\x05J\x04\b\x05\x10\x06R\treasoningR\n" +
+	"\blogprobs\x18\x03 \x03(\v2'.llm_serving_engine.v1.PositionLogprobsR\blogprobs\x12\x1c\n" +
+	"\treasoning\x18\x04 \x01(\tR\treasoningJ\x04\b\x05\x10\x06R\n" +
 	"tool_calls\x1a\xc2\x01\n" +
 	"\bFinished\x12H\n" +
 	"\rfinish_reason\x18\x01 \x01(\x0e2#.llm_serving_engine.v1.FinishReasonR\ffinishReason\x122\n" +

@@ -1,0 +1,86 @@
+"""Powers of this server alone: fields that every API which generates takes."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import AliasChoices, Field
+
+from llm_serving_engine.scheduler.request import Priority
+from llm_serving_engine.server.api.body import Body
+from llm_serving_engine.server.service.request import (
+    Chat,
+    GenerationRequest,
+    Message,
+    SamplingFields,
+    Text,
+    Tokens,
+)
+
+SEEDS = 2**64
+NO_REASONING = "none"
+
+
+class Powers(Body):
+    """Fields beyond those of the APIs that clients know, by the names that other servers use."""
+
+    min_p: float | None = None
+    seed: int | None = None
+    ignore_eos: bool = False
+    priority: Literal["low", "normal", "high", "critical"] | None = None
+    cache_salt: str | None = None
+    timeout: float | None = Field(None, gt=0, allow_inf_nan=False)
+    template_arguments: dict[str, Any] | None = Field(
+        None, validation_alias=AliasChoices("template_arguments", "chat_template_kwargs")
+    )
+    continue_last: bool | None = Field(
+        None, validation_alias=AliasChoices("continue_last", "continue_final_message")
+    )
+
+    @property
+    def priority_value(self) -> int | None:
+        """The priority as the service takes it."""
+        return None if self.priority is None else Priority[self.priority.upper()].value
+
+    def seed_of(self, choice: int) -> int | None:
+        """The seed of one of several answers: each has its own."""
+        return None if self.seed is None else (self.seed + choice) % SEEDS
+
+    def chat(self, messages: list[Message], effort: str | None = None) -> Chat:
+        """A conversation with the arguments for its template.
+
+        Args:
+            messages: The turns.
+            effort: How much the model is to reason, where the request says; an
+                argument of the request's own counts more.
+        """
+        arguments: dict[str, Any] = {}
+        if effort is not None:
+            arguments["reasoning_effort"] = effort
+        if effort == NO_REASONING:
+            arguments["enable_thinking"] = False
+        arguments.update(self.template_arguments or {})
+        return Chat(messages, arguments, bool(self.continue_last))
+
+    def generation(
+        self,
+        source: Chat | Text | Tokens,
+        sampling: SamplingFields,
+        *,
+        model: str,
+        max_tokens: int | None,
+        stop: list[str],
+        top_logprobs: int | None = None,
+    ) -> GenerationRequest:
+        """The request for the service."""
+        return GenerationRequest(
+            input=source,
+            model=model,
+            max_tokens=max_tokens,
+            sampling=sampling,
+            stop=stop,
+            ignore_eos=self.ignore_eos,
+            top_logprobs=top_logprobs,
+            priority=self.priority_value,
+            cache_salt=self.cache_salt or "",
+        )
