@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2_grpc
 from llm_serving_engine.backends.backend import LoadReport
 from llm_serving_engine.backends.process.loss import Loss
 from llm_serving_engine.scheduler.core import Scheduler
+from llm_serving_engine.scheduler.errors import RequestError
 from llm_serving_engine.scheduler.observer import Observer
 from llm_serving_engine.scheduler.step import Capabilities
 from llm_serving_engine.server import (
@@ -36,6 +37,7 @@ from llm_serving_engine.server.operations_service import OperationsService
 from llm_serving_engine.server.reflection import add_reflection
 from llm_serving_engine.server.scheduler_view import SchedulerView
 from llm_serving_engine.server.service.inference import Inference
+from llm_serving_engine.server.telemetry.logs import log_request
 from llm_serving_engine.server.telemetry.metrics import Metrics
 from llm_serving_engine.server.telemetry.trace_recorder import TraceRecorder
 from llm_serving_engine.server.telemetry.tracing import RequestTracer
@@ -91,7 +93,9 @@ class App:
         self.grpc_addresses = listen(self._grpc, config.grpc)
         self._http = None
         if config.http.enabled:
-            routes = api_routes(self.inference, self.catalog, config.http, fingerprint(model))
+            routes = api_routes(
+                self.inference, self.catalog, config.http, fingerprint(model), self._refused
+            )
             app = make_app(self.metrics, self.health.serving, config.http, routes)
             self._http = HttpListener(app, config.http, self.metrics.http_refused)
         self._stopping = False
@@ -201,6 +205,11 @@ class App:
     def _tokens_behind(self) -> int:
         engine = self.model.loaded_engine
         return 0 if engine is None else engine.tokens_behind
+
+    def _refused(self, route: str, error: RequestError) -> None:
+        """Log and count an HTTP request that the service never saw."""
+        log_request(rpc=route, status_code=error.code, error=error)
+        self.metrics.refused("", error)
 
     def _runner_lost(self, model: ServedModel, loss: Loss) -> None:
         self.metrics.processes.lost(model.name, loss.reason)

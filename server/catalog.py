@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
 
 from llm_serving_engine.scheduler.errors import UnknownModel
 from llm_serving_engine.server.model import ServedModel
@@ -24,12 +25,20 @@ class Catalog:
         return (self._models[name] for name in sorted(self._models))
 
     def get(self, name: str) -> ServedModel:
-        """The model of that name; the default one for an empty name. Raises UnknownModel."""
+        """The model of that name, or alias; the default one for an empty name.
+
+        Raises UnknownModel.
+        """
         if not name:
             return self.default
-        try:
-            return self._models[name]
-        except KeyError:
-            raise UnknownModel(
-                shortened(name, NAME_BYTES_MAX), tuple(sorted(self._models))
-            ) from None
+        if (model := self._models.get(name)) is not None:
+            return model
+        for model in self:
+            if any(fnmatchcase(name, _pattern(alias)) for alias in model.aliases):
+                return model
+        raise UnknownModel(shortened(name, NAME_BYTES_MAX), tuple(sorted(self._models)))
+
+
+def _pattern(alias: str) -> str:
+    """The alias as a pattern in which only "*" is special."""
+    return alias.replace("[", "[[]").replace("?", "[?]")

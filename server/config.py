@@ -85,6 +85,9 @@ class ModelConfig(Part):
     https:// address of a GGUF file, or builtin."""
     name: str = ""
     """What requests call it. Empty: the file's name."""
+    aliases: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """More names by which requests may call it; "*" stands for any characters, as in "gpt-*":
+    for programs whose model's name cannot be changed."""
     backend: Annotated[str, AfterValidator(registry.check_name)] = registry.AUTO
     """What runs it: "llama.cpp", "ctransformers" (sequences in turn, not in batches), "scripted"
     (no model, answers by arithmetic, for tests of clients), or the import path "module:Class".
@@ -187,6 +190,9 @@ class HttpConfig(Part):
     at most. The least recently used are forgotten first."""
     responses_seconds_max: Seconds = 3600.0
     """How long a response is kept."""
+    headers_seconds: Seconds = 5.0
+    """How long a stream's headers wait for the request to leave the queue: until then, an error
+    is told by its status. Shorter than the time in which proxies want a first byte."""
     reasoning_field: Literal["reasoning_content", "reasoning", "both"] = "reasoning_content"
     """The field of chat completions that holds a model's reasoning: clients differ. Both of them
     doubles its size."""

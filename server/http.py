@@ -6,16 +6,21 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from llm_serving_engine.server.api.errors import HttpError, openai_body
 from llm_serving_engine.server.api.hosts import HostCheck
 from llm_serving_engine.server.config import HttpConfig
+from llm_serving_engine.server.refusals import FORBIDDEN_HOST, METHOD, UNKNOWN_PATH
 from llm_serving_engine.server.telemetry.metrics import Metrics
 
+# Of a path that there is not, as the error repeats it.
+PATH_CHARACTERS_MAX = 100
 # The origins of pages that this machine serves, in whatever way it is called.
 LOCAL_ORIGINS = r"https?://(localhost|[a-z0-9-]+\.localhost|127(\.\d+){3}|\[::1\])(:\d+)?"
 # What browsers may send to the API, and what pages may read of its answers.
@@ -39,7 +44,7 @@ REQUEST_HEADERS = (
     "x-stainless-runtime-version",
     "x-stainless-timeout",
 )
-ANSWER_HEADERS = ("x-request-id", "x-ignored-fields", "retry-after", "retry-after-ms")
+ANSWER_HEADERS = ("x-request-id", "request-id", "x-ignored-fields", "retry-after", "retry-after-ms")
 
 
 def make_app(
@@ -71,16 +76,37 @@ def make_app(
         # An answer of any kind says that the event loop turns.
         return PlainTextResponse("LIVE\n")
 
+    async def show_root(request: Request) -> Response:
+        return PlainTextResponse("llm-serving-engine\n")
+
+    async def refuse(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        reason = METHOD if error.status_code == 405 else UNKNOWN_PATH
+        metrics.http_refused(reason, error.status_code)
+        answer = HttpError(error.status_code, "invalid_request_error", reason, _missing(request))
+        return JSONResponse(openai_body(answer), error.status_code, error.headers)
+
     own = (
+        Route("/", show_root),
         Route("/metrics", show_metrics),
         Route("/livez", show_live),
         Route("/readyz", show_ready),
         Route("/healthz", show_ready),
     )
-    return Starlette(routes=[*own, *routes], middleware=_browser_rules(config))
+    return Starlette(
+        routes=[*own, *routes],
+        middleware=_browser_rules(config, metrics),
+        exception_handlers={404: refuse, 405: refuse},
+    )
 
 
-def _browser_rules(config: HttpConfig) -> list[Middleware]:
+def _missing(request: Request) -> str:
+    path = request.url.path
+    shown = path if len(path) <= PATH_CHARACTERS_MAX else f"{path[:PATH_CHARACTERS_MAX]}..."
+    return f"there is no {request.method} {shown}; see /openapi.json"
+
+
+def _browser_rules(config: HttpConfig, metrics: Metrics) -> list[Middleware]:
     """Which hosts requests may name, and whose pages may read the answers."""
     cors = Middleware(
         CORSMiddleware,
@@ -90,4 +116,8 @@ def _browser_rules(config: HttpConfig) -> list[Middleware]:
         allow_headers=REQUEST_HEADERS,
         expose_headers=ANSWER_HEADERS,
     )
-    return [Middleware(HostCheck, config.host, config.hosts), cors]
+
+    def refused() -> None:
+        metrics.http_refused(FORBIDDEN_HOST, 403)
+
+    return [Middleware(HostCheck, config.host, config.hosts, refused), cors]

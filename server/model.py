@@ -185,6 +185,11 @@ class ServedModel:
         return self._serving
 
     @property
+    def aliases(self) -> tuple[str, ...]:
+        """More names by which requests may call it, with "*"."""
+        return self._config.model.aliases
+
+    @property
     def runner_config(self) -> BackendConfig:
         """How its runner was told to run it."""
         return self._config.model.runner

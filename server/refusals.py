@@ -11,9 +11,14 @@ HEADER_SIZE = "header_size"
 BODY_TIMEOUT = "body_timeout"
 CONNECTIONS = "connections"
 WRITE_TIMEOUT = "write_timeout"
+# Requests that no endpoint sees.
+FORBIDDEN_HOST = "forbidden_host"
+UNKNOWN_PATH = "unknown_path"
+METHOD = "method"
 HTTP_REFUSALS = (
     *(MALFORMED, HEADER_TIMEOUT, HEADER_SIZE, BODY_TIMEOUT),
     *(CONNECTIONS, WRITE_TIMEOUT),
+    *(FORBIDDEN_HOST, UNKNOWN_PATH, METHOD),
 )
 
 

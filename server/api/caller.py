@@ -13,11 +13,10 @@ from llm_serving_engine.server.telemetry.attributes import http_attributes
 
 TENANT_HEADER = "x-tenant-id"
 TIMEOUT_HEADER = "x-request-timeout"
-REQUEST_ID_HEADER = "x-request-id"
 
 
 def caller_of(exchange: Exchange, route: str, timeout: float | None = None) -> Caller:
-    """Who calls, and until when the answer is wanted.
+    """Who calls, and until when the answer is wanted. From now on, the service observes.
 
     Args:
         exchange: The request.
@@ -27,10 +26,12 @@ def caller_of(exchange: Exchange, route: str, timeout: float | None = None) -> C
     Raises:
         InvalidField: The header is no number of seconds.
     """
+    remaining = _remaining(exchange, timeout)
+    exchange.observed = True
     return Caller(
         method=f"POST {route}",
         tenant=tenant_of(exchange),
-        remaining=_remaining(exchange, timeout),
+        remaining=remaining,
         metadata=tuple(exchange.headers.items()),
         attributes=http_attributes("POST", route),
     )

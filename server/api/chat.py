@@ -14,7 +14,7 @@ from llm_serving_engine.server.api.body import read_body
 from llm_serving_engine.server.api.caller import caller_of
 from llm_serving_engine.server.api.chat_types import ChatBody
 from llm_serving_engine.server.api.exchange import EventStream, Exchange
-from llm_serving_engine.server.api.generations import answers, generating, merged
+from llm_serving_engine.server.api.generations import answers, begun, generating, merged
 from llm_serving_engine.server.api.logprobs import chat_logprobs
 from llm_serving_engine.server.api.sse import event
 from llm_serving_engine.server.api.usage import chat_usage, timings_of
@@ -51,7 +51,7 @@ class ChatCompletions:
     async def __call__(self, exchange: Exchange) -> None:
         """Answer a request. Raises RequestError."""
         body = await read_body(exchange, ChatBody)
-        requests = _requests(body, exchange.config.choices_max)
+        requests = _requests(body, exchange)
         caller = caller_of(exchange, ROUTE, body.timeout)
         async with generating(self._inference, requests, caller) as generations:
             head = _Head(generations[0].call.model, self._fingerprint)
@@ -65,6 +65,7 @@ class ChatCompletions:
     async def _stream(
         self, exchange: Exchange, body: ChatBody, generations: Sequence[Generation], head: _Head
     ) -> None:
+        await begun(generations, exchange.config.headers_seconds)
         async with exchange.stream() as stream:
             names = REASONING_NAMES[exchange.config.reasoning_field]
             writer = _Writer(stream, head, body, names)
@@ -78,8 +79,9 @@ class ChatCompletions:
             await writer.end()
 
 
-def _requests(body: ChatBody, choices_max: int) -> list[GenerationRequest]:
+def _requests(body: ChatBody, exchange: Exchange) -> list[GenerationRequest]:
     body.check()
+    choices_max = exchange.config.choices_max
     choices = 1 if body.n is None else body.n
     if not 1 <= choices <= choices_max:
         raise InvalidField("n", f"is {choices}; it can be 1 to {choices_max}")
@@ -91,6 +93,7 @@ def _requests(body: ChatBody, choices_max: int) -> list[GenerationRequest]:
             model=body.model,
             max_tokens=body.output_tokens(),
             stop=body.stops,
+            request_id=exchange.request_id,
             top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         )
         for choice in range(choices)

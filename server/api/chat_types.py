@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from pydantic import AliasChoices, Field
@@ -90,7 +90,7 @@ class ChatBody(GenerationBody):
 
     def conversation(self) -> list[Message]:
         """The messages as the service takes them. Raises InvalidField."""
-        return [_message(index, message) for index, message in enumerate(self.messages)]
+        return conversation_of(self.messages)
 
     def check(self) -> None:
         """Refuse what no field's type can. Raises InvalidField."""
@@ -101,6 +101,11 @@ class ChatBody(GenerationBody):
             raise InvalidField("modalities", TEXT_ONLY)
         if self.top_logprobs is not None and not self.logprobs:
             raise InvalidField("top_logprobs", "needs logprobs to be true")
+
+
+def conversation_of(messages: Sequence[ChatMessage]) -> list[Message]:
+    """Messages as the service takes them. Raises InvalidField."""
+    return [_message(index, message) for index, message in enumerate(messages)]
 
 
 def _message(index: int, message: ChatMessage) -> Message:

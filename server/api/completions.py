@@ -13,7 +13,7 @@ from llm_serving_engine.server.api.caller import caller_of
 from llm_serving_engine.server.api.chat import DONE, FINISH_REASONS
 from llm_serving_engine.server.api.completion_types import CompletionBody
 from llm_serving_engine.server.api.exchange import EventStream, Exchange
-from llm_serving_engine.server.api.generations import answers, generating, merged
+from llm_serving_engine.server.api.generations import answers, begun, generating, merged
 from llm_serving_engine.server.api.logprobs import CompletionLogprobs
 from llm_serving_engine.server.api.sse import event
 from llm_serving_engine.server.api.usage import timings_of, usage_of_prompts
@@ -35,19 +35,21 @@ class Completions:
     async def __call__(self, exchange: Exchange) -> None:
         """Answer a request. Raises RequestError."""
         body = await read_body(exchange, CompletionBody)
-        requests = _requests(body, exchange.config.choices_max)
+        requests = _requests(body, exchange)
         caller = caller_of(exchange, ROUTE, body.timeout)
         async with generating(self._inference, requests, caller) as generations:
             answer = _Answer(body, generations, self._fingerprint)
             if body.stream:
+                await begun(generations, exchange.config.headers_seconds)
                 async with exchange.stream() as stream:
                     await answer.stream(stream)
             else:
                 await exchange.answer(await answer.whole())
 
 
-def _requests(body: CompletionBody, choices_max: int) -> list[GenerationRequest]:
+def _requests(body: CompletionBody, exchange: Exchange) -> list[GenerationRequest]:
     body.check()
+    choices_max = exchange.config.choices_max
     choices = 1 if body.n is None else body.n
     in_all = choices * len(body.prompts)
     if choices < 1 or in_all > choices_max:
@@ -59,6 +61,7 @@ def _requests(body: CompletionBody, choices_max: int) -> list[GenerationRequest]
             model=body.model,
             max_tokens=body.max_tokens,
             stop=body.stops,
+            request_id=exchange.request_id,
             top_logprobs=body.logprobs,
         )
         for prompt in body.prompts

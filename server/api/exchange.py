@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from types import TracebackType
@@ -16,12 +17,14 @@ from starlette.types import Message, Receive, Scope, Send
 from llm_serving_engine.scheduler.errors import LimitReached
 from llm_serving_engine.server.api.errors import BadBody, BodyTooLarge
 from llm_serving_engine.server.config import HttpConfig
+from llm_serving_engine.server.service.validation import REQUEST_ID_CHARACTERS_MAX
 from llm_serving_engine.server.time_limit import TimeLimit
 
 JSON = "application/json"
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 KEEP_ALIVE = b": keep-alive\n\n"
 RETRY_SECONDS = 1.0
+REQUEST_ID_HEADER = "x-request-id"
 # Smaller bodies are parsed in a few milliseconds, whatever is in them.
 UNCOUNTED_BYTES_MAX = 256 * 1024
 
@@ -34,8 +37,11 @@ class Exchange:
 
     Attributes:
         headers: The request's headers.
+        request_id: The caller's own id for it, or one that is made here.
         path: The request's path.
         path_parameters: What the route found in it.
+        query: What comes after its question mark.
+        observed: Whether the service logs and counts the request.
         gone: Whether the client has gone away.
         begun: Whether the answer's status and headers are sent.
     """
@@ -43,8 +49,11 @@ class Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send, config: HttpConfig) -> None:
         self.config = config
         self.headers = Headers(scope=scope)
+        self.request_id = _request_id(self.headers.get(REQUEST_ID_HEADER, ""))
         self.path: str = scope["path"]
         self.path_parameters: dict[str, str] = scope.get("path_params", {})
+        self.query: str = scope.get("query_string", b"").decode("latin-1")
+        self.observed = False
         self.arrived_at = time.monotonic()
         self.gone = False
         self.begun = False
@@ -139,6 +148,11 @@ class Exchange:
             pass
         self.gone = True
         task.cancel()
+
+
+def _request_id(wish: str) -> str:
+    fits = len(wish) <= REQUEST_ID_CHARACTERS_MAX and wish.isascii() and wish.isprintable()
+    return wish if wish and fits else secrets.token_hex(8)
 
 
 class EventStream:

@@ -28,6 +28,23 @@ async def generating(
         ]
 
 
+async def begun(generations: Sequence[Generation], seconds: float) -> None:
+    """Wait until all have left the queue, or so many seconds.
+
+    Until then, the answer's headers are not sent, and an error has a status.
+
+    Raises:
+        RequestError: One ended with an error before.
+    """
+    tasks = [asyncio.create_task(generation.started()) for generation in generations]
+    try:
+        done, _ = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
+    finally:
+        await _end(tasks)
+
+
 async def answers(generations: Sequence[Generation]) -> list[Answer]:
     """Every generation's answer. Raises the first RequestError."""
     if len(generations) == 1:

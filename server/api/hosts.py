@@ -8,7 +8,7 @@ that host this server. Its requests give it away: they name the foreign host.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
@@ -23,7 +23,13 @@ LOCAL_NAME = "localhost"
 class HostCheck:
     """Answers 403 to requests that name a host which is not this machine."""
 
-    def __init__(self, app: ASGIApp, listening_on: str, allowed: Iterable[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        listening_on: str,
+        allowed: Iterable[str],
+        refused: Callable[[], None] = lambda: None,
+    ) -> None:
         """Wrap an application.
 
         Args:
@@ -31,7 +37,9 @@ class HostCheck:
             listening_on: The configured host. Beyond loopback, machines reach this one
                 by names that it cannot know, and nothing is checked.
             allowed: More names that requests may use; "*" for all.
+            refused: Told of each request that is refused.
         """
+        self._refused = refused
         self._app = app
         self._allowed = frozenset(name.lower() for name in allowed)
         self._checks = _is_local(listening_on) and ANY not in self._allowed
@@ -41,6 +49,7 @@ class HostCheck:
         if scope["type"] == "http" and self._checks:
             host = _without_port(Headers(scope=scope).get("host", LOCAL_NAME)).lower()
             if not (_is_local(host) or host in self._allowed):
+                self._refused()
                 message = f"requests for the host {host[:80]!r} are not answered; see http.hosts"
                 error = HttpError(403, "invalid_request_error", "forbidden_host", message)
                 await JSONResponse(openai_body(error), error.status)(scope, receive, send)

@@ -9,6 +9,7 @@ from llm_serving_engine.scheduler.request import FinishReason
 from llm_serving_engine.server.api.body import read_body
 from llm_serving_engine.server.api.caller import caller_of
 from llm_serving_engine.server.api.exchange import EventStream, Exchange
+from llm_serving_engine.server.api.generations import begun
 from llm_serving_engine.server.api.message_types import ConversationBody, MessagesBody
 from llm_serving_engine.server.api.sse import named_event
 from llm_serving_engine.server.service.events import Delta, Finished, Started, Usage
@@ -42,11 +43,13 @@ class Messages:
             model=body.model,
             max_tokens=body.max_tokens,
             stop=body.stop_sequences,
+            request_id=exchange.request_id,
         )
         caller = caller_of(exchange, ROUTE, body.timeout)
         async with self._inference.generate(request, caller) as generation:
             message_id = f"msg_{secrets.token_hex(12)}"
             if body.stream:
+                await begun([generation], exchange.config.headers_seconds)
                 async with exchange.stream(keep_alive=lambda: PING) as stream:
                     await _Writer(stream, message_id, generation).write()
             else:

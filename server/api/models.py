@@ -54,4 +54,5 @@ class Models:
             "created": self._created,
             "owned_by": OWNER,
             "max_model_len": context,
+            "aliases": list(model.aliases),
         }

@@ -70,11 +70,13 @@ class Powers(Body):
         model: str,
         max_tokens: int | None,
         stop: list[str],
+        request_id: str,
         top_logprobs: int | None = None,
     ) -> GenerationRequest:
         """The request for the service."""
         return GenerationRequest(
             input=source,
+            request_id=request_id,
             model=model,
             max_tokens=max_tokens,
             sampling=sampling,

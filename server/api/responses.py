@@ -11,6 +11,7 @@ from llm_serving_engine.server.api.caller import caller_of, tenant_of
 from llm_serving_engine.server.api.chat import DONE
 from llm_serving_engine.server.api.errors import UnknownResponse, http_error, openai_body
 from llm_serving_engine.server.api.exchange import Exchange
+from llm_serving_engine.server.api.generations import begun
 from llm_serving_engine.server.api.response_events import ResponseEvents
 from llm_serving_engine.server.api.response_resource import Resource
 from llm_serving_engine.server.api.response_store import ResponseStore, Stored
@@ -42,10 +43,12 @@ class Responses:
         body.check()
         tenant = tenant_of(exchange)
         turns = self._conversation(body, tenant)
+        request = _request(body, turns, exchange.request_id)
         caller = caller_of(exchange, ROUTE, body.timeout)
-        async with self._inference.generate(_request(body, turns), caller) as generation:
+        async with self._inference.generate(request, caller) as generation:
             turn = _Turn(body, generation)
             if body.stream:
+                await begun([generation], exchange.config.headers_seconds)
                 await turn.stream(exchange)
             else:
                 await turn.run()
@@ -159,13 +162,14 @@ class _Turn:
                     yield event
 
 
-def _request(body: ResponseBody, turns: list[Message]) -> GenerationRequest:
+def _request(body: ResponseBody, turns: list[Message], request_id: str) -> GenerationRequest:
     return body.generation(
         _chat(body, turns),
         body.sampling(),
         model=body.model,
         max_tokens=body.max_output_tokens,
         stop=body.stops,
+        request_id=request_id,
         top_logprobs=body.top,
     )
 

@@ -80,8 +80,18 @@ async def parse_tokenize(
         return (await _chat_prompt(source, model, config)).tokens
     if isinstance(source, Text):
         _check_size(source, config)
-        return await _encode(source.text, model, special=source.parse_special)
+        tokens = await _encode(source.text, model, special=source.parse_special)
+        return tokens if request.add_special else _without_prefix(tokens, source, model)
     raise InvalidField("input", "is missing: set one of text, chat")
+
+
+def _without_prefix(tokens: tuple[int, ...], source: Text, model: ServedModel) -> tuple[int, ...]:
+    """The tokens without the beginning-of-sequence token that the text does not name."""
+    tokenizer = model.tokenizer
+    prefix = tuple(tokenizer.encode("", special=False))
+    named = bool(tokenizer.bos_text) and source.text.startswith(tokenizer.bos_text)
+    added = tokens[: len(prefix)] == prefix and not (source.parse_special and named)
+    return tokens[len(prefix) :] if added else tokens
 
 
 async def detokenize(

@@ -143,11 +143,14 @@ class TokenizeRequest:
         input: What to tokenize.
         model: The model's name; empty: the default model.
         ids_only: Leave out the bytes that each token stands for.
+        add_special: Whether a text gets the beginning-of-sequence token that the
+            vocabulary asks for.
     """
 
     input: Text | Chat | None
     model: str = ""
     ids_only: bool = False
+    add_special: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,10 @@ async def test_healthz_from_loading_to_the_end() -> None:
 
 
 async def test_other_paths(scripted: RunningServer) -> None:
-    assert (await get(scripted, "/")).status_code == 404
-    assert (await get(scripted, "/metrics/x")).status_code == 404
+    assert (await get(scripted, "/")).status_code == 200
+    unknown = await get(scripted, "/metrics/x")
+    assert unknown.status_code == 404
+    assert unknown.json()["error"]["code"] == "unknown_path"
 
 
 async def test_metrics_of_real_requests() -> None:
