@@ -178,11 +178,13 @@ class HttpConfig(Part):
     """Address to listen on."""
     port: Port = 8080
     """Port to listen on; 0 for any free one."""
-    body_bytes_max: Positive = 16 * 1024 * 1024
+    body_bytes_max: Positive = 8 * 1024 * 1024
     """The body of a request. Larger ones are refused before they are read whole."""
-    body_items_max: Positive = 262_144
+    body_items_max: Positive = 131_072
     """Items of a body (its commas): a prompt of token ids has one each. Bounds the time to parse
     a request."""
+    body_objects_max: Positive = 32_768
+    """Objects and lists of a body, counted by their opening brackets, those in texts included."""
     choices_max: Positive = 16
     """Answers to one request (`n`, times its prompts). Each takes a place in the queue."""
     responses_bytes_max: Positive = 64 * 1024 * 1024

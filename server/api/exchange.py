@@ -82,14 +82,18 @@ class Exchange:
                 break
         body = b"".join(parts)
         # Counted before it is parsed, which would hold up every other request.
-        items = body.count(b",") if len(body) > UNCOUNTED_BYTES_MAX else 0
-        if items > self.config.body_items_max:
-            limit = self.config.body_items_max
-            raise BodyTooLarge(f"the body has about {items} items; the limit is {limit}")
+        if len(body) > UNCOUNTED_BYTES_MAX:
+            items, objects = body.count(b","), body.count(b"{") + body.count(b"[")
+            self._check_count("items", items, self.config.body_items_max)
+            self._check_count("objects and lists", objects, self.config.body_objects_max)
         try:
             return json.loads(body)
         except (ValueError, RecursionError) as error:
             raise BadBody(f"the body is not valid JSON: {error}") from None
+
+    def _check_count(self, what: str, count: int, limit: int) -> None:
+        if count > limit:
+            raise BodyTooLarge(f"the body has about {count} {what}; the limit is {limit}")
 
     def watch(self) -> None:
         """Cancel the running task when the client goes away. Call after `read`."""

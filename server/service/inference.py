@@ -35,7 +35,8 @@ INLINE_TOKENS_MAX = 4096
 # gRPC clients refuse larger messages unless they are told otherwise.
 ANSWER_BYTES_MAX = 4 * 1024 * 1024
 # Of an answer: a token's id, and the head of its name.
-TOKEN_BYTES = 6
+ID_BYTES = 3
+NAME_BYTES = 3
 
 
 class Tokenized(NamedTuple):
@@ -168,7 +169,7 @@ async def _names(tokens: tuple[int, ...], model: ServedModel) -> list[bytes]:
 
 
 def _check_answer(tokens: tuple[int, ...], names: list[bytes]) -> None:
-    size = TOKEN_BYTES * len(tokens) + sum(map(len, names))
+    size = ID_BYTES * len(tokens) + NAME_BYTES * len(names) + sum(map(len, names))
     if size > ANSWER_BYTES_MAX:
         less = "set ids_only, or send" if names else "send"
         raise InvalidField(

@@ -23,3 +23,14 @@ async def test_items() -> None:
             more = await client.post(url, content=body(1001))
             assert more.status_code == 413
             assert "about 1001 items; the limit is 1000" in more.text
+
+
+async def test_objects() -> None:
+    async with gated(http={"port": 0, "body_objects_max": 1000}) as server:
+        url = f"http://127.0.0.1:{server.app.http_port}/v1/completions"
+        async with httpx.AsyncClient(trust_env=False) as client:
+            fits = await client.post(url, content=body(0) + b" [{}" * 499 + b"[")
+            assert fits.status_code == 400
+            more = await client.post(url, content=body(0) + b" [{}" * 500)
+            assert more.status_code == 413
+            assert "about 1001 objects and lists; the limit is 1000" in more.text
