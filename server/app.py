@@ -26,6 +26,7 @@ from llm_serving_engine.server.api.fingerprint import fingerprint
 from llm_serving_engine.server.api.routes import api_routes
 from llm_serving_engine.server.catalog import Catalog
 from llm_serving_engine.server.config import ConfigError, ServerConfig
+from llm_serving_engine.server.console.routes import console_routes
 from llm_serving_engine.server.grpc_listener import listen, make_server
 from llm_serving_engine.server.health import HealthService
 from llm_serving_engine.server.http import make_app
@@ -93,9 +94,12 @@ class App:
         self.grpc_addresses = listen(self._grpc, config.grpc)
         self._http = None
         if config.http.enabled:
-            routes = api_routes(
-                self.inference, self.catalog, config.http, fingerprint(model), self._refused
-            )
+            routes = [
+                *api_routes(
+                    self.inference, self.catalog, config.http, fingerprint(model), self._refused
+                ),
+                *console_routes(self.catalog),
+            ]
             app = make_app(self.metrics, self.health.serving, config.http, routes)
             self._http = HttpListener(app, config.http, self.metrics.http_refused)
         self._stopping = False

@@ -1,4 +1,4 @@
-"""HTTP beside gRPC: the OpenAI-style API, /metrics for Prometheus, probes for orchestrators."""
+"""HTTP beside gRPC: API, console, /metrics for Prometheus, and probes for orchestrators."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def make_app(
         metrics: What /metrics shows.
         serving: Whether a model answers requests, for /readyz and /healthz.
         config: Whose pages may use the API, and under which names.
-        routes: The API's.
+        routes: The API's and the console's.
     """
     config = config or HttpConfig()
 
@@ -76,9 +76,6 @@ def make_app(
         # An answer of any kind says that the event loop turns.
         return PlainTextResponse("LIVE\n")
 
-    async def show_root(request: Request) -> Response:
-        return PlainTextResponse("llm-serving-engine\n")
-
     async def refuse(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         reason = METHOD if error.status_code == 405 else UNKNOWN_PATH
@@ -87,7 +84,6 @@ def make_app(
         return JSONResponse(openai_body(answer), error.status_code, error.headers)
 
     own = (
-        Route("/", show_root),
         Route("/metrics", show_metrics),
         Route("/livez", show_live),
         Route("/readyz", show_ready),

@@ -179,6 +179,8 @@ def _announce(app: App, report: LoadReport) -> None:
         _say(f"memory of the runner: {sum(memory.values()) / 1e6:.0f} MB ({parts}){estimated}")
     for address in app.http_addresses:
         _say(f"metrics and health on {address if address.path else f'http://{address}'}")
+    if reachable := [address for address in app.http_addresses if not address.path]:
+        _say(f"chat, scheduler, and model in a browser: http://{reachable[0]}/")
     first, *others = app.grpc_addresses
     for address in others:
         _say(f"listening on {address}")

@@ -82,3 +82,11 @@ def test_it_names_both_commands(wheel: zipfile.ZipFile) -> None:
     text = wheel.read(entry_points).decode()
     for command in ("llm-serving-engine", "lse"):
         assert f"{command} = llm_serving_engine.__main__:main" in text
+
+
+def test_it_holds_the_console(wheel: zipfile.ZipFile) -> None:
+    static = ROOT / "server" / "console" / "static"
+    files = {path.relative_to(ROOT).as_posix() for path in static.rglob("*") if path.is_file()}
+    assert f"{static.relative_to(ROOT).as_posix()}/index.html" in files
+    wanted = {f"{NAMESPACE}/{name}" for name in files}
+    assert wanted - set(wheel.namelist()) == set()
