@@ -180,7 +180,7 @@ async def test_an_unknown_model(plain: RunningServer, name: str) -> None:
         assert info.domain == "llm-serving-engine"
         assert info.reason == "UNKNOWN_MODEL"
         assert dict(info.metadata) == {"models": "tiny-plain"}
-        assert name[:50] in message(error)
+        assert name[:20] in message(error)
 
 
 async def test_the_default_model_by_its_name(plain: RunningServer) -> None:
