@@ -50,6 +50,7 @@ class Replica:
     def stop(self) -> int:
         self.server.signal(signal.SIGTERM)
         code, log = self.server.end()
+        self.server.process.communicate()  # closes its pipes
         assert log == ""
         return code
 
