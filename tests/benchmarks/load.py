@@ -1,9 +1,11 @@
-"""Streams against a server, read with as little work as can be: raw stubs, no client library."""
+"""Streams against a server, read with as little work as can be: raw stubs and sockets."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+import urllib.parse
 import uuid
 from dataclasses import dataclass
 
@@ -41,6 +43,35 @@ async def stream_all(
             return Arrivals(tuple(times))
 
         return await asyncio.gather(*map(one, range(streams)))
+
+
+async def stream_all_http(
+    url: str, streams: int, *, prompt_tokens: int, max_tokens: int
+) -> list[Arrivals]:
+    """The same over HTTP, each stream on a connection of its own."""
+    salt = uuid.uuid4().hex
+    host = urllib.parse.urlsplit(url)
+
+    async def one(number: int) -> Arrivals:
+        body = {
+            "prompt": [1000 + 97 * number + place for place in range(prompt_tokens)],
+            "max_tokens": max_tokens,
+            "ignore_eos": True,
+            "cache_salt": f"{salt}/{number}",
+            "temperature": 0,
+            "stream": True,
+        }
+        data = json.dumps(body).encode()
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}"
+        reader, writer = await asyncio.open_connection(host.hostname, host.port)
+        writer.write(head.encode() + b"\r\n\r\n" + data)
+        times: list[float] = []
+        while not (block := await reader.readuntil(b"\n\n")).endswith(b"[DONE]\n\n"):
+            times += [time.monotonic()] * block.count(b'"finish_reason":null')
+        writer.close()
+        return Arrivals(tuple(times))
+
+    return await asyncio.gather(*map(one, range(streams)))
 
 
 def decode_rate(streams: list[Arrivals]) -> float:
