@@ -20,6 +20,7 @@ from llm_serving_engine.scheduler.errors import (
 )
 from llm_serving_engine.server.retry_delay import with_jitter
 from llm_serving_engine.server.service.errors import INTERNAL_MESSAGE
+from llm_serving_engine.server.service.fields import ContextExceeded
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -147,12 +148,22 @@ _RENAMED = (
 
 
 def _invalid_field(error: InvalidField, fields: Mapping[str, str]) -> HttpError:
+    field = _field(error, fields)
+    message = f"{field}: {error.description}"
+    if isinstance(error, ContextExceeded):
+        # Codex knows it by the code, and LiteLLM by these words.
+        message = f"This model's maximum context length is {error.context} tokens. {message}"
+        return HttpError(400, _INVALID, "context_length_exceeded", message, field)
+    return HttpError(400, _INVALID, "invalid_value", message, field)
+
+
+def _field(error: InvalidField, fields: Mapping[str, str]) -> str:
+    """The API's own name of the field."""
     field = error.field
     for pattern, replacement in _RENAMED:
         field = pattern.sub(replacement, field)
     name, *rest = re.split(r"(?=[.\[])", field)
-    field = "".join((fields.get(name, name), *rest))
-    return HttpError(400, _INVALID, "invalid_value", f"{field}: {error.description}", field)
+    return "".join((fields.get(name, name), *rest))
 
 
 def _unknown_response(error: UnknownResponse) -> HttpError:

@@ -7,6 +7,24 @@ from collections.abc import Sequence
 from llm_serving_engine.scheduler.errors import InvalidField
 
 
+class ContextExceeded(InvalidField):
+    """The request can never fit the model's context.
+
+    Attributes:
+        context: Tokens that the model's context holds.
+    """
+
+    def __init__(self, field: str, description: str, context: int) -> None:
+        super().__init__(field, description)
+        self.context = context
+
+
+def check_fits(holds: bool, field: str, description: str, context: int) -> None:
+    """Refuse what cannot fit the context. Raises ContextExceeded unless `holds`."""
+    if not holds:
+        raise ContextExceeded(field, description, context)
+
+
 def check(holds: bool, field: str, description: str) -> None:
     """Refuse a field. Raises InvalidField unless `holds`."""
     if not holds:

@@ -19,7 +19,7 @@ from llm_serving_engine.backends.text.stand_ins import strings
 from llm_serving_engine.scheduler.errors import InvalidField
 from llm_serving_engine.server.config import GenerationConfig
 from llm_serving_engine.server.model import ServedModel
-from llm_serving_engine.server.service.fields import check, check_tokens
+from llm_serving_engine.server.service.fields import check, check_fits, check_tokens
 from llm_serving_engine.server.service.request import (
     Chat,
     DetokenizeRequest,
@@ -130,10 +130,11 @@ def _given_tokens(tokens: Tokens, model: ServedModel) -> tuple[int, ...]:
     ids, field = tokens.ids, "prompt_tokens.ids"
     check(len(ids) > 0, field, "is empty")
     context = model.context_per_sequence
-    check(
+    check_fits(
         len(ids) < context,
         "prompt_tokens",
         f"has {len(ids)} tokens, which leave no room in the context of {context}",
+        context,
     )
     check_tokens(ids, field, model.vocabulary_size)
     return tuple(ids)
@@ -250,9 +251,10 @@ def _check_text_fits(source: Text, model: ServedModel, config: GenerationConfig)
     """Refuse what cannot fit before it costs the time to tokenize it."""
     size = _check_size(source, config)
     tokens_min = size // model.tokenizer.longest_piece
-    check(
+    check_fits(
         tokens_min < model.context_per_sequence,
         source.field,
         f"has {tokens_min} tokens or more; with max_tokens it must fit the context "
         f"of {model.context_per_sequence}",
+        model.context_per_sequence,
     )

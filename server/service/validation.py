@@ -11,7 +11,7 @@ from llm_serving_engine.scheduler.errors import InvalidField
 from llm_serving_engine.scheduler.request import Priority, Request
 from llm_serving_engine.server.config import GenerationConfig
 from llm_serving_engine.server.model import ServedModel
-from llm_serving_engine.server.service.fields import check
+from llm_serving_engine.server.service.fields import check, check_fits
 from llm_serving_engine.server.service.prompts import input_field, parse_prompt
 from llm_serving_engine.server.service.request import Chat, GenerationRequest
 from llm_serving_engine.server.service.sampling import parse_sampling
@@ -174,18 +174,20 @@ def _max_tokens(
     request: GenerationRequest, prompt_tokens: int, model: ServedModel, config: GenerationConfig
 ) -> int:
     context = model.context_per_sequence
-    check(
+    check_fits(
         prompt_tokens < context,
         input_field(request.input),
         f"has {prompt_tokens} tokens, which leave no room in the context of {context}",
+        context,
     )
     if request.max_tokens is None:
         return min(config.max_tokens_default, config.max_tokens_ceiling)
     room = context - prompt_tokens
-    check(
+    check_fits(
         request.max_tokens <= room,
         "max_tokens",
         f"is {request.max_tokens}; the context holds {context} tokens, and after a prompt of "
         f"{prompt_tokens} has room for {room}",
+        context,
     )
     return request.max_tokens

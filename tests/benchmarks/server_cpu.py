@@ -45,7 +45,7 @@ def main() -> None:
             before = [*map(cpu_seconds, processes), time.process_time()]
             load = stream_all_http if options.http else stream_all
             address = server.http if options.http else server.address
-            streams = uvloop.run(
+            uvloop.run(
                 load(
                     address,
                     options.clients,

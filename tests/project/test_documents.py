@@ -15,6 +15,7 @@ DOCUMENTS = (
     "deploy/README.md",
     "docs/backends.md",
     "docs/doctor.md",
+    "docs/http.md",
     "docs/runners.md",
     "docs/limits.md",
     "docs/performance.md",
