@@ -49,7 +49,7 @@ class BackendConfig:
             say so itself. A GGUF file does, and this is not asked.
         memory_bytes_max: Memory that the runner may take, mapped weights
             included. A model that needs more is not loaded, and a runner that
-            takes more is replaced. Leave room for scheduler.saved_cache_bytes_max.
+            takes more is replaced. Leave room for scheduler.snapshot_bytes_max.
     """
 
     sequences: int | None = None

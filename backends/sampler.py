@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llm_serving_engine.scheduler.request import Sampling
-from llm_serving_engine.scheduler.step import Logprobs, OpenSequence
+from llm_serving_engine.scheduler.step import Logprobs, Open
 
 Logits = npt.NDArray[np.float32]
 """One row of logits, of shape (vocabulary,)."""
@@ -50,7 +50,7 @@ def all_finite(logits: Logits) -> bool:
 class TokenSampler:
     """One sequence's sampler."""
 
-    def __init__(self, opened: OpenSequence) -> None:
+    def __init__(self, opened: Open) -> None:
         self._sampling = opened.sampling
         self._top_logprobs = opened.top_logprobs
         self._index = len(opened.output)

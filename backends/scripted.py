@@ -14,15 +14,19 @@ from pathlib import Path
 from llm_serving_engine.backends.backend import BackendConfig, LoadReport
 from llm_serving_engine.backends.text.control_tokens import ControlTokens, joined_tokens
 from llm_serving_engine.scheduler.step import (
-    CacheOperation,
+    FOLLOW,
     Capabilities,
-    ClearSlot,
-    CopyPrefix,
+    Close,
+    Copy,
+    Drop,
     Logprobs,
-    OpenSequence,
-    RestoreSlot,
-    SampledToken,
-    SaveSlot,
+    Open,
+    Operation,
+    Output,
+    Restore,
+    Run,
+    RunResult,
+    Save,
     Step,
     StepResult,
 )
@@ -50,7 +54,10 @@ class ScriptedBackend:
     """Executes steps on the scripted model, strictly.
 
     Attributes:
-        saved: The saved caches, by key.
+        report: What it can do.
+        snapshots: The saved caches, by number.
+        caches: The tokens in each slot.
+        keys: The open keys.
     """
 
     def __init__(
@@ -59,16 +66,19 @@ class ScriptedBackend:
         del path, progress
         config = config or BackendConfig()
         capabilities = Capabilities(
-            sequences_max=config.sequences or 4,
-            context_per_sequence=config.context_per_sequence or 4096,
-            save_restore=True,
+            slots=config.sequences or 4,
+            context=config.context_per_sequence or 4096,
+            snapshots=True,
+            joins=True,
             batch_invariant=True,
-            cache_bytes_per_token=CACHE_BYTES_PER_TOKEN,
+            token_bytes=CACHE_BYTES_PER_TOKEN,
         )
+        if config.prefill_chunk is not None:
+            capabilities = capabilities._replace(chunk=config.prefill_chunk)
         self.report = LoadReport(capabilities, settings={}, memory_bytes={})
-        self._caches: list[list[int]] = [[] for _ in range(capabilities.sequences_max)]
-        self.saved: dict[int, list[int]] = {}
-        self._open: list[OpenSequence | None] = [None] * capabilities.sequences_max
+        self.caches: list[list[int]] = [[] for _ in range(capabilities.slots)]
+        self.snapshots: dict[int, list[int]] = {}
+        self.keys: dict[int, Open] = {}
 
     @staticmethod
     def load_tokenizer(path: Path, config: BackendConfig) -> ByteTokenizer:
@@ -79,67 +89,86 @@ class ScriptedBackend:
     def execute(self, step: Step) -> StepResult:
         """Do a step. Raises ContractViolation where it breaks the contract."""
         started = time.perf_counter()
-        self._check_order(step)
         for operation in step.operations:
             self._operate(operation)
-        for opened in step.opens:
-            self._open[opened.slot] = opened
-        sampled = []
-        for chunk in step.prefills:
-            self._append(chunk.slot, chunk.position, chunk.tokens)
-            if chunk.sample:
-                sampled.append(self._sample(chunk.slot))
-        for row in step.decodes:
-            self._append(row.slot, row.position, (row.token,))
-            sampled.append(self._sample(row.slot))
-        return StepResult(step.number, tuple(sampled), (), time.perf_counter() - started)
+        operated = time.perf_counter()
+        self._check_call(step)
+        runs = tuple(map(self._compute, step.runs))
+        ended = time.perf_counter()
+        return StepResult(
+            step.number,
+            runs=runs,
+            seconds=ended - operated,
+            operation_seconds=operated - started,
+            shape=step.shape,
+        )
 
     def close(self) -> None:
         """Forget everything."""
-        self._caches.clear()
+        self.caches.clear()
 
-    def _operate(self, operation: CacheOperation) -> None:
-        caches = self._caches
-        if isinstance(operation, ClearSlot):
-            _require(operation.from_position <= len(caches[operation.slot]), "clears what is not")
-            del caches[operation.slot][operation.from_position :]
-        elif isinstance(operation, CopyPrefix):
+    def _operate(self, operation: Operation) -> None:
+        caches = self.caches
+        if isinstance(operation, Open):
+            self.keys[operation.key] = operation
+        elif isinstance(operation, Close):
+            _require(operation.key in self.keys, "closes a key that is not open")
+            del self.keys[operation.key]
+        elif isinstance(operation, Copy):
             source = caches[operation.source]
-            _require(operation.tokens <= len(source), "copies more than the source holds")
+            _require(operation.source != operation.target, "copies a slot to itself")
+            _require(0 < operation.tokens <= len(source), "copies more than the source holds")
             caches[operation.target] = source[: operation.tokens]
-        elif isinstance(operation, SaveSlot):
-            self.saved[operation.key] = list(caches[operation.slot])
-        elif isinstance(operation, RestoreSlot):
-            _require(operation.key in self.saved, "restores what was not saved")
-            caches[operation.slot] = self.saved.pop(operation.key)
-        else:
-            _require(operation.key in self.saved, "drops what was not saved")
-            del self.saved[operation.key]
+        elif isinstance(operation, Save):
+            held = len(caches[operation.slot])
+            _require(0 < operation.tokens == held, "saves another length than the slot holds")
+            self.snapshots[operation.snapshot] = list(caches[operation.slot])
+        elif isinstance(operation, Restore):
+            _require(operation.snapshot in self.snapshots, "restores what was not saved")
+            saved = self.snapshots[operation.snapshot]
+            _require(operation.tokens == len(saved), "restores another length than was saved")
+            caches[operation.slot] = list(saved)
+        elif isinstance(operation, Drop):
+            _require(operation.snapshot in self.snapshots, "drops what was not saved")
+            del self.snapshots[operation.snapshot]
 
-    def _append(self, slot: int, position: int, tokens: tuple[int, ...]) -> None:
-        cache = self._caches[slot]
-        _require(self._open[slot] is not None, f"slot {slot} is not open")
-        _require(len(tokens) > 0, "an empty chunk")
-        _require(position == len(cache), f"slot {slot} is at {len(cache)}, not {position}")
-        cache.extend(tokens)
-        _require(len(cache) <= self.report.capabilities.context_per_sequence, "context overrun")
+    def _check_call(self, step: Step) -> None:
+        can = self.report.capabilities
+        slots = [run.slot for run in step.runs]
+        lengths = [len(run.tokens) for run in step.runs]
+        _require(slots == sorted(set(slots)), "runs are not in ascending order of slots")
+        keys = {run.key for run in step.runs}
+        _require(len(keys) == len(slots), "two runs of one key")
+        _require(sum(lengths) <= can.call_tokens_max, "more tokens than a call takes")
+        outputs = sum(run.output is not Output.NONE for run in step.runs)
+        _require(outputs <= can.outputs_max, "more outputs than a call gives")
+        if len(slots) > 1 and not step.rows:
+            _require(can.joins, "chunks of several sequences")
+            _require(slots[-1] - slots[0] == len(slots) - 1, "joined chunks with a hole between")
+            _require(1 not in lengths, "a row among chunks")
+            _require(max(lengths) - min(lengths) <= can.padding, "joined chunks differ in length")
 
-    def _sample(self, slot: int) -> SampledToken:
-        token = next_token(self._caches[slot])
-        opened = self._open[slot]
-        assert opened is not None
-        if opened.top_logprobs is None:
-            return SampledToken(slot, token)
-        top = tuple(((token + i) % VOCABULARY_SIZE, -float(i)) for i in range(opened.top_logprobs))
-        return SampledToken(slot, token, Logprobs(0.0, top))
-
-    @staticmethod
-    def _check_order(step: Step) -> None:
-        rows = [row.slot for row in step.decodes]
-        _require(rows == sorted(set(rows)), "decode rows are not in ascending order")
-        chunks = [chunk.slot for chunk in step.prefills]
-        _require(len(set(chunks)) == len(chunks), "two chunks for one slot")
-        _require(not set(rows) & set(chunks), "a slot both prefills and decodes")
+    def _compute(self, run: Run) -> RunResult:
+        can, cache = self.report.capabilities, self.caches[run.slot]
+        _require(run.key in self.keys, f"key {run.key} is not open")
+        _require(len(run.tokens) > 0 and FOLLOW not in run.tokens, "a run without its tokens")
+        _require(run.drafts <= can.drafts_max, "drafts")
+        _require(run.output in can.outputs, "an output that is not among the capabilities")
+        _require(run.start <= len(cache), f"slot {run.slot} is at {len(cache)}, not {run.start}")
+        dropped = len(cache) - run.start
+        within = can.rollback is None or dropped <= can.rollback or run.start == 0
+        _require(within, f"drops {dropped} tokens")
+        cache[run.start :] = run.tokens
+        _require(len(cache) <= can.context, "context overrun")
+        if not run.output & Output.SAMPLE:
+            return RunResult(run.key, len(run.tokens))
+        token = next_token(cache)
+        logprobs: tuple[Logprobs, ...] = ()
+        if run.output & Output.LOGPROBS:
+            count = self.keys[run.key].top_logprobs or 0
+            top = tuple(((token + i) % VOCABULARY_SIZE, -float(i)) for i in range(count))
+            logprobs = (Logprobs(0.0, top),)
+        return RunResult(run.key, len(run.tokens), (token,), logprobs)
 
 
 def _require(holds: bool, message: str) -> None:

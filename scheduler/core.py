@@ -1,53 +1,83 @@
 """The scheduler: every decision about requests, as a function of what it has been told.
 
-It has no clock, no thread, no I/O, and no randomness: time comes in as an
-argument, decisions go out as a `Step`, and what happened to requests goes out
-as events. Steps are done one after the other:
+It has no clock, no thread, no I/O, and no randomness: time comes in as an argument,
+decisions go out as steps, and what happened to requests goes out as events.
 
-    submit, cancel, finish ...   at any time
-    schedule(now) -> Step        what to do next
-    schedule_ahead(now) -> Step  what to do after that, where it is certain already
-    apply(result, now)           what came of it
-    take_events() -> events      what it all meant for the requests, in order
+    submit, cancel, finish        at any time
+    schedule(now) -> Step | None  what to do next; the runner has two steps at most
+    recall(now) -> number | None  the queued step, where a newcomer should go first
+    apply(result, now)            what came of the oldest step in flight
+    runner_lost(now)              nothing will come of the steps in flight
+    take_events() -> events       what it all meant for the requests, in order
+
+Progress is confirmed by `apply`, and by nothing else. What is planned beyond that is
+derived from the steps in flight (`Outlook`).
 """
 
 from __future__ import annotations
 
 import itertools
+from collections import deque
+from dataclasses import dataclass
 
 from llm_serving_engine.scheduler.admission import Admission
+from llm_serving_engine.scheduler.allocation import Allocation
+from llm_serving_engine.scheduler.cache import Cache
 from llm_serving_engine.scheduler.config import SchedulerConfig
-from llm_serving_engine.scheduler.cost import CostModel, Speed
-from llm_serving_engine.scheduler.deadlines import Deadlines
+from llm_serving_engine.scheduler.cost import CostModel, step_target
+from llm_serving_engine.scheduler.dispatch import Dispatch
 from llm_serving_engine.scheduler.errors import (
     Cancelled,
-    DeadlinePassed,
     RequestError,
     RequestFailed,
-    slot_error,
+    RunnerFailed,
+    run_error,
 )
-from llm_serving_engine.scheduler.events import Begun, Moved, Produced, SchedulerEvent
+from llm_serving_engine.scheduler.events import Begun, Produced, SchedulerEvent
 from llm_serving_engine.scheduler.guarded_policy import guarded
-from llm_serving_engine.scheduler.in_flight import InFlight
 from llm_serving_engine.scheduler.lifecycle import Event, State
-from llm_serving_engine.scheduler.lookahead import rows_ahead
-from llm_serving_engine.scheduler.placement import Place, Placement
-from llm_serving_engine.scheduler.planner import StepPlanner
+from llm_serving_engine.scheduler.live import LiveRequests
+from llm_serving_engine.scheduler.planner import Planner, Window
 from llm_serving_engine.scheduler.policy import Policy, load_policy
-from llm_serving_engine.scheduler.preemption import Preemption
 from llm_serving_engine.scheduler.queue import WaitingQueue
 from llm_serving_engine.scheduler.request import FinishReason, Request
-from llm_serving_engine.scheduler.sequence import Sequence, Transition
-from llm_serving_engine.scheduler.slots import SlotTable
+from llm_serving_engine.scheduler.sequence import Sequence
+from llm_serving_engine.scheduler.slots import Outlook
 from llm_serving_engine.scheduler.step import (
-    CacheOperation,
+    FOLLOW,
     Capabilities,
-    SampledToken,
+    Copy,
+    Drop,
+    Logprobs,
+    Operation,
+    Restore,
+    Run,
+    RunResult,
     Step,
     StepResult,
 )
 from llm_serving_engine.scheduler.suspects import Suspects
 from llm_serving_engine.scheduler.tally import Tally
+
+# Steps that a runner has: one that it computes, and one that is queued.
+STEPS_MAX = 2
+# How often a request's cache may fail to be copied or restored.
+CACHE_LOSSES_MAX = 2
+
+
+@dataclass(slots=True)
+class Flight:
+    """A step that the runner has.
+
+    Attributes:
+        step: What was asked.
+        ends: When it is expected to be done.
+        recalled: Whether it has been called back.
+    """
+
+    step: Step
+    ends: float
+    recalled: bool = False
 
 
 class Scheduler:
@@ -60,28 +90,33 @@ class Scheduler:
         policy: Policy | None = None,
     ) -> None:
         """Begin with nothing to do. Raises ValueError where the configured policy is unknown."""
-        self.capabilities = capabilities
-        self.config = config or SchedulerConfig()
-        policy = policy or load_policy(self.config.policy, self.config)
-        self.policy = guarded(policy, self.config)
-        self.queue = WaitingQueue(self.policy)
-        self.slots = SlotTable(capabilities.sequences_max)
-        self.cost = CostModel(Speed.of(capabilities))
+        self.capabilities = can = capabilities
+        self.config = config = config or SchedulerConfig()
+        self.cost = CostModel.of(can)
+        self.step_target = config.step_target_seconds or step_target(self.cost, can)
         self.tally = Tally()
-        self.suspects = Suspects(self.config.runner_losses_max)
-        self.admission = Admission(self.config, self.queue, self.slots, self.cost)
-        self.preemption = Preemption(capabilities, self.config, self.cost, self.policy)
-        self._placement = Placement(self.slots, capabilities, self.config, self.cost)
-        self._sequences: dict[str, Sequence] = {}
-        self._deadlines = Deadlines()
+        self.suspects = Suspects(config.runner_losses_max)
+        self.queue = WaitingQueue()
+        self.cache = Cache(can, config, self.cost, self.tally)
+        self.admission = Admission(can, config, self.queue, self.cache, self.cost, self.step_target)
+        self.policy = guarded(policy or load_policy(config.policy, config), config)
+        self.dispatch = Dispatch(self.policy, config, self.queue, self.cache)
+        self._planner = Planner(can, config, self.cost, self.step_target)
+        self._live = LiveRequests(
+            self.queue, self.cache, self.admission, self.policy, self.suspects, self.tally
+        )
+        self._allocation = Allocation(
+            self._live,
+            self.dispatch,
+            self.queue,
+            self.cache,
+            self.admission,
+            self.cost,
+            self.step_target,
+        )
         self._numbers = itertools.count(1)
-        self._under_way: InFlight | None = None
-        self._ahead: InFlight | None = None
-        self._events: list[SchedulerEvent] = []
-        # Whether rows were left out of the last step: it was the prompts' turn.
-        self._rows_wait = False
-        # For the next step, whatever else it does.
-        self._operations: list[CacheOperation] = []
+        self._flights: deque[Flight] = deque()
+        self._last_step = Step(0)
 
     # What callers say
 
@@ -89,146 +124,119 @@ class Scheduler:
         """Put a request into the queue.
 
         Raises:
-            LimitReached: The queue is full, or the tenant's share of it, or
-                its quota is spent.
+            LimitReached: The queue is full, or the tenant's share of it.
             InvalidField: The prompt leaves no room in the context.
             DeadlinePassed: The deadline is over, or cannot be met.
-            ValueError: A request of that id is alive: a bug of the caller.
         """
-        if request.id in self._sequences:
-            raise ValueError(f"request {request.id} is already here")
-        self.admission.check(request, self.capabilities.context_per_sequence, now)
-        sequence = Sequence(request, [Transition(State.WAITING, now)])
-        self._sequences[request.id] = sequence
-        self.queue.add(sequence)
-        self.policy.submitted(sequence)
-        if request.deadline is not None:
-            self._deadlines.add(request.id, request.deadline)
-        self._events.append(Moved(sequence, sequence.history[-1]))
+        sequence = self._live.arrive(request, now)
+        self.dispatch.submitted(sequence, now)
         return sequence
 
     def cancel(
-        self,
-        request_id: str,
-        now: float,
-        *,
-        error: RequestError | None = None,
-        expired: bool = False,
+        self, key: int, now: float, *, error: RequestError | None = None, expired: bool = False
     ) -> None:
-        """End a request that nobody wants any more; one that has ended is left alone.
+        """End a request that is not wanted any more; one that has ended is left alone.
 
         With `error` it FAILS with that error. Without, it is EXPIRED where its
         deadline has passed or the caller says so, else CANCELLED.
         """
-        sequence = self._sequences.get(request_id)
+        sequence = self._live.get(key)
         if sequence is None:
             return
         deadline = sequence.request.deadline
         if error is not None:
-            self._end(sequence, Event.FAIL, now, error)
+            self._live.end(sequence, Event.FAIL, now, error)
         elif expired or (deadline is not None and deadline <= now):
-            self._expire(sequence, now)
+            self._live.expire(sequence, now)
         else:
-            self._end(sequence, Event.CANCEL, now, Cancelled("the caller cancelled"))
+            self._live.end(sequence, Event.CANCEL, now, Cancelled("the caller cancelled"))
 
-    def finish(self, request_id: str, now: float, output_tokens: int) -> None:
+    def finish(self, key: int, now: float, output_tokens: int) -> None:
         """End a request successfully: its first `output_tokens` tokens hold a stop sequence."""
-        sequence = self._sequences.get(request_id)
-        if sequence is None:
-            return
-        self._finish(sequence, FinishReason.STOP_SEQUENCE, now)
-        del sequence.output[output_tokens:]
+        sequence = self._live.get(key)
+        if sequence is not None:
+            self._live.finish(sequence, FinishReason.STOP_SEQUENCE, now)
+            del sequence.output[output_tokens:]
 
     # Steps
 
-    def schedule(self, now: float) -> Step:
-        """Decide the next step. Empty where there is nothing to do.
-
-        Raises:
-            RuntimeError: The step before is still under way.
-        """
-        if self._under_way is not None:
-            raise RuntimeError("a step is under way")
-        self._expire_overdue(now)
-        planner = StepPlanner(
-            self.slots, self._placement, self.policy, self.cost, self.capabilities, self.config
-        )
-        self._admit(planner, now)
-        planner.share_prefixes(now)
-        self.tally.moves += planner.compact(now)
-        planner.compute(now, rows_wait=self._rows_wait)
-        self._rows_wait = planner.rows_wait
-        for sequence, chunk in planner.planned:
-            self._begin(sequence, chunk.position)
-        operations, self._operations = (*self._operations, *planner.operations), []
-        chunks = tuple(chunk for _, chunk in planner.planned)
-        step = Step(next(self._numbers), operations, tuple(planner.opens), chunks, planner.rows)
-        if not step.empty:
-            self._under_way = InFlight.of(step, self.slots, self.preemption)
+    def schedule(self, now: float) -> Step | None:
+        """Decide the next step; None where there is none to send now."""
+        if len(self._flights) >= STEPS_MAX or (self._flights and self.suspects):
+            return None
+        if any(flight.recalled for flight in self._flights):
+            return None
+        self._live.expire_overdue(now)
+        outlook = self._outlook()
+        self._allocation.admit(outlook, now)
+        running = list(self.cache.holders())
+        self._allocation.compact(self._planner.streams(running, outlook), outlook, now)
+        window = self._window(now)
+        runs = self._planner.plan(list(self.cache.holders()), outlook, window)
+        if not runs and (self._flights or not self._must_operate()):
+            return None
+        operations, self._live.operations = tuple(self._live.operations), []
+        level = max((self._live[run.key].request.priority for run in runs), default=0)
+        for run in runs:
+            self._begin(self._live[run.key], run.start)
+        step = Step(next(self._numbers), operations, runs, level)
+        self._flights.append(Flight(step, window.begins + self.cost.predict(step.shape)))
         return step
 
-    def schedule_ahead(self, now: float) -> Step | None:
-        """The step after the one under way, where that is certain without its result.
+    def recall(self, now: float) -> int | None:
+        """The number of the queued step, where a request that waits should go before it.
 
-        So the runner waits for nobody. It is where all who run decode, and
-        nobody who waits could get a slot. Whose output turns out to be complete
-        has computed a row for nothing.
+        The runner may have begun it already; its result says whether it was recalled.
         """
-        self._expire_overdue(now)
-        if not self._under_way or self._ahead or self._operations:
+        if len(self._flights) < STEPS_MAX or self._flights[-1].recalled or self.suspects:
             return None
-        if self.suspects or self._may_admit():
+        first = self.dispatch.first(now)
+        if first is None or first.request.priority < self._flights[-1].step.level:
             return None
-        rows = rows_ahead(self._under_way.step, self.slots.holders(), self.capabilities)
-        if not rows:
+        if not self.cache.idle() and self.dispatch.victim(first) is None:
             return None
-        step = Step(self._under_way.step.number + 1, decodes=rows)
-        ahead = InFlight.of(step, self.slots, self.preemption)
-        if self.cost.predict(ahead.shape) > self.config.ahead_step_seconds_max:
-            return None
-        next(self._numbers)
-        for sequence in self.slots.holders():
-            sequence.computed += 1
-        self._ahead = ahead
-        return step
+        self._flights[-1].recalled = True
+        return self._flights[-1].step.number
 
     def apply(self, result: StepResult, now: float) -> None:
-        """Take in what the step brought. What came for requests ended meanwhile is dropped."""
-        under_way, self._under_way, self._ahead = self._under_way, self._ahead, None
-        if under_way is None:
-            raise RuntimeError("no step is under way")
-        self.cost.learn(under_way.shape, result.duration)
-        for failure in result.failures:
-            self._fail_slot(failure.slot, under_way, slot_error(failure.code, failure.reason), now)
-        for sampled in result.tokens:
-            sequence = under_way.holders.get(sampled.slot)
-            if sequence is not None and sequence.slot == sampled.slot:
-                self._take_token(sequence, sampled, now)
+        """Take in what came of the oldest step in flight.
+
+        What it brought for requests that ended meanwhile is dropped.
+        """
+        if not self._flights or self._flights[0].step.number != result.number:
+            raise RuntimeError(f"step {result.number} is not the oldest in flight")
+        step = self._flights.popleft().step
+        if result.recalled:
+            self._live.operations[:0] = step.operations
+            return
+        self._learn(step, result, now)
+        for index, operation in enumerate(step.operations):
+            self._confirm(operation, index in result.failed, now)
+        for run, outcome in zip(step.runs, result.runs, strict=True):
+            self._apply_run(run, outcome, now)
+        self._last_step = step
 
     def runner_lost(self, now: float, *, outside: bool = False) -> None:
         """Send what ran back to the head of the queue: the runner died with all its slots.
 
         With `outside`, no request can have caused that; else those that ran are suspected.
         """
-        self._under_way = self._ahead = None
-        self._operations.clear()
-        self.preemption.forget()
-        for sequence in self.queue:
-            sequence.saved = None
-        running = sorted(self.slots.holders(), key=lambda s: -s.request.priority)
+        self._flights.clear()
+        self._live.operations.clear()
+        running = sorted(self.cache.holders(), key=lambda s: -s.request.priority)
         for sequence in running:
             sequence.runner_losses += 1
-            self._vacate(sequence, now)
-        self.slots.forget()
+            self._live.vacate(sequence, Event.LOSE, 0, now)
+        self.cache.lose()
         if outside:
             return
-        for request_id in self.suspects.lost({s.request.id: len(s.output) for s in running}):
+        for key in self.suspects.lost({s.key: len(s.output) for s in running}):
             error = RequestFailed(RequestFailed.KILLS_RUNNER, "the request makes its runner die")
-            self._end(self._sequences[request_id], Event.FAIL, now, error)
+            self._live.end(self._live[key], Event.FAIL, now, error)
 
     def take_events(self) -> list[SchedulerEvent]:
         """What happened since the last call, in order."""
-        events, self._events = self._events, []
+        events, self._live.events = self._live.events, []
         return events
 
     # What there is to see
@@ -236,165 +244,119 @@ class Scheduler:
     @property
     def idle(self) -> bool:
         """Whether no request is alive."""
-        return not self._sequences
+        return not self._live
 
-    def get(self, request_id: str) -> Sequence | None:
-        """The live request of that id."""
-        return self._sequences.get(request_id)
+    @property
+    def in_flight(self) -> tuple[Step, ...]:
+        """The steps that the runner has, the oldest first."""
+        return tuple(flight.step for flight in self._flights)
+
+    def get(self, key: int) -> Sequence | None:
+        """The live request of that key."""
+        return self._live.get(key)
 
     def live(self) -> tuple[Sequence, ...]:
         """All requests that have not ended."""
-        return tuple(self._sequences.values())
+        return tuple(self._live)
 
     @property
     def retry_after(self) -> float:
         """Seconds after which a refused request should be tried again."""
         return self.admission.retry_after
 
-    # Who gets a slot
+    # Time
 
-    def _admit(self, planner: StepPlanner, now: float) -> None:
-        """Fill the slots: none stays idle while a request waits, trials of suspects aside."""
-        if self.suspects:
-            self._try_suspect(planner, now)
+    def _outlook(self) -> Outlook:
+        outlook = Outlook(self.cache.slots, self.in_flight)
+        for operation in self._live.operations:
+            outlook.add(operation)
+        return outlook
+
+    def _window(self, now: float) -> Window:
+        begins = max((flight.ends for flight in self._flights), default=now)
+        last = self._flights[-1].step if self._flights else self._last_step
+        return Window(
+            now,
+            max(begins, now) + self._operation_seconds(),
+            bool(last.runs) and last.rows,
+            self.dispatch.urgent(now),
+        )
+
+    def _must_operate(self) -> bool:
+        """Whether operations are sent without runs: only snapshots hold much memory."""
+        return any(isinstance(operation, Drop) for operation in self._live.operations)
+
+    def _operation_seconds(self) -> float:
+        return self.cost.operations(self._live.operations)
+
+    def _learn(self, step: Step, result: StepResult, now: float) -> None:
+        self.cost.learn(result.shape or step.shape, result.seconds)
+        done = [o for i, o in enumerate(step.operations) if i not in result.failed]
+        self.cost.learn_operations(done, result.operation_seconds)
+        if not step.rows:
             return
-        while self._may_admit() and (sequence := self.queue.first(now)) is not None:
-            place = self._placement.place(sequence)
-            if place is None:
-                victim = self.preemption.victim(sequence, self.slots.holders(), now)
-                if victim is None:
-                    return
-                self._preempt(victim, planner, now)
-                place = self._placement.place(sequence)
-            self._take_place(sequence, place, planner, now)
+        for run in step.runs[:1]:
+            sequence = self._live.get(run.key)
+            if sequence is not None and sequence.last_token_at is not None:
+                self.admission.paced(now - sequence.last_token_at)
 
-    def _try_suspect(self, planner: StepPlanner, now: float) -> None:
-        """Run the suspect that is next, and nothing beside it."""
-        suspect = self._sequences[self.suspects.next or ""]
-        for passed in [holder for holder in self.slots.holders() if holder is not suspect]:
-            self._preempt(passed, planner, now)
-        if suspect.slot is None:
-            self._take_place(suspect, self._placement.place(suspect), planner, now)
+    # What comes of a step
 
-    def _take_place(
-        self, sequence: Sequence, place: Place | None, planner: StepPlanner, now: float
-    ) -> None:
-        assert place is not None
-        self.queue.remove(sequence)
-        self.slots.take(place.slot, sequence)
-        planner.operations.extend(place.operations)
-        sequence.computed = place.tokens
-        sequence.sharing = place.sharing
-        sequence.donor, sequence.shared = place.donor, place.shared
-        sequence.output_on_admission = len(sequence.output)
-        if len(sequence.history) == 1:
-            found = max(sequence.computed, sequence.shared)
-            self.policy.served(sequence, len(sequence.request.prompt) - found, 0)
-        self.preemption.restored(sequence)
-        planner.open(sequence)
-        self._move(sequence, Event.ADMIT, now)
+    def _confirm(self, operation: Operation, failed: bool, now: float) -> None:
+        self.cache.confirm(operation, failed)
+        if not failed or not isinstance(operation, Copy | Restore):
+            return
+        slot = operation.target if isinstance(operation, Copy) else operation.slot
+        sequence = self.cache.slots[slot].sequence
+        if sequence is not None:
+            self._lose_cache(sequence, now)
 
-    def _may_admit(self) -> bool:
-        """Whether anybody may get a slot: asked of each step, so without looking at all."""
-        highest = self.queue.highest_class()
-        if highest is None or self.slots.idle():
-            return highest is not None
-        return any(holder.request.priority < highest for holder in self.slots.holders())
+    def _lose_cache(self, sequence: Sequence, now: float) -> None:
+        sequence.cache_losses += 1
+        if not sequence.output:
+            sequence.cached_prompt_tokens = 0
+        if sequence.cache_losses > CACHE_LOSSES_MAX:
+            error = RunnerFailed("the runner could not keep the request's cache")
+            self._live.end(sequence, Event.FAIL, now, error)
 
-    def _preempt(self, sequence: Sequence, planner: StepPlanner, now: float) -> None:
-        save = self.preemption.save(sequence)
-        if save is not None:
-            planner.operations.append(save)
-            self.tally.saves += 1
-        self.tally.preemptions += 1
-        self._vacate(sequence, now)
-
-    def _vacate(self, sequence: Sequence, now: float) -> None:
-        self.slots.release(sequence, now, keep=True)
-        sequence.computed = 0
-        sequence.donor, sequence.sharing = None, False
-        sequence.preemptions += 1
-        self._move(sequence, Event.PREEMPT, now)
-        self.queue.add(sequence)
+    def _apply_run(self, run: Run, outcome: RunResult, now: float) -> None:
+        committed = self.cache.commit(run, outcome.done, outcome.error is not None)
+        sequence = self._live.get(run.key)
+        if sequence is None:
+            return
+        if outcome.error is not None:
+            self._live.end(sequence, Event.FAIL, now, run_error(outcome.code, outcome.error))
+        elif committed and outcome.tokens and run.end == sequence.known_tokens:
+            logprobs = outcome.logprobs[0] if outcome.logprobs else None
+            self._take_token(sequence, outcome.tokens[0], logprobs, now)
+        elif committed and not outcome.done and run.tokens != (FOLLOW,):
+            self._lose_cache(sequence, now)
 
     def _begin(self, sequence: Sequence, cached: int) -> None:
-        """The first chunk of a sequence: what it found in the cache is settled."""
-        if sequence.begun:
+        """Settle what a sequence found in the cache, once: its computing begins."""
+        if sequence.cached_prompt_tokens is not None:
             return
-        sequence.begun = True
         sequence.cached_prompt_tokens = cached
-        if cached:
-            self.tally.prefix_hits += 1
-            self.tally.prefix_tokens += cached
-        self._events.append(Begun(sequence))
+        self.tally.prefix_hits += cached > 0
+        self.tally.prefix_tokens += cached
+        self._live.events.append(Begun(sequence))
 
-    # The step under way
-
-    def _fail_slot(self, slot: int, under_way: InFlight, error: RequestError, now: float) -> None:
-        # The runner has cleared the slot, whoever holds it by now.
-        self.slots[slot].left_over = ()
-        sequence = under_way.holders.get(slot)
-        if sequence is not None and sequence.slot == slot:
-            sequence.computed = 0
-            self._end(sequence, Event.FAIL, now, error)
-
-    def _take_token(self, sequence: Sequence, sampled: SampledToken, now: float) -> None:
+    def _take_token(
+        self, sequence: Sequence, token: int, logprobs: Logprobs | None, now: float
+    ) -> None:
         if sequence.state is State.PREFILL:
-            self._move(sequence, Event.FIRST_TOKEN, now)
+            self._live.move(sequence, Event.FIRST_TOKEN, now)
         if sequence.first_token_at is None:
             sequence.first_token_at = now
         sequence.last_token_at = now
         self.policy.served(sequence, 0, 1)
-        if sampled.token in sequence.request.stop_tokens:
-            self._finish(sequence, FinishReason.END_OF_SEQUENCE, now)
+        if token in sequence.request.stop_tokens:
+            self._live.finish(sequence, FinishReason.END_OF_SEQUENCE, now)
             return
-        sequence.output.append(sampled.token)
-        self.suspects.progressed(sequence.request.id, len(sequence.output))
-        self._events.append(Produced(sequence, sampled.token, sampled.logprobs))
+        sequence.output.append(token)
+        self.suspects.progressed(sequence.key, len(sequence.output))
+        self._live.events.append(Produced(sequence, token, logprobs))
         if len(sequence.output) >= sequence.request.max_tokens:
-            self._finish(sequence, FinishReason.MAX_TOKENS, now)
-        elif sequence.known_tokens >= self.capabilities.context_per_sequence:
-            self._finish(sequence, FinishReason.CONTEXT_LENGTH, now)
-
-    # Ends
-
-    def _finish(self, sequence: Sequence, reason: FinishReason, now: float) -> None:
-        sequence.finish_reason = reason
-        self._leave(sequence, Event.FINISH, now)
-
-    def _end(self, sequence: Sequence, event: Event, now: float, error: RequestError) -> None:
-        sequence.error = error
-        self._leave(sequence, event, now)
-
-    def _leave(self, sequence: Sequence, event: Event, now: float) -> None:
-        if sequence.state.running:
-            self.slots.release(sequence, now, keep=True)
-        else:
-            self.queue.remove(sequence)
-        drop = self.preemption.drop(sequence)
-        if drop is not None:
-            self._operations.append(drop)
-        sequence.donor = None
-        del self._sequences[sequence.request.id]
-        self._deadlines.discard(sequence.request.id)
-        self.suspects.left(sequence.request.id)
-        self.policy.left(sequence)
-        self.admission.left(sequence, now)
-        self._move(sequence, event, now)
-        self.tally.outcomes[sequence.state] += 1
-
-    def _expire_overdue(self, now: float) -> None:
-        for request_id in self._deadlines.pop_overdue(now):
-            self._expire(self._sequences[request_id], now)
-
-    def _expire(self, sequence: Sequence, now: float) -> None:
-        if len(sequence.history) == 1:
-            reason, where = DeadlinePassed.QUEUE_TIMEOUT, "while the request waited in the queue"
-        else:
-            reason, where = DeadlinePassed.RUNNING_TIMEOUT, "before the answer was complete"
-        error = DeadlinePassed(reason, f"the deadline passed {where}")
-        self._end(sequence, Event.EXPIRE, now, error)
-
-    def _move(self, sequence: Sequence, event: Event, now: float) -> None:
-        sequence.advance(event, now)
-        self._events.append(Moved(sequence, sequence.history[-1]))
+            self._live.finish(sequence, FinishReason.MAX_TOKENS, now)
+        elif sequence.known_tokens >= self.capabilities.context:
+            self._live.finish(sequence, FinishReason.CONTEXT_LENGTH, now)

@@ -1,183 +1,220 @@
-"""How long a step takes: a linear model, learned from the steps as they come.
+"""How long a call takes: learned from the calls as they were executed.
 
-The parts of a step and what they cost are a Kalman filter's observation and
-state: each measured step corrects the costs in proportion to how uncertain
-they are and how much they had to do with it. Costs are never negative.
+There are two fits, one for rows and one for chunks: their kernels differ. Each is
+linear in a call's groups, its tokens, and its tokens times the context before
+them, so a token costs more in a short chunk than in a long one. A fit is a Kalman
+filter: each call corrects the weights in proportion to how uncertain they are and
+how much they had to do with it. Uncertainty grows with every call, so the fit
+forgets, and a slow spell ends when it ends. Weights are never negative.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import NamedTuple
 
-from llm_serving_engine.scheduler.step import Capabilities, CopyPrefix, Step
+from llm_serving_engine.scheduler.step import (
+    Capabilities,
+    Copy,
+    Operation,
+    Restore,
+    Save,
+    Shape,
+)
+
+Weights = tuple[float, float, float]
+
+# Seconds for a group, a token, and a token's thousand tokens of context: of a
+# model of 135 million parameters in Q4_0 on two cores. They only begin a fit.
+ROWS: Weights = (0.008, 0.0025, 0.0015)
+CHUNKS: Weights = (0.008, 0.0022, 0.003)
+COPY_SECONDS = 0.006
+SNAPSHOT_TOKEN_SECONDS = 0.0001
+# By what factor the first guess may be off, and weights may drift from call to call.
+SPREAD, DRIFT = 3.0, 0.02
+# By what part a call differs from the next one like it, and beyond which factor a
+# call was held up by something else, and is taken for that factor at most.
+NOISE, OUTLIER = 0.15, 3.0
+# How much of an operation's time the newest one says.
+OPERATION_RATE = 0.2
+# Seconds of the step target where it is measured.
+TARGET_MIN, TARGET_MAX = 0.125, 0.5
 
 
-class Shape(NamedTuple):
-    """What a step is made of, as far as it costs time.
+class Fit:
+    """A recursive fit of seconds to shapes."""
 
-    Attributes:
-        step: 1: every step has a fixed cost.
-        rows: Decode rows.
-        runs: Runs of consecutive slots among them: each is a batch of its own.
-        row_context: Tokens that the rows look at, in thousands.
-        prefill: Prompt tokens.
-        prefill_context: Prompt tokens times the thousands of tokens before them.
-        copies: Copied prefixes: libraries copy whole slots, however little is in them.
-        saves: Saved tokens, in thousands.
-    """
-
-    step: float = 1.0
-    rows: float = 0.0
-    runs: float = 0.0
-    row_context: float = 0.0
-    prefill: float = 0.0
-    prefill_context: float = 0.0
-    copies: float = 0.0
-    saves: float = 0.0
-
-    @classmethod
-    def of(cls, step: Step, saved_tokens: int = 0) -> Shape:
-        """The shape of a step, which saves that many tokens."""
-        slots = [row.slot for row in step.decodes]
-        return cls(
-            rows=len(slots),
-            runs=count_runs(slots),
-            row_context=sum(row.position for row in step.decodes) / 1000,
-            prefill=step.prefill_tokens,
-            prefill_context=sum(
-                len(c.tokens) * (c.position + len(c.tokens) / 2) / 1000 for c in step.prefills
-            ),
-            copies=sum(isinstance(o, CopyPrefix) for o in step.operations),
-            saves=saved_tokens / 1000,
-        )
-
-
-def count_runs(slots: Iterable[int]) -> int:
-    """How many runs of consecutive numbers there are in ascending `slots`."""
-    runs, before = 0, None
-    for slot in slots:
-        runs += before is None or slot != before + 1
-        before = slot
-    return runs
-
-
-# Seconds, of a 135-million-parameter model in Q4_0 on two cores; what a model
-# really costs is learned from its first steps.
-PRIOR = Shape(0.002, 0.0025, 0.006, 0.0015, 0.0023, 0.003, 0.006, 0.1)
-# How far off the first guess may be, and how fast costs may drift, as factors.
-PRIOR_SPREAD = 3.0
-DRIFT_PER_STEP = 0.01
-# How much a measured step differs from the next one like it.
-NOISE = 0.15
-# One step that was held up by something else says little.
-OUTLIER = 3.0
-# Of a token: the time of some tokens has room for as many.
-ROUNDING = 1e-6
-
-
-@dataclass(frozen=True, slots=True)
-class Speed:
-    """What a runner measured when it loaded: seconds per prompt token, and per decode step."""
-
-    prefill_token: float
-    decode_step: float
-
-    @classmethod
-    def of(cls, capabilities: Capabilities) -> Speed | None:
-        """A runner's; None where it did not measure."""
-        seconds = capabilities.prefill_token_seconds, capabilities.decode_step_seconds
-        return cls(*seconds) if all(seconds) else None
-
-
-class CostModel:
-    """Predicts steps, and learns from them."""
-
-    def __init__(self, speed: Speed | None = None) -> None:
-        """Begin with what is known.
-
-        Args:
-            speed: Of this model on this machine. Default: a small model's.
-        """
-        self.costs = list(_scaled(speed))
-        self._prior = tuple(self.costs)
-        size = len(self.costs)
-        self._variance = [
-            [(PRIOR_SPREAD * self.costs[i]) ** 2 if i == j else 0.0 for j in range(size)]
-            for i in range(size)
+    def __init__(self, weights: Weights) -> None:
+        self.weights = list(weights)
+        self._prior = weights
+        self._covariance = [
+            [(SPREAD * weights[i]) ** 2 if i == j else 0.0 for j in range(3)] for i in range(3)
         ]
 
-    @property
-    def cost(self) -> Shape:
-        """Seconds for each part."""
-        return Shape(*self.costs)
-
     def predict(self, shape: Shape) -> float:
-        """Seconds that a step of that shape takes."""
-        return sum(cost * part for cost, part in zip(self.costs, shape, strict=True))
-
-    def prefill_seconds(self, tokens: int, position: int = 0) -> float:
-        """Seconds to compute that many tokens from a position on, step by step."""
-        cost = self.cost
-        return tokens * (cost.prefill + cost.prefill_context * (position + tokens / 2) / 1000)
-
-    def prefill_tokens(self, seconds: float, position: int) -> int:
-        """How many tokens from a position on can be computed in that time; may be 0."""
-        if seconds <= 0:
-            return 0
-        # prefill_seconds is a quadratic of the tokens; this is its positive root.
-        cost = self.cost
-        first = cost.prefill + cost.prefill_context * position / 1000
-        last = math.sqrt(first**2 + 2 * cost.prefill_context / 1000 * seconds)
-        return int(2 * seconds / max(first + last, 1e-9) + ROUNDING)
-
-    def decode_seconds(self, rows: int) -> float:
-        """Seconds of a step that only decodes, with dense rows of a modest context."""
-        return self.predict(Shape(rows=rows, runs=min(rows, 1), row_context=rows * 0.25))
+        """Seconds that a call of that shape takes."""
+        group, token, context = self.weights
+        return group * shape.groups + token * shape.tokens + context * shape.context
 
     def learn(self, shape: Shape, seconds: float) -> None:
-        """Take in what a step took; 0 says that nobody measured."""
-        if seconds <= 0:
-            return
+        """Take in what a call took."""
+        parts = (shape.groups, shape.tokens, shape.context)
         expected = self.predict(shape)
-        seconds = min(seconds, OUTLIER * expected) if self._settled(shape) else seconds
+        spread = sum(part**2 * self._covariance[i][i] for i, part in enumerate(parts))
+        if spread < (expected / 2) ** 2:
+            seconds = min(seconds, OUTLIER * expected)
         self._drift()
-        # Most steps lack most parts: what is 0 needs no arithmetic.
-        parts = [(i, part) for i, part in enumerate(shape) if part]
-        weights = [sum(row[i] * part for i, part in parts) for row in self._variance]
+        pulls = [sum(row[i] * part for i, part in enumerate(parts)) for row in self._covariance]
         noise = (NOISE * max(seconds, expected)) ** 2 + 1e-12
-        total = sum(weights[i] * part for i, part in parts) + noise
-        error = seconds - expected
-        for i, weight in enumerate(weights):
-            gain = weight / total
-            if gain:
-                self.costs[i] = max(self.costs[i] + gain * error, 0.0)
-                self._variance[i] = [
-                    v - gain * w for v, w in zip(self._variance[i], weights, strict=True)
-                ]
-
-    def _settled(self, shape: Shape) -> bool:
-        """Whether enough is known of such steps to call one an outlier."""
-        spread = sum((part**2) * self._variance[i][i] for i, part in enumerate(shape))
-        return spread < (self.predict(shape) / 2) ** 2
+        total = sum(pull * part for pull, part in zip(pulls, parts, strict=True)) + noise
+        for i, pull in enumerate(pulls):
+            gain = pull / total
+            self.weights[i] = max(self.weights[i] + gain * (seconds - expected), 0.0)
+            self._covariance[i] = [
+                value - gain * other
+                for value, other in zip(self._covariance[i], pulls, strict=True)
+            ]
 
     def _drift(self) -> None:
         for i, prior in enumerate(self._prior):
-            limit = (PRIOR_SPREAD * max(prior, self.costs[i])) ** 2
-            step = (DRIFT_PER_STEP * max(self.costs[i], prior / 10)) ** 2
-            self._variance[i][i] = min(self._variance[i][i] + step, limit)
+            limit = (SPREAD * max(prior, self.weights[i])) ** 2
+            step = (DRIFT * max(self.weights[i], prior / 10)) ** 2
+            self._covariance[i][i] = min(self._covariance[i][i] + step, limit)
 
 
-def _scaled(speed: Speed | None) -> Shape:
-    if speed is None:
-        return PRIOR
-    prefill, decode = speed.prefill_token / PRIOR.prefill, speed.decode_step / 0.01
-    return PRIOR._replace(
-        rows=PRIOR.rows * decode,
-        runs=PRIOR.runs * decode,
-        row_context=PRIOR.row_context * decode,
-        prefill=speed.prefill_token,
-        prefill_context=PRIOR.prefill_context * prefill,
-    )
+class Costs(NamedTuple):
+    """What steps cost, in seconds: for reports and files.
+
+    Attributes:
+        row_group, row, row_context: A group of rows, a row, and its thousand tokens of context.
+        chunk_group, chunk_token, chunk_context: The same of chunks.
+        copy: Copying a slot.
+        snapshot_token: Saving or restoring a token.
+    """
+
+    row_group: float
+    row: float
+    row_context: float
+    chunk_group: float
+    chunk_token: float
+    chunk_context: float
+    copy: float
+    snapshot_token: float
+
+
+DEFAULT_COSTS = Costs(*ROWS, *CHUNKS, COPY_SECONDS, SNAPSHOT_TOKEN_SECONDS)
+
+
+class CostModel:
+    """Predicts calls and operations.
+
+    Attributes:
+        rows, chunks: The fits.
+        copy_seconds: Of one Copy; libraries copy whole slots.
+        snapshot_token_seconds: Of a saved or restored token.
+    """
+
+    def __init__(self, speeds: Iterable[tuple[Shape, float]] = ()) -> None:
+        """Begin with what was timed when the model was loaded, or a small model's costs."""
+        speeds = tuple(speeds)
+        self.rows = _fitted(ROWS, [s for s in speeds if s[0].rows])
+        self.chunks = _fitted(CHUNKS, [s for s in speeds if not s[0].rows])
+        self.copy_seconds = COPY_SECONDS
+        self.snapshot_token_seconds = SNAPSHOT_TOKEN_SECONDS
+
+    @property
+    def costs(self) -> Costs:
+        """What it has learned so far."""
+        weights = (*self.rows.weights, *self.chunks.weights)
+        return Costs._make((*weights, self.copy_seconds, self.snapshot_token_seconds))
+
+    @classmethod
+    def known(cls, costs: Costs) -> CostModel:
+        """A model of known costs."""
+        model = cls()
+        model.rows.weights, model.chunks.weights = list(costs[:3]), list(costs[3:6])
+        model.copy_seconds, model.snapshot_token_seconds = costs.copy, costs.snapshot_token
+        return model
+
+    @classmethod
+    def of(cls, capabilities: Capabilities) -> CostModel:
+        """A runner's, as it was when the model was loaded."""
+        return cls(capabilities.speeds)
+
+    def predict(self, shape: Shape) -> float:
+        """Seconds that a call of that shape takes."""
+        return (self.rows if shape.rows else self.chunks).predict(shape)
+
+    def learn(self, shape: Shape, seconds: float) -> None:
+        """Take in what a call took; 0 says that nobody measured."""
+        if seconds > 0 and shape.runs:
+            (self.rows if shape.rows else self.chunks).learn(shape, seconds)
+
+    def operations(self, operations: Iterable[Operation]) -> float:
+        """Seconds that operations take."""
+        copies, tokens = _count(operations)
+        return copies * self.copy_seconds + tokens * self.snapshot_token_seconds
+
+    def learn_operations(self, operations: Iterable[Operation], seconds: float) -> None:
+        """Take in what operations took, where they are all of one kind."""
+        copies, tokens = _count(operations)
+        if seconds <= 0 or bool(copies) == bool(tokens):
+            return
+        if copies:
+            self.copy_seconds += OPERATION_RATE * (seconds / copies - self.copy_seconds)
+        else:
+            news = seconds / tokens - self.snapshot_token_seconds
+            self.snapshot_token_seconds += OPERATION_RATE * news
+
+    def chunk_seconds(self, tokens: int, start: int) -> float:
+        """Seconds of a call with one chunk."""
+        return self.chunks.predict(Shape(1, 1, tokens, tokens * (2 * start + tokens) / 2000))
+
+    def prefill_seconds(self, start: int, end: int, chunk: int) -> float:
+        """Seconds to compute a prompt from `start` to `end`, in calls of `chunk` tokens."""
+        tokens = max(end - start, 0)
+        calls = -(-tokens // chunk)
+        return self.chunks.predict(Shape(calls, calls, tokens, tokens * (start + end) / 2000))
+
+    def rows_seconds(self, rows: int, context: float = 250) -> float:
+        """Seconds of a rows step in consecutive slots, each with so many tokens of context."""
+        return self.rows.predict(Shape(1, rows, rows, rows * context / 1000))
+
+
+def _fitted(prior: Weights, speeds: list[tuple[Shape, float]]) -> Fit:
+    """A fit that begins at the scale of what was measured, and has learned it."""
+    guess = Fit(prior).predict
+    scale = 1.0
+    if speeds:
+        scale = sum(seconds for _, seconds in speeds) / sum(guess(shape) for shape, _ in speeds)
+    group, token, context = prior
+    fit = Fit((group * scale, token * scale, context * scale))
+    for shape, seconds in speeds:
+        fit.learn(shape, seconds)
+    return fit
+
+
+def step_target(cost: CostModel, capabilities: Capabilities) -> float:
+    """The step target of a machine: seconds that suit both streams and prompts.
+
+    It is the time of rows in half of the slots, and of the shortest chunk that keeps
+    0.8 of a lone prompt's speed; at least 0.125, at most 0.5. A person reads 4 to 5
+    tokens a second.
+    """
+    chunk = capabilities.chunk
+    fastest = chunk / cost.chunk_seconds(chunk, 0)
+    seconds = cost.chunk_seconds(chunk, 0)
+    for length in (256, 128, 64, 32):
+        if length < chunk and length / cost.chunk_seconds(length, 0) >= 0.8 * fastest:
+            seconds = cost.chunk_seconds(length, 0)
+    rows = cost.rows_seconds(max(capabilities.slots // 2, 1))
+    return min(max(rows + seconds, TARGET_MIN), TARGET_MAX)
+
+
+def _count(operations: Iterable[Operation]) -> tuple[int, int]:
+    """Copies, and tokens that are saved or restored."""
+    copies = tokens = 0
+    for operation in operations:
+        copies += isinstance(operation, Copy)
+        tokens += operation.tokens if isinstance(operation, Save | Restore) else 0
+    return copies, tokens

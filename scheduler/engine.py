@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Callable
 from collections.abc import Sequence as Several
 
 from llm_serving_engine.scheduler.core import Scheduler
@@ -37,20 +38,32 @@ class Engine:
         runner: Runner,
         observers: Several[Observer] = (),
         clock: Callable[[], float] = time.monotonic,
+        check: Callable[[Request, float], None] = lambda request, now: None,
     ) -> None:
+        """Drive `runner`.
+
+        Args:
+            scheduler: Decides.
+            runner: Computes.
+            observers: Are told.
+            clock: Seconds, rising.
+            check: Raises RequestError for a request that is not to be taken now.
+        """
         self.scheduler = scheduler
         self.clock = clock
         self._runner = runner
+        self._check = check
         self._observers = tuple(observers)
-        self._streams: dict[str, TokenStream] = {}
+        self._streams: dict[int, TokenStream] = {}
         self._work = asyncio.Event()
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._draining = False
         self._runner_lost = False
+        self._pending: deque[tuple[Step, asyncio.Future[StepResult]]] = deque()
+        # Steps that are done, until the observers are told of them.
+        self._done: list[tuple[Step, StepResult]] = []
         self._policy_failure = ""
-        # The last step, until the observers are told of it.
-        self._done: tuple[Step, StepResult] | None = None
 
     # For callers
 
@@ -64,26 +77,25 @@ class Engine:
         try:
             if self._draining:
                 raise Unavailable("the server is shutting down")
+            self._check(request, self.clock())
             sequence = self.scheduler.submit(request, self.clock())
         except RequestError as error:
             refusal = error
             self._tell(lambda observer: observer.refused(request, refusal))
             raise
-        stream = self._streams[request.id] = TokenStream(sequence)
+        stream = self._streams[sequence.key] = TokenStream(sequence)
         self._quiet.clear()
         self._changed()
         return stream
 
-    def cancel(
-        self, request_id: str, *, error: RequestError | None = None, expired: bool = False
-    ) -> None:
+    def cancel(self, key: int, *, error: RequestError | None = None, expired: bool = False) -> None:
         """End a request whose caller has gone, or whose time is up: see `Scheduler.cancel`."""
-        self.scheduler.cancel(request_id, self.clock(), error=error, expired=expired)
+        self.scheduler.cancel(key, self.clock(), error=error, expired=expired)
         self._changed()
 
-    def finish(self, request_id: str, output_tokens: int) -> None:
+    def finish(self, key: int, output_tokens: int) -> None:
         """End a request whose first `output_tokens` tokens hold a stop sequence."""
-        self.scheduler.finish(request_id, self.clock(), output_tokens)
+        self.scheduler.finish(key, self.clock(), output_tokens)
         self._changed()
 
     async def drain(self, grace: float) -> None:
@@ -119,43 +131,43 @@ class Engine:
             raise
 
     async def _turn(self) -> None:
-        if self._runner_lost:
-            await self._recover()
-        step = self.scheduler.schedule(self.clock())
-        if not step.empty:
-            await self._execute(step)
-            return
-        self._publish()
+        """Take in what has come, send what can be sent, and wait for more."""
         self._work.clear()
+        if self._runner_lost or not self._take_results():
+            await self._recover()
+        # Steps are on their way before anybody is told of those before them: the
+        # runner never waits for text, telemetry, or sockets.
+        while len(self._pending) < self._runner.steps_max:
+            step = self.scheduler.schedule(self.clock())
+            if step is None:
+                break
+            pending = self._runner.begin(step)
+            pending.add_done_callback(lambda _: self._work.set())
+            self._pending.append((step, pending))
+        self._publish()
         await self._work.wait()
 
-    async def _execute(self, step: Step) -> None:
-        """Have a step done, and those that can be told before it is."""
-        # The step is on its way before anybody is told of the one before it:
-        # the runner never waits for text, telemetry, or sockets.
-        pending = self._runner.begin(step)
-        while True:
-            self._publish()
-            ahead = self._begin_ahead()
+    def _take_results(self) -> bool:
+        """Take in the results that have come, in their order; False where the runner is lost."""
+        while self._pending and self._pending[0][1].done():
+            step, pending = self._pending[0]
             try:
-                result = await pending
+                result = pending.result()
             except RunnerLost:
-                await self._recover()
-                return
+                return False
+            self._pending.popleft()
             self.scheduler.apply(result, self.clock())
-            self._done = step, result
-            if ahead is None:
-                return
-            step, pending = ahead
-
-    def _begin_ahead(self) -> tuple[Step, Awaitable[StepResult]] | None:
-        if not self._runner.takes_ahead:
-            return None
-        step = self.scheduler.schedule_ahead(self.clock())
-        return None if step is None else (step, self._runner.begin(step))
+            if any(run.done for run in result.runs):
+                self._done.append((step, result))
+        return True
 
     async def _recover(self) -> None:
         self._runner_lost = False
+        pending = [pending for _, pending in self._pending]
+        self._pending.clear()
+        for one in pending:
+            one.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
         outside = await self._runner.bury()
         self.scheduler.runner_lost(self.clock(), outside=outside)
         self._publish()
@@ -172,14 +184,17 @@ class Engine:
 
     def _changed(self) -> None:
         self._publish()
+        number = self.scheduler.recall(self.clock())
+        if number is not None:
+            self._runner.recall(number)
         self._work.set()
 
     # Events
 
     def _publish(self) -> None:
-        if self._done is not None:
-            (step, result), self._done = self._done, None
-            self._tell(lambda observer: observer.stepped(step, result))
+        done, self._done = self._done, []
+        for step, result in done:
+            self._tell(lambda observer, step=step, result=result: observer.stepped(step, result))  # type: ignore[misc]
         while events := self.scheduler.take_events():
             for event in events:
                 self._dispatch(event)
@@ -190,7 +205,7 @@ class Engine:
             _logger.error("%s; the default policy decides in its place", self._policy_failure)
 
     def _dispatch(self, event: SchedulerEvent) -> None:
-        stream = self._streams.get(event.sequence.request.id)
+        stream = self._streams.get(event.sequence.key)
         if isinstance(event, Moved):
             self._moved(event, stream)
         elif stream is None:
@@ -206,7 +221,7 @@ class Engine:
         if event.transition is sequence.history[-1]:
             self._tell(lambda observer: observer.transitioned(sequence))
         if stream is not None and state.ended:
-            del self._streams[sequence.request.id]
+            del self._streams[sequence.key]
             stream.end()
 
     def _tell(self, tell: Callable[[Observer], None]) -> None:
@@ -227,7 +242,13 @@ class Engine:
             f"the stream was not read: {stream.buffered} tokens wait, the limit is {limit}"
         )
         error = LimitReached("stream.buffer_tokens", description, self.scheduler.retry_after)
-        self.scheduler.cancel(stream.sequence.request.id, self.clock(), error=error)
+        self.scheduler.cancel(stream.sequence.key, self.clock(), error=error)
+
+    def _fail_all(self, error: RequestError) -> None:
+        now = self.clock()
+        for sequence in self.scheduler.live():
+            self.scheduler.cancel(sequence.key, now, error=error)
+        self._changed()
 
     def _abandon(self, error: RequestError) -> None:
         """End all streams, in whatever state the scheduler is."""
@@ -240,9 +261,3 @@ class Engine:
             stream.end()
         self._streams.clear()
         self._quiet.set()
-
-    def _fail_all(self, error: RequestError) -> None:
-        now = self.clock()
-        for sequence in self.scheduler.live():
-            self.scheduler.cancel(sequence.request.id, now, error=error)
-        self._changed()

@@ -70,7 +70,13 @@ class LimitReached(RequestError):
 
 
 class DeadlinePassed(RequestError):
-    """The deadline passed, or cannot be met. `reason` is one of the class's constants."""
+    """The deadline passed, or cannot be met.
+
+    Attributes:
+        reason: One of the class's constants.
+        retry_after: Seconds after which the same request is expected to be in
+            time; None where that is not known.
+    """
 
     code = "DEADLINE_EXCEEDED"
     label = "deadline"
@@ -79,9 +85,10 @@ class DeadlinePassed(RequestError):
     DEADLINE_UNREACHABLE = "DEADLINE_UNREACHABLE"
     RUNNING_TIMEOUT = "RUNNING_TIMEOUT"
 
-    def __init__(self, reason: str, description: str) -> None:
+    def __init__(self, reason: str, description: str, retry_after: float | None = None) -> None:
         super().__init__(description)
         self.reason = reason
+        self.retry_after = retry_after
 
 
 class Unavailable(RequestError):
@@ -124,6 +131,6 @@ class Cancelled(RequestError):
     label = "cancelled"
 
 
-def slot_error(code: str, description: str) -> RequestError:
-    """The error of a request whose slot failed; `code` as in `SlotFailure`."""
+def run_error(code: str, description: str) -> RequestError:
+    """The error of a request whose run failed; `code` as in `RunResult`."""
     return RequestFailed(code, description) if code else RunnerFailed(description)

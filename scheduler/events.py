@@ -16,7 +16,7 @@ class Moved(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """The computing of a sequence's prompt begins: what it found in the cache is settled."""
+    """The computing of a sequence's prompt has begun: what it found in the cache is settled."""
 
     sequence: Sequence
 

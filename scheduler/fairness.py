@@ -10,11 +10,14 @@ batch holds, weighted as they are charged.
 
 from __future__ import annotations
 
+# Tenants whose service is remembered. Beyond, those that were served least are forgotten.
+TENANTS_MAX = 10_000
+
 
 class ServiceCounters:
     """One counter per tenant that matters: the active ones, and idle ones still ahead."""
 
-    def __init__(self, tenants_max: int) -> None:
+    def __init__(self, tenants_max: int = TENANTS_MAX) -> None:
         self._tenants_max = tenants_max
         self._service: dict[str, float] = {}
         self._alive: dict[str, int] = {}
@@ -32,19 +35,18 @@ class ServiceCounters:
         return {tenant: self._service[tenant] for tenant in self._alive}
 
     def arrive(self, tenant: str) -> None:
-        """A request of the tenant has come."""
+        """Take in a new request. A tenant that returns from idle starts at the lowest counter."""
         if tenant not in self._alive:
-            # Nobody saves up service by staying away.
             floor = min(self.active().values(), default=self._last_left)
             self._service[tenant] = max(self._service.get(tenant, floor), floor)
         self._alive[tenant] = self._alive.get(tenant, 0) + 1
 
     def charge(self, tenant: str, service: float) -> None:
-        """The tenant has been served."""
+        """Take in what the tenant was served; below 0 it is given back."""
         self._service[tenant] = self._service.get(tenant, 0.0) + service
 
     def leave(self, tenant: str) -> None:
-        """A request of the tenant has ended."""
+        """Take in that a request of the tenant has ended."""
         self._alive[tenant] -= 1
         if not self._alive[tenant]:
             del self._alive[tenant]
@@ -55,9 +57,7 @@ class ServiceCounters:
         """Drop the idle tenants that an arrival would lift anyway, and those beyond the limit."""
         floor = min(self.active().values(), default=self._last_left)
         idle = sorted(
-            (service, tenant)
-            for tenant, service in self._service.items()
-            if tenant not in self._alive
+            (s, tenant) for tenant, s in self._service.items() if tenant not in self._alive
         )
         beyond = len(self._service) - self._tenants_max
         for place, (service, tenant) in enumerate(idle):

@@ -24,7 +24,12 @@ class GuardedPolicy(Policy):
     def __init__(self, policy: Policy, config: SchedulerConfig) -> None:
         super().__init__(config)
         self._policy = policy
-        self._live: dict[str, Sequence] = {}
+        self._live: dict[int, Sequence] = {}
+
+    @property
+    def strict_classes(self) -> bool:
+        """See Policy."""
+        return self._policy.strict_classes
 
     def key(self, sequence: Sequence, now: float) -> Key:
         """See Policy; numbers in any case."""
@@ -34,18 +39,10 @@ class GuardedPolicy(Policy):
         """See Policy; hashable in any case."""
         return self._ask(lambda policy: _hashable(policy.line(sequence)))
 
-    def prefill_key(self, sequence: Sequence, now: float) -> Key:
-        """See Policy; numbers in any case."""
-        return self._ask(lambda policy: _numbers(policy.prefill_key(sequence, now)))
-
-    def preempts(self, waiting: Sequence, running: Sequence, now: float) -> bool:
-        """See Policy."""
-        return self._ask(lambda policy: bool(policy.preempts(waiting, running, now)))
-
     def submitted(self, sequence: Sequence) -> None:
         """See Policy."""
         self._ask(lambda policy: policy.submitted(sequence))
-        self._live[sequence.request.id] = sequence
+        self._live[sequence.key] = sequence
 
     def served(self, sequence: Sequence, prompt_tokens: int, output_tokens: int) -> None:
         """See Policy."""
@@ -54,7 +51,7 @@ class GuardedPolicy(Policy):
     def left(self, sequence: Sequence) -> None:
         """See Policy."""
         self._ask(lambda policy: policy.left(sequence))
-        del self._live[sequence.request.id]
+        del self._live[sequence.key]
 
     def service(self) -> dict[str, float]:
         """See Policy."""

@@ -1,210 +1,233 @@
-"""The making of one step: who gets a slot, what is moved, what is computed."""
+"""The runs of one step: either a row of each stream, or a chunk of prompts.
+
+T is the step target. While streams run, one chunk goes after each rows step, so
+prefill always progresses, and more where the gap between two tokens of a stream
+stays within T for one prompt or two, 2 T for more, or 2 T where a prompt ends.
+"""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from llm_serving_engine.scheduler.config import SchedulerConfig
-from llm_serving_engine.scheduler.cost import CostModel, Shape, count_runs
-from llm_serving_engine.scheduler.lifecycle import State
-from llm_serving_engine.scheduler.placement import Placement
-from llm_serving_engine.scheduler.policy import Key, Policy
-from llm_serving_engine.scheduler.prefill import Cuts, PrefillBudget, plan_prefill
+from llm_serving_engine.scheduler.cost import CostModel
 from llm_serving_engine.scheduler.sequence import Sequence
-from llm_serving_engine.scheduler.slots import SlotTable
-from llm_serving_engine.scheduler.step import (
-    CacheOperation,
-    Capabilities,
-    CopyPrefix,
-    DecodeRow,
-    OpenSequence,
-    PrefillChunk,
-)
+from llm_serving_engine.scheduler.slots import Outlook
+from llm_serving_engine.scheduler.step import FOLLOW, Capabilities, Output, Run, Shape, shape_of
 
-# Of a step's target, how much copying of prefixes may take.
-SHARING_PART = 0.5
+# Step targets between two tokens of a stream, at most.
+STRETCH = 2
+# The part of the step target that a chunk beside streams takes.
+CHUNK_SHARE = 0.75
+# Chunks are halved down to this: shorter ones lose too much of the kernels' speed.
+CHUNK_MIN = 32
+# Output that is computed again, under batch_invariant: few enough for the kernels
+# of rows, which are other ones from 64 tokens on.
+REPLAY_MAX = 32
 
 
-class StepPlanner:
-    """Collects the parts of the next step.
+class Window(NamedTuple):
+    """When the next step comes.
 
     Attributes:
-        operations: On the slots' caches.
-        opens: Sequences that are new in their slots.
-        rows: One for each sequence that decodes.
-        planned: Chunks of prompts, with whose they are.
-        rows_wait: Whether there are rows for which the step has no room.
+        now: The time.
+        begins: When what is in flight is expected to be done, and the operations too.
+        after_rows: Whether the step before it is a rows step.
+        urgent: The highest class that may arrive. Chunks of lower classes keep to
+            the target even while nobody streams.
     """
 
+    now: float
+    begins: float
+    after_rows: bool
+    urgent: int = 0
+
+
+class Planner:
+    """Plans the runs of steps."""
+
     def __init__(
-        self,
-        slots: SlotTable,
-        placement: Placement,
-        policy: Policy,
-        cost: CostModel,
-        capabilities: Capabilities,
-        config: SchedulerConfig,
+        self, capabilities: Capabilities, config: SchedulerConfig, cost: CostModel, target: float
     ) -> None:
-        self._slots = slots
-        self._placement = placement
-        self._policy = policy
+        self._can = capabilities
         self._cost = cost
-        self._capabilities = capabilities
-        self._config = config
-        self.operations: list[CacheOperation] = []
-        self.opens: list[OpenSequence] = []
-        self.rows: tuple[DecodeRow, ...] = ()
-        self.planned: list[tuple[Sequence, PrefillChunk]] = []
-        self.rows_wait = False
+        self._target = target
+        self._invariant = config.determinism == "batch_invariant"
 
-    def open(self, sequence: Sequence) -> None:
-        """Let the runner sample for a sequence, in the slot that it has now."""
-        assert sequence.slot is not None
-        request = sequence.request
-        prompt = request.prompt if request.sampling.penalised else ()
-        self.opens.append(
-            OpenSequence(
-                sequence.slot,
-                request.sampling,
-                request.top_logprobs,
-                prompt,
-                tuple(sequence.output),
-            )
-        )
+    def streams(self, running: list[Sequence], outlook: Outlook) -> list[Sequence]:
+        """The sequences that have one token to compute: they make the rows."""
+        return [s for s in running if self._rest(s, outlook) == 1]
 
-    def share_prefixes(self, now: float) -> None:
-        """Copy what sequences wait for, as many as take no more than half of a step."""
-        sharing = [s for s in self._slots.holders() if s.sharing]
-        seconds = SHARING_PART * self._target(len(sharing))
-        copies = max(int(seconds / max(self._cost.cost.copies, 1e-6)), 1)
-        for sequence in sorted(sharing, key=lambda s: self._policy.prefill_key(s, now)):
-            if copies and not self._waits_for_donor(sequence):
-                copies -= self._share(sequence)
-
-    @staticmethod
-    def _waits_for_donor(sequence: Sequence) -> bool:
-        donor = sequence.donor
-        return (
-            donor is not None and donor.state is State.PREFILL and donor.computed < sequence.shared
-        )
-
-    def _share(self, sequence: Sequence) -> bool:
-        assert sequence.slot is not None
-        sequence.donor, sequence.sharing = None, False
-        match = self._placement.match(sequence)
-        if match is None or match.tokens <= sequence.computed:
-            return False  # the source has gone before it had more than is here already
-        self.operations.append(CopyPrefix(match.slot.index, sequence.slot, match.tokens))
-        sequence.computed = match.tokens
-        return True
-
-    def compact(self, now: float) -> bool:
-        """Move one sequence where that makes rows dense and pays; tell whether."""
-        move = self._placement.compaction(self._decoding())
-        if move is None:
-            return False
-        sequence, target = move
-        source = self._slots.release(sequence, now, keep=False)
-        self._slots.take(target, sequence)
-        self.operations.append(CopyPrefix(source.index, target.index, sequence.computed))
-        self.open(sequence)
-        return True
-
-    def compute(self, now: float, *, rows_wait: bool) -> None:
-        """Plan the rows and the chunks: together where the target has room for both.
-
-        Where rows and even the smallest chunk are too long together, they take
-        turns in steps of their own. Tokens come as often as they would, and
-        whoever arrives meanwhile waits for one of them, not for both.
+    def plan(self, running: list[Sequence], outlook: Outlook, window: Window) -> tuple[Run, ...]:
+        """The runs of the next step; empty where there is nothing to do.
 
         Args:
-            now: The time.
-            rows_wait: Whether rows were left out of the step before. They are now
-                alone, even if there is room for both again: two steps with prompts
-                would be too long.
+            running: What holds slots, in ascending order of slots.
+            outlook: What the slots will hold.
+            window: When the step comes.
         """
-        decoding, prompts = self._decoding(), self._prefilling(now)
-        base = self._shape_of(decoding)
-        seconds = self._for_prompts(prompts, self._cost.predict(base))
-        cuts = self._cuts(streaming=bool(decoding))
-        rows_alone = rows_wait and bool(decoding)
-        if decoding and prompts and not rows_alone:
-            self.rows_wait = seconds < self._smallest(prompts[0], cuts)
-        if not self.rows_wait:
-            self.rows = tuple(map(self._row, decoding))
-        if not rows_alone:
-            self._plan_chunks(prompts, 0.0 if self.rows_wait else seconds, cuts)
+        streams = self.streams(running, outlook)
+        prompts = [s for s in running if self._rest(s, outlook) > 1]
+        rows = tuple(self._run(s, 1, outlook) for s in streams)
+        if not prompts:
+            return rows
+        first = min(prompts, key=lambda s: self._order(s, outlook, window.now))
+        limit = self._limit(first, streams, window)
+        chunk = self._join(first, prompts, outlook, limit)
+        if not streams or window.after_rows:
+            return chunk
+        if any(s.request.priority > first.request.priority for s in streams):
+            return rows
+        gap = self._gap(chunk, rows, streams, outlook, window)
+        return chunk if gap <= self._gap_max(chunk, prompts, streams, outlook) else rows
 
-    def _plan_chunks(self, prompts: list[Sequence], seconds: float, cuts: Cuts) -> None:
-        budget = PrefillBudget(self._cost, seconds, self._config.prefill_tokens_max, cuts)
-        self.planned = list(plan_prefill(prompts, budget))
-        for sequence, chunk in self.planned:
-            sequence.computed += len(chunk.tokens)
+    # A chunk or rows
 
-    def _shape_of(self, decoding: list[Sequence]) -> Shape:
-        return Shape(
-            rows=len(decoding),
-            runs=count_runs(s.slot for s in decoding if s.slot is not None),
-            row_context=sum(s.computed for s in decoding) / 1000,
-            copies=sum(isinstance(operation, CopyPrefix) for operation in self.operations),
-        )
-
-    def _for_prompts(self, prompts: list[Sequence], rows: float) -> float:
-        """Seconds that a step has for prompts beside its rows; may be below 0.
-
-        More than the target where a short prompt is then computed at once: in two
-        steps, its first token would wait for a second token of everybody else.
-        """
-        seconds = self._target(len(prompts)) - rows
-        if not prompts or prompts[0].begun:
-            return seconds
-        whole = self._rest(prompts[0])
-        most = self._config.prompt_stretch_max * self._config.step_target_seconds
-        return max(seconds, whole) if rows + whole <= most else seconds
-
-    def _target(self, waiting: int) -> float:
-        """Seconds that a step may take: longer where many wait for their first token.
-
-        Steps between them would keep those who stream going, at the price of small
-        batches, which cost most of what large ones do. Of two, the first need not
-        wait for the other.
-        """
-        stretch = min(max(waiting - 1, 1), self._config.step_stretch_max)
-        return stretch * self._config.step_target_seconds
-
-    def _rest(self, sequence: Sequence) -> float:
-        """Seconds of what is not computed of a prompt."""
-        tokens = sequence.known_tokens - sequence.computed
-        return self._cost.prefill_seconds(tokens, sequence.computed)
-
-    def _smallest(self, sequence: Sequence, cuts: Cuts) -> float:
-        """Seconds of the least that can be computed of a prompt."""
-        start = sequence.computed
-        least = self._cost.prefill_seconds(cuts.least(start, self._cost), start)
-        return min(least, self._rest(sequence))
-
-    def _cuts(self, *, streaming: bool) -> Cuts:
-        """Where prompts are cut: finer while somebody's next token waits for it."""
-        unit = self._capabilities.prefill_unit
-        if self._config.determinism == "batch_invariant" or not streaming:
-            return Cuts.at(unit)
-        return Cuts.within(unit, self._cost, self._config.step_target_seconds)
-
-    def _decoding(self) -> list[Sequence]:
-        return [s for s in self._slots.holders() if s.state is State.DECODE]
-
-    def _prefilling(self, now: float) -> list[Sequence]:
-        """Who has a prompt to compute: one that others wait for goes as early as they would."""
-        prefilling = [s for s in self._slots.holders() if s.state is State.PREFILL]
-        keys: dict[Sequence, Key] = {s: self._policy.prefill_key(s, now) for s in prefilling}
-        for sequence in prefilling:
-            donor = sequence.donor
-            if donor is not None and donor in keys:
-                keys[donor] = min(keys[donor], keys[sequence])
-        ready = [s for s in prefilling if not s.sharing]
-        return sorted(ready, key=keys.__getitem__)
+    def _gap(
+        self,
+        chunk: tuple[Run, ...],
+        rows: tuple[Run, ...],
+        streams: list[Sequence],
+        outlook: Outlook,
+        window: Window,
+    ) -> float:
+        """The longest time between two tokens of a stream, if the chunk goes before the rows."""
+        steps = self._cost.predict(_shape(chunk)) + self._cost.predict(_shape(rows))
+        oldest = min(self._last_token(s, outlook, window) for s in streams)
+        return window.begins + steps - oldest
 
     @staticmethod
-    def _row(sequence: Sequence) -> DecodeRow:
+    def _last_token(stream: Sequence, outlook: Outlook, window: Window) -> float:
+        if outlook.draws[stream.key]:
+            return window.begins
+        return stream.since if stream.last_token_at is None else stream.last_token_at
+
+    def _gap_max(
+        self,
+        chunk: tuple[Run, ...],
+        prompts: list[Sequence],
+        streams: list[Sequence],
+        outlook: Outlook,
+    ) -> float:
+        """How long streams may wait: longer for many prompts, for a first token, for a class."""
+        by_key = {sequence.key: sequence for sequence in prompts}
+        first = by_key[chunk[0].key]
+        higher = all(first.request.priority > s.request.priority for s in streams)
+        if higher or any(run.output for run in chunk):
+            return STRETCH * self._target
+        return self._target * min(max(len(prompts) - 1, 1), STRETCH)
+
+    # Chunks
+
+    def _order(self, sequence: Sequence, outlook: Outlook, now: float) -> tuple[float, ...]:
+        """Class, then how long the rest of the prompt takes less how long it has had its slot.
+
+        So short prompts go first, and a long one goes before those that come when it
+        has waited for as long as it takes.
+        """
+        position = self._position(sequence, outlook)
+        rest = self._cost.prefill_seconds(position, sequence.known_tokens, self._can.chunk)
+        return -sequence.request.priority, rest - (now - sequence.since), sequence.key
+
+    def _limit(self, first: Sequence, streams: list[Sequence], window: Window) -> float:
+        """Seconds that the next chunk may take."""
+        if streams:
+            return CHUNK_SHARE * self._target
+        return self._target if window.urgent > first.request.priority else float("inf")
+
+    def _length(self, sequence: Sequence, outlook: Outlook, limit: float) -> int:
+        """Tokens of a sequence's next chunk."""
+        start, rest = self._position(sequence, outlook), self._rest(sequence, outlook)
+        if self._invariant:
+            return self._aligned(len(sequence.request.prompt), start, rest)
+        chunk = self._can.chunk
+        lengths = (max(chunk >> halved, min(CHUNK_MIN, chunk)) for halved in range(4))
+        fitting = (x for x in lengths if self._cost.chunk_seconds(x, start) <= limit)
+        length = next(fitting, min(CHUNK_MIN, chunk))
+        # A prompt's end is not left for a call of its own where it can go along.
+        end_too = rest <= min(length + length // 4, self._can.call_tokens_max)
+        fits = self._cost.chunk_seconds(rest, start) <= limit / CHUNK_SHARE
+        return rest if rest <= length or (end_too and fits) else length
+
+    def _aligned(self, prompt: int, start: int, rest: int) -> int:
+        """The same cuts whatever else runs: whole units of the prompt, and output apart."""
+        if start < prompt:
+            return min(self._can.chunk - start % self._can.chunk, prompt - start)
+        parts = -(-rest // REPLAY_MAX)
+        return -(-rest // parts)
+
+    def _join(
+        self, first: Sequence, prompts: list[Sequence], outlook: Outlook, limit: float
+    ) -> tuple[Run, ...]:
+        """The chunk of a sequence, and those of its neighbours that can go along.
+
+        They are of its class, in consecutive slots, and of about its length. A first
+        token does not wait for prompts that go on.
+        """
+        lengths = {first: self._length(first, outlook, limit)}
+        ends = lengths[first] == self._rest(first, outlook)
+        slots = {sequence.slot: sequence for sequence in prompts}
+        for way in (1, -1):
+            sequence = first
+            while self._can.joins and lengths[first] > 1:
+                assert sequence.slot is not None
+                neighbour = slots.get(sequence.slot + way)
+                if neighbour is None or neighbour.request.priority != first.request.priority:
+                    break
+                length = self._joined_length(neighbour, lengths[first], ends, outlook, limit)
+                if not self._joins({**lengths, neighbour: length}, outlook, limit):
+                    break
+                lengths[neighbour] = length
+                sequence = neighbour
+        members = sorted(lengths, key=lambda s: s.slot or 0)
+        return tuple(self._run(s, lengths[s], outlook) for s in members)
+
+    def _joined_length(
+        self, sequence: Sequence, length: int, ends: bool, outlook: Outlook, limit: float
+    ) -> int:
+        """Tokens of a neighbour's chunk: like the first one's, or its end."""
+        if self._invariant:
+            return self._length(sequence, outlook, limit)
+        rest = self._rest(sequence, outlook)
+        return rest if ends or rest <= length + self._can.padding else length
+
+    def _joins(self, lengths: dict[Sequence, int], outlook: Outlook, limit: float) -> bool:
+        shortest, longest = min(lengths.values()), max(lengths.values())
+        padded = longest * len(lengths)
+        if shortest < 2 or longest - shortest > self._can.padding:
+            return False
+        room = min(self._position(s, outlook) + longest <= self._can.context for s in lengths)
+        runs = [self._run(s, n, outlook) for s, n in lengths.items()]
+        seconds = self._cost.predict(_shape(sorted(runs, key=lambda run: run.slot)))
+        return room and padded <= self._can.call_tokens_max and seconds <= limit
+
+    # Sequences
+
+    def _run(self, sequence: Sequence, length: int, outlook: Outlook) -> Run:
         assert sequence.slot is not None
-        position = sequence.computed
-        sequence.computed += 1
-        return DecodeRow(sequence.slot, position, sequence.token(position))
+        start = self._position(sequence, outlook)
+        stop, known = start + length, sequence.known_tokens
+        tokens = (FOLLOW,) if start >= known else sequence.tokens(start, stop)
+        output = Output.NONE
+        if stop >= known:
+            output = Output.SAMPLE
+            if sequence.request.top_logprobs is not None:
+                output |= Output.LOGPROBS
+        return Run(sequence.key, sequence.slot, start, tokens, output=output)
+
+    @staticmethod
+    def _position(sequence: Sequence, outlook: Outlook) -> int:
+        assert sequence.slot is not None
+        return outlook.position(sequence.slot)
+
+    def _rest(self, sequence: Sequence, outlook: Outlook) -> int:
+        """Tokens that are to be computed; 0 where what is in flight ends the request."""
+        drawing = outlook.draws[sequence.key]
+        tokens = sequence.known_tokens + drawing
+        if len(sequence.output) + drawing >= sequence.request.max_tokens:
+            return 0
+        return tokens - self._position(sequence, outlook) if tokens < self._can.context else 0
+
+
+def _shape(runs: tuple[Run, ...] | list[Run]) -> Shape:
+    return shape_of((run.slot, run.start, len(run.tokens)) for run in runs)

@@ -1,4 +1,4 @@
-"""Who goes first: what a scheduling policy decides, and nothing more.
+"""Who goes first within a class: what a scheduling policy decides, and nothing more.
 
 To try one of your own, subclass `Policy`, and name it "module:Class" in the
 configuration or for `llm-serving-engine simulate --policy`.
@@ -16,17 +16,18 @@ from llm_serving_engine.scheduler.sequence import Sequence
 Key = tuple[float, ...]
 """Compared item by item; the lowest goes first."""
 
+DEFAULT = "fair"
 POLICIES = {
-    "fair": "llm_serving_engine.scheduler.policies.fair:FairPolicy",
+    DEFAULT: "llm_serving_engine.scheduler.policies.fair:FairPolicy",
     "first_come": "llm_serving_engine.scheduler.policies.first_come:FirstComePolicy",
     "shortest_job": "llm_serving_engine.scheduler.policies.shortest_job:ShortestJobPolicy",
 }
 
 
 class Policy(ABC):
-    """Orders sequences. Only `key` must be written; the rest is told, in case it matters.
+    """Orders the requests that wait. Only `key` must be written; the rest is told.
 
-    One that raises is replaced by the default policy.
+    A policy that raises is replaced by the default one.
 
     Attributes:
         failure: Why the default policy decides in its place; else empty.
@@ -34,35 +35,34 @@ class Policy(ABC):
 
     failure = ""
 
+    @property
+    def strict_classes(self) -> bool:
+        """Whether a higher class goes before a lower one, and takes its slots.
+
+        Without, `key` alone decides, and what has begun goes on.
+        """
+        return True
+
     def __init__(self, config: SchedulerConfig) -> None:
         self.config = config
 
     @abstractmethod
     def key(self, sequence: Sequence, now: float) -> Key:
-        """What waiting sequences are ordered by to get a slot."""
+        """What waiting sequences are ordered by."""
 
     def line(self, sequence: Sequence) -> Hashable:
-        """Which line a sequence waits in: of a line, the one that arrived first is next.
+        """Which line a sequence waits in: the first to arrive of a line goes before the others.
 
-        It must stay the same while the sequence waits, and so must the order of
-        the keys in a line. Here each is a line of its own: right for every
-        `key`, and asked for as many keys as there are waiting.
+        It must stay the same while the sequence waits. By default each sequence is
+        a line of its own, so all of them are asked for their keys.
         """
-        return sequence.request.id
-
-    def prefill_key(self, sequence: Sequence, now: float) -> Key:
-        """What sequences with a slot are ordered by to get their prompts computed."""
-        return self.key(sequence, now)
-
-    def preempts(self, waiting: Sequence, running: Sequence, now: float) -> bool:
-        """Whether one that waits may take the slot of one that runs: if its class is higher."""
-        return waiting.request.priority > running.request.priority
+        return sequence.key
 
     def submitted(self, sequence: Sequence) -> None:  # noqa: B027
         """A sequence has come into the queue."""
 
     def served(self, sequence: Sequence, prompt_tokens: int, output_tokens: int) -> None:  # noqa: B027
-        """A sequence has been given tokens: its prompt's when it first gets a slot."""
+        """A sequence was given tokens, or gives prompt tokens back that were not computed."""
 
     def left(self, sequence: Sequence) -> None:  # noqa: B027
         """A sequence has ended."""
@@ -82,7 +82,7 @@ def load_policy(name: str, config: SchedulerConfig) -> Policy:
     try:
         policy = getattr(importlib.import_module(module), attribute)(config)
     except Exception as error:
-        # A module of somebody's own can fail in any way.
+        # A module from outside can fail in any way.
         known = ", ".join(POLICIES)
         raise ValueError(f"no policy {name!r} ({error}); there are {known}") from error
     if not isinstance(policy, Policy):

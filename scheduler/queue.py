@@ -1,13 +1,12 @@
-"""The requests that wait."""
+"""The requests that wait, in lines, and their deadlines."""
 
 from __future__ import annotations
 
 import bisect
-import itertools
-from collections.abc import Hashable, Iterator
+import heapq
+from collections.abc import Callable, Hashable, Iterator
 from typing import NamedTuple
 
-from llm_serving_engine.scheduler.policy import Policy
 from llm_serving_engine.scheduler.request import Priority
 from llm_serving_engine.scheduler.sequence import Sequence
 
@@ -30,27 +29,33 @@ class Load:
 
 
 class _Ticket(NamedTuple):
-    """A place in a line: by arrival, and among equals by who was added first."""
+    """A place in a line: by arrival, and among equals by key."""
 
     arrived_at: float
-    number: int
+    key: int
     sequence: Sequence
     line: Hashable
 
 
-class WaitingQueue:
-    """Everybody who waits, in lines, with counts by class and tenant.
+class Awaited(NamedTuple):
+    """What a deferred request waits for: so many first tokens of a sequence."""
 
-    The policy says in which line each waits and which line is next, so that
-    it is asked about the heads of the lines only, not about everybody.
+    donor: Sequence
+    tokens: int
+
+
+class WaitingQueue:
+    """All requests that wait, with counts by class and tenant.
+
+    Each stands in a line, in the order of arrival, so that only the
+    heads of lines are compared. A deferred request stands in a line of those that
+    wait for the same prefix; that line is not served.
     """
 
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
-        self._policy_failure = ""
-        self._waiting: dict[str, _Ticket] = {}
+    def __init__(self) -> None:
+        self._waiting: dict[int, _Ticket] = {}
         self._lines: dict[Hashable, list[_Ticket]] = {}
-        self._numbers = itertools.count()
+        self._deferred: dict[Hashable, list[_Ticket]] = {}
         self._all = Load()
         self._by_class = {priority: Load() for priority in Priority}
         self._by_tenant: dict[str, Load] = {}
@@ -61,71 +66,142 @@ class WaitingQueue:
     def __iter__(self) -> Iterator[Sequence]:
         return (ticket.sequence for ticket in self._waiting.values())
 
-    def add(self, sequence: Sequence) -> None:
-        """Let a sequence wait."""
-        line = self._policy.line(sequence)
-        ticket = _Ticket(sequence.arrived_at, next(self._numbers), sequence, line)
-        self._waiting[sequence.request.id] = ticket
-        bisect.insort(self._lines.setdefault(line, []), ticket)
+    def add(self, sequence: Sequence, line: Hashable) -> None:
+        """Let a sequence wait in a line."""
+        self._stand(sequence, line)
         for load in self._loads(sequence):
             load.add(sequence)
 
     def remove(self, sequence: Sequence) -> None:
-        """A sequence waits no longer."""
-        ticket = self._waiting.pop(sequence.request.id)
-        line = self._lines[ticket.line]
-        del line[bisect.bisect_left(line, ticket)]
-        if not line:
-            del self._lines[ticket.line]
+        """Let a sequence wait no longer."""
+        self._leave_line(sequence)
+        del self._waiting[sequence.key]
         for load in self._loads(sequence):
             load.add(sequence, -1)
         if not self._by_tenant[sequence.request.tenant].requests:
             del self._by_tenant[sequence.request.tenant]
 
-    def first(self, now: float) -> Sequence | None:
-        """Who is to be served next."""
-        first = self._first(now)
-        if self._policy.failure != self._policy_failure:
-            # Another policy decides from here on, by lines of its own.
-            self._policy_failure = self._policy.failure
-            self._line_up_again()
-            first = self._first(now)
-        return first
+    def defer(self, sequence: Sequence, awaited: Awaited) -> None:
+        """Let a sequence wait for what another one computes."""
+        self._leave_line(sequence)
+        self._stand(sequence, awaited)
+
+    def resume(
+        self, computing: Callable[[Awaited], bool], line: Callable[[Sequence], Hashable]
+    ) -> None:
+        """Put the deferred sequences back into lines for which nothing is computed any more."""
+        for awaited, tickets in list(self._deferred.items()):
+            if not (isinstance(awaited, Awaited) and computing(awaited)):
+                for ticket in list(tickets):
+                    self._leave_line(ticket.sequence)
+                    self._stand(ticket.sequence, line(ticket.sequence))
+
+    def reorder(self, line: Callable[[Sequence], Hashable]) -> None:
+        """Put all sequences into other lines."""
+        sequences = list(self)
+        self._lines.clear()
+        self._deferred.clear()
+        for sequence in sequences:
+            self._stand(sequence, line(sequence))
+
+    def heads(self) -> Iterator[Sequence]:
+        """The first of each line."""
+        return (line[0].sequence for line in self._lines.values())
+
+    def ahead(self, line: Hashable, priority: Priority) -> int:
+        """How many requests of a class are served before a newcomer in a line.
+
+        Lines of a class are served in turn.
+        """
+        mine = len(self._lines.get(line, ()))
+        lines = sum(
+            other[0].sequence.request.priority is priority for other in self._lines.values()
+        )
+        return min(self._by_class[priority].requests, (mine + 1) * max(lines, 1) - 1)
+
+    def displaceable(self, below: Priority, tenant: str | None) -> Sequence | None:
+        """The newest request that has never run, of the lowest class below `below`.
+
+        Args:
+            below: A class.
+            tenant: Of which tenant; None for any.
+        """
+        waiting = (
+            sequence
+            for sequence in self
+            if sequence.request.priority < below
+            and not sequence.has_run
+            and tenant in (None, sequence.request.tenant)
+        )
+        return min(waiting, key=lambda s: (s.request.priority, -s.key), default=None)
 
     @property
     def tokens(self) -> int:
-        """Tokens that all who wait ask for."""
+        """Tokens that all waiting requests ask for."""
         return self._all.tokens
 
+    @property
+    def deferred(self) -> int:
+        """How many requests are deferred."""
+        return sum(map(len, self._deferred.values()))
+
     def of_class(self, priority: Priority) -> Load:
-        """Those of a class."""
+        """The load of a class."""
         return self._by_class[priority]
 
-    def highest_class(self) -> Priority | None:
-        """The highest class of which anybody waits."""
-        waiting = (priority for priority, load in self._by_class.items() if load.requests)
-        return max(waiting, default=None)
-
     def of_tenant(self, tenant: str) -> Load:
-        """Those of a tenant."""
+        """The load of a tenant."""
         return self._by_tenant.get(tenant) or Load()
 
     def tenants(self) -> dict[str, Load]:
-        """Those of each tenant that has any."""
+        """The load of each tenant that has any."""
         return dict(self._by_tenant)
 
-    def _first(self, now: float) -> Sequence | None:
-        heads = (line[0].sequence for line in self._lines.values())
-        return min(heads, key=lambda sequence: self._policy.key(sequence, now), default=None)
+    def _stand(self, sequence: Sequence, line: Hashable) -> None:
+        ticket = _Ticket(sequence.arrived_at, sequence.key, sequence, line)
+        self._waiting[sequence.key] = ticket
+        bisect.insort(self._group(line).setdefault(line, []), ticket)
 
-    def _line_up_again(self) -> None:
-        self._lines = {}
-        for request_id, ticket in self._waiting.items():
-            moved = ticket._replace(line=self._policy.line(ticket.sequence))
-            self._waiting[request_id] = moved
-            bisect.insort(self._lines.setdefault(moved.line, []), moved)
+    def _leave_line(self, sequence: Sequence) -> None:
+        ticket = self._waiting[sequence.key]
+        group = self._group(ticket.line)
+        line = group[ticket.line]
+        del line[bisect.bisect_left(line, ticket)]
+        if not line:
+            del group[ticket.line]
+
+    def _group(self, line: Hashable) -> dict[Hashable, list[_Ticket]]:
+        return self._deferred if isinstance(line, Awaited) else self._lines
 
     def _loads(self, sequence: Sequence) -> tuple[Load, ...]:
         request = sequence.request
         tenant = self._by_tenant.setdefault(request.tenant, Load())
         return (self._all, self._by_class[request.priority], tenant)
+
+
+class Deadlines:
+    """Deadlines by key, the earliest first. Memory stays in proportion to the live ones."""
+
+    def __init__(self) -> None:
+        self._live: dict[int, float] = {}
+        self._heap: list[tuple[float, int]] = []
+
+    def add(self, key: int, deadline: float) -> None:
+        """Remember a deadline, in seconds of the engine's clock."""
+        self._live[key] = deadline
+        heapq.heappush(self._heap, (deadline, key))
+
+    def discard(self, key: int) -> None:
+        """Forget a key, if it has a deadline."""
+        if self._live.pop(key, None) is not None and len(self._heap) > 2 * len(self._live):
+            self._heap = [(deadline, live) for live, deadline in self._live.items()]
+            heapq.heapify(self._heap)
+
+    def pop_overdue(self, now: float) -> list[int]:
+        """Take out the keys whose deadline is not after `now`, the earliest first."""
+        overdue = []
+        while self._heap and self._heap[0][0] <= now:
+            _, key = heapq.heappop(self._heap)
+            if self._live.pop(key, None) is not None:
+                overdue.append(key)
+        return overdue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from asyncio import Future
 from typing import Protocol
 
 from llm_serving_engine.scheduler.step import Capabilities, Step, StepResult
@@ -13,21 +13,26 @@ class RunnerLost(Exception):
 
 
 class Runner(Protocol):
-    """Executes steps, one after the other."""
+    """Executes steps, one after the other.
+
+    Attributes:
+        steps_max: How many it has at once: 2 where it can queue one, else 1.
+    """
+
+    steps_max: int
 
     @property
     def capabilities(self) -> Capabilities:
         """What it can do; fixed once it is started."""
 
-    @property
-    def takes_ahead(self) -> bool:
-        """Whether a step can be sent before the one before it is done."""
-
-    def begin(self, step: Step) -> Awaitable[StepResult]:
+    def begin(self, step: Step) -> Future[StepResult]:
         """Send a step. It is on its way when this returns.
 
-        Awaiting the result raises RunnerLost where the runner failed.
+        The future raises RunnerLost where the runner failed.
         """
+
+    def recall(self, number: int) -> None:
+        """Ask for a step back. Its result says whether it came in time."""
 
     async def bury(self) -> bool:
         """End what is left of a lost runner.

@@ -7,71 +7,55 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from llm_serving_engine.scheduler.errors import RequestError
-from llm_serving_engine.scheduler.lifecycle import Event, State, next_state
+from llm_serving_engine.scheduler.lifecycle import TRANSITIONS, Event, State, following
 from llm_serving_engine.scheduler.request import FinishReason, Request
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
-    """A change of state, at a time in seconds of the engine's clock."""
+class Transition(NamedTuple):
+    """A change of state, at a time in seconds of the engine's clock, and its reason."""
 
     state: State
     at: float
-
-
-class SavedCache(NamedTuple):
-    """A cache that was saved to the runner's memory: its key there, and its length."""
-
-    key: int
-    tokens: int
+    event: Event = Event.SUBMIT
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """What the scheduler knows of one request. Only the scheduler changes it.
+    """What the scheduler knows of one request. Each field has one writer.
 
     Attributes:
         request: What was asked.
-        history: The states it has been in, oldest first; the last is the one
-            it is in. The first is WAITING, at the request's arrival.
-        output: Token ids produced so far.
-        slot: Where its cache is, while it runs.
-        computed: How many of its tokens (prompt, then output) are in the cache,
-            steps under way included.
-        cached_prompt_tokens: Prompt tokens that the first admission found in
-            the cache.
-        first_token_at: When its first token came, over all its runs.
-        last_token_at: When its newest token came.
+        key: Its number in the engine and in the runner; never used twice.
+        history: The states it has been in, oldest first. Written by `advance`.
+        output: Tokens so far. Written by `Scheduler.apply`; `finish` cuts it once.
+        slot: Where its cache is, while it runs. Written by `Cache`.
+        cached_prompt_tokens: Prompt tokens that were in the cache when its
+            computing began; None before. Written when its first run is planned.
+        first_token_at: When its first token came. Written by `apply`.
+        last_token_at: When its newest token came. Written by `apply`.
+        preemptions: How often a higher class took its slot.
+        runner_losses: How often its runner died while it ran.
+        cache_losses: How often its cache could not be copied or restored.
+        protected_until: It cannot lose its slot before it has so many tokens.
+            Written when it gets a slot.
         finish_reason: Set when it is FINISHED.
         error: Set when it is CANCELLED, EXPIRED, or FAILED.
-        preemptions: How often its slot was taken.
-        runner_losses: How many of those times its runner had died.
-        output_on_admission: Tokens it had produced when it last got a slot.
-        saved: Where its cache is, while it waits after a preemption.
-        sharing: Whether it waits to copy what it begins with from another slot.
-        donor: The sequence that is still computing that, if any.
-        shared: How many tokens it will take from the donor.
-        begun: Whether the computing of its prompt has begun, for the first time.
     """
 
     request: Request
+    key: int
     history: list[Transition]
     output: list[int] = field(default_factory=list)
     slot: int | None = None
-    computed: int = 0
-    cached_prompt_tokens: int = 0
+    cached_prompt_tokens: int | None = None
     first_token_at: float | None = None
     last_token_at: float | None = None
-    finish_reason: FinishReason | None = None
-    error: RequestError | None = None
     preemptions: int = 0
     runner_losses: int = 0
-    output_on_admission: int = 0
-    saved: SavedCache | None = None
-    sharing: bool = False
-    donor: Sequence | None = None
-    shared: int = 0
-    begun: bool = False
+    cache_losses: int = 0
+    protected_until: int = 0
+    finish_reason: FinishReason | None = None
+    error: RequestError | None = None
 
     @property
     def state(self) -> State:
@@ -83,12 +67,22 @@ class Sequence:
         """When it was submitted."""
         return self.history[0].at
 
+    @property
+    def since(self) -> float:
+        """When it came into the state that it is in."""
+        return self.history[-1].at
+
+    @property
+    def has_run(self) -> bool:
+        """Whether it has had a slot, now or before."""
+        return len(self.history) > 1
+
     def advance(self, event: Event, now: float) -> None:
         """Take the transition that `event` asks for. Raises IllegalTransition."""
-        self.history.append(Transition(next_state(self.state, event), now))
+        self.history.append(Transition(following(TRANSITIONS, self.state, event), now, event))
 
     def seconds_in(self, state: State) -> float:
-        """Seconds spent in `state`, all visits added up; a visit under way counts as 0."""
+        """Seconds spent in `state`, all visits added up; one that goes on counts as 0."""
         visits = itertools.pairwise(self.history)
         return sum(after.at - before.at for before, after in visits if before.state is state)
 
@@ -97,13 +91,13 @@ class Sequence:
         """Tokens whose values are known: the prompt's and the output's."""
         return len(self.request.prompt) + len(self.output)
 
-    def token(self, position: int) -> int:
-        """The token at a position of prompt and output, one after the other."""
-        prompt = self.request.prompt
-        return prompt[position] if position < len(prompt) else self.output[position - len(prompt)]
+    @property
+    def owner(self) -> tuple[str, str]:
+        """Tenant and salt: requests of one owner share prefixes."""
+        return self.request.tenant, self.request.cache_salt
 
     def tokens(self, start: int, stop: int) -> tuple[int, ...]:
-        """The tokens from `start` up to `stop`."""
+        """The tokens of prompt and output, one after the other, from `start` up to `stop`."""
         prompt = self.request.prompt
         if stop <= len(prompt):
             return prompt[start:stop]

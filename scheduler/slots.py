@@ -1,96 +1,114 @@
-"""The runner's slots: who holds them, and what their caches hold."""
+"""The runner's slots, and what they will hold when all that is in flight is done."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from llm_serving_engine.scheduler.lifecycle import SlotState
 from llm_serving_engine.scheduler.sequence import Sequence
+from llm_serving_engine.scheduler.step import Copy, Operation, Output, Restore, Step
+
+
+class Prefix(NamedTuple):
+    """Tokens in a cache, and whose they are.
+
+    Attributes:
+        tokens: Their values.
+        prompt_tokens: The length of the prompt that they begin with.
+        owner: Tenant and salt.
+        key: The sequence that computed them.
+    """
+
+    tokens: tuple[int, ...] = ()
+    prompt_tokens: int = 0
+    owner: tuple[str, str] = ("", "")
+    key: int = 0
+
+
+NOTHING = Prefix()
 
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """One slot.
+    """One slot. Only `Cache` writes it.
 
     Attributes:
         index: Its number.
-        holder: The sequence that runs in it.
-        left_over: The tokens whose cache a finished sequence left behind.
-        prompt_tokens: The length of its holder's prompt, or of the last holder's.
-        owner: The tenant and the salt of what is left over.
-        used_at: When its last holder left.
+        state: FREE, RETAINED, or HELD.
+        sequence: What runs in it.
+        length: Tokens that the runner has in it.
+        usable: How many of them, from the first on, are those of `sequence`, or
+            of `retained`: an upper limit, as `length` is one.
+        retained: What the last sequence left.
+        last_used: When that one left.
     """
 
     index: int
-    holder: Sequence | None = None
-    left_over: tuple[int, ...] = ()
-    prompt_tokens: int = 0
-    owner: tuple[str, str] = ("", "")
-    used_at: float = 0.0
-
-    def cached(self) -> tuple[int, ...]:
-        """The tokens in its cache, while no step is under way."""
-        holder = self.holder
-        return self.left_over if holder is None else holder.tokens(0, holder.computed)
-
-    def shared_by(self, owner: tuple[str, str]) -> bool:
-        """Whether its cache may be used for somebody."""
-        holder = self.holder
-        return owner == (self.owner if holder is None else owner_of(holder))
-
-
-def owner_of(sequence: Sequence) -> tuple[str, str]:
-    """Among whom a sequence's cache is shared: its tenant and salt."""
-    return sequence.request.tenant, sequence.request.cache_salt
-
-
-class SlotTable:
-    """All slots, by number."""
-
-    def __init__(self, slots: int) -> None:
-        self._slots = tuple(Slot(index) for index in range(slots))
-
-    def __len__(self) -> int:
-        return len(self._slots)
-
-    def __getitem__(self, index: int) -> Slot:
-        return self._slots[index]
-
-    def __iter__(self) -> Iterator[Slot]:
-        return iter(self._slots)
-
-    def holders(self) -> Iterator[Sequence]:
-        """The sequences that run, in ascending order of their slots."""
-        return (slot.holder for slot in self._slots if slot.holder is not None)
-
-    def idle(self) -> list[Slot]:
-        """The slots that nobody holds."""
-        return [slot for slot in self._slots if slot.holder is None]
+    state: SlotState = SlotState.FREE
+    sequence: Sequence | None = None
+    length: int = 0
+    usable: int = 0
+    retained: Prefix = NOTHING
+    last_used: float = 0.0
 
     @property
-    def in_use(self) -> int:
-        """How many slots are held."""
-        return sum(1 for _ in self.holders())
+    def key(self) -> int | None:
+        """The key of the sequence that runs in it."""
+        return None if self.sequence is None else self.sequence.key
 
-    def take(self, slot: Slot, sequence: Sequence) -> None:
-        """Give an idle slot to a sequence."""
-        if slot.holder is not None:
-            raise ValueError(f"slot {slot.index} is held")
-        slot.holder, slot.left_over = sequence, ()
-        slot.prompt_tokens = len(sequence.request.prompt)
-        sequence.slot = slot.index
+    def prefix(self, usable: int) -> Prefix:
+        """What it holds, where so many tokens are usable."""
+        sequence = self.sequence
+        if sequence is None:
+            return self.retained._replace(tokens=self.retained.tokens[:usable])
+        tokens = sequence.tokens(0, min(usable, sequence.known_tokens))
+        return Prefix(tokens, len(sequence.request.prompt), sequence.owner, sequence.key)
 
-    def release(self, sequence: Sequence, now: float, *, keep: bool) -> Slot:
-        """Free a sequence's slot; `keep` what its cache holds for others to begin with."""
-        if sequence.slot is None:
-            raise ValueError(f"{sequence.request.id} holds no slot")
-        slot = self._slots[sequence.slot]
-        slot.left_over = sequence.tokens(0, sequence.computed) if keep else ()
-        slot.owner, slot.used_at = owner_of(sequence), now
-        slot.holder = sequence.slot = None
-        return slot
 
-    def forget(self) -> None:
-        """Nothing is left over in any slot: the runner is new."""
-        for slot in self._slots:
-            slot.left_over = ()
+class Outlook:
+    """What the slots will hold when all that is in flight is done: derived, never stored.
+
+    Attributes:
+        lengths: Of each slot, as the runner will have it.
+        usable: Of each slot, where its sequence goes on.
+        draws: How many tokens of each key are being drawn.
+        keys: Keys that have runs in flight.
+    """
+
+    def __init__(self, slots: tuple[Slot, ...], steps: Iterable[Step]) -> None:
+        self.lengths = [slot.length for slot in slots]
+        self.usable = [slot.usable for slot in slots]
+        self.draws: Counter[int] = Counter()
+        self.keys: set[int] = set()
+        for step in steps:
+            for operation in step.operations:
+                self.add(operation)
+            for run in step.runs:
+                self.lengths[run.slot] = run.end
+                if slots[run.slot].key == run.key:
+                    self.usable[run.slot] = run.end
+                self.keys.add(run.key)
+                self.draws[run.key] += bool(run.output & Output.SAMPLE)
+
+    def add(self, operation: Operation) -> None:
+        """Take in an operation."""
+        if isinstance(operation, Copy):
+            self.lengths[operation.target] = operation.tokens
+        elif isinstance(operation, Restore):
+            self.lengths[operation.slot] = operation.tokens
+
+    def position(self, slot: int) -> int:
+        """Where the sequence of a slot goes on."""
+        return min(self.usable[slot], self.lengths[slot])
+
+
+def count_groups(slots: Iterable[int]) -> int:
+    """How many runs of consecutive numbers there are in ascending `slots`."""
+    groups, before = 0, -2
+    for slot in slots:
+        groups += slot != before + 1
+        before = slot
+    return groups

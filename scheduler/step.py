@@ -1,190 +1,238 @@
 """The step contract: what the scheduler asks of a runner, and what comes back.
 
-A backend is whatever executes a `Step` and returns a `StepResult`. Slots are
-numbered from 0 to `Capabilities.sequences_max - 1`; a position is an index into
-a slot's sequence of tokens, from 0.
+A step is one call of the model's library, with the cache operations before it.
+A runner has at most two steps: one that it computes, and one that is queued.
 
-Everything here is a NamedTuple: these cross a process boundary many times a
-second, and tuples are the cheapest thing to pickle.
+- Slots are numbered from 0. A slot holds the cache of one sequence's first
+  tokens; its length is their number.
+- A key names a sequence in the runner, from its `Open` to its `Close`: its
+  sampler, its constraint, its adapters. It does not name a slot.
+- Operations come first, in their order. Then all runs are computed in one call.
+
+Everything here is a NamedTuple, because that is the cheapest thing to pickle.
 """
 
 from __future__ import annotations
 
+import enum
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from llm_serving_engine.scheduler.request import Sampling
+
+
+class Output(enum.IntFlag):
+    """What a run gives after its last token."""
+
+    NONE = 0
+    SAMPLE = 1  # the next token, drawn by the key's sampler
+    LOGPROBS = 2  # its log-probability, and those of its alternatives
+    EMBEDDING = 4  # the pooled vector of the sequence
+
+
+class Shape(NamedTuple):
+    """What a call is made of, as far as it costs time.
+
+    Attributes:
+        groups: Batches that the library makes of it: runs of consecutive slots.
+        runs: Sequences in it, with fillers.
+        tokens: Tokens in it, with fillers. As many as runs: a rows step.
+        context: Over all tokens, the thousands of tokens before each, added up.
+    """
+
+    groups: float
+    runs: float
+    tokens: float
+    context: float
+
+    @property
+    def rows(self) -> bool:
+        """Whether each sequence has one token."""
+        return self.tokens <= self.runs
 
 
 class Capabilities(NamedTuple):
     """What a runner can do with its model; the scheduler plans within it.
 
     Attributes:
-        sequences_max: Slots.
-        context_per_sequence: Tokens that a slot holds.
-        prefill_unit: Prefill chunks end at multiples of this, in tokens from
-            the prompt's start, except the last: what keeps their bits the
-            same however the prompt is cut. 1 where it does not matter.
-        logprobs: `OpenSequence.top_logprobs` works.
-        partial_clear: `ClearSlot.from_position` above 0 works.
-        prefix_copy: `CopyPrefix` works.
-        save_restore: `SaveSlot`, `RestoreSlot`, and `DropSaved` work.
-        grammar: Output can be constrained.
-        batch_invariant: A sequence's tokens do not depend on the others'.
-        cache_bytes_per_token: Memory of one token's cache.
-        state_bytes: Memory of a sequence's cache whatever its length: the state of
-            recurrent layers.
-        prefill_token_seconds: What a prompt token took when the runner was
-            loaded; 0 where nobody measured.
-        decode_step_seconds: What a step with one decode row took then.
+        slots: Sequences that it holds at once.
+        context: Tokens that a slot holds.
+        chunk: Tokens of a prompt that are best computed in one call.
+        call_tokens_max: Tokens of one call.
+        outputs_max: Runs of one call whose output is not NONE.
+        rollback: How many tokens can be dropped from the end of a slot; None
+            for any number. A slot can always be emptied.
+        copy: `Copy` works.
+        snapshots: `Save`, `Restore`, and `Drop` work.
+        joins: Chunks of several sequences in one call.
+        padding: By how many tokens joined chunks may differ in length.
+        outputs: What runs can give.
+        drafts_max: `Run.drafts` at most.
+        batch_invariant: The tokens of a sequence do not depend on the others'.
+        token_bytes: Memory of one token's cache.
+        state_bytes: Memory of a snapshot beside its tokens.
+        speeds: Calls that were timed when the model was loaded, with their seconds.
     """
 
-    sequences_max: int
-    context_per_sequence: int
-    prefill_unit: int = 1
-    logprobs: bool = True
-    partial_clear: bool = True
-    prefix_copy: bool = True
-    save_restore: bool = False
-    grammar: bool = False
+    slots: int
+    context: int
+    chunk: int = 64
+    call_tokens_max: int = 256
+    outputs_max: int = 256
+    rollback: int | None = None
+    copy: bool = True
+    snapshots: bool = False
+    joins: bool = False
+    padding: int = 4
+    outputs: Output = Output.SAMPLE | Output.LOGPROBS
+    drafts_max: int = 0
     batch_invariant: bool = False
-    cache_bytes_per_token: int = 0
+    token_bytes: int = 0
     state_bytes: int = 0
-    prefill_token_seconds: float = 0.0
-    decode_step_seconds: float = 0.0
+    speeds: tuple[tuple[Shape, float], ...] = ()
 
 
-class ClearSlot(NamedTuple):
-    """Drop a slot's cache from a position on; 0 drops all of it."""
+class Open(NamedTuple):
+    """Begin, or begin anew, to sample for a key.
 
-    slot: int
-    from_position: int = 0
+    Attributes:
+        key: The sequence.
+        sampling: How its tokens are drawn.
+        stop_tokens: Tokens after which a FOLLOW run of the key is skipped.
+        top_logprobs: Alternatives to report with each token; None for none at all.
+        prompt: The prompt, where penalties count its tokens; else empty.
+        output: Tokens drawn before. The sampler goes on as if it had drawn them.
+        prompt_tokens: Tokens of the prompt. A backend that is batch-invariant
+            computes the tokens after them, where they are computed again, to the
+            bits that decoding gave.
+    """
+
+    key: int
+    sampling: Sampling
+    stop_tokens: frozenset[int] = frozenset()
+    top_logprobs: int | None = None
+    prompt: tuple[int, ...] = ()
+    output: tuple[int, ...] = ()
+    prompt_tokens: int = 0
 
 
-class CopyPrefix(NamedTuple):
-    """Make the first `tokens` tokens of `source`'s cache the whole cache of `target`."""
+class Close(NamedTuple):
+    """Forget a key. Its slot keeps what it holds."""
+
+    key: int
+
+
+class Copy(NamedTuple):
+    """Make the first `tokens` tokens of `source` all that `target` holds."""
 
     source: int
     target: int
     tokens: int
 
 
-class SaveSlot(NamedTuple):
-    """Save a slot's cache to the runner's memory under a key, before others of the step act."""
+class Save(NamedTuple):
+    """Save a slot, which has that many tokens, in the runner's memory as a snapshot."""
 
     slot: int
-    key: int
+    snapshot: int
+    tokens: int
 
 
-class RestoreSlot(NamedTuple):
-    """Make a saved cache the whole cache of a slot, and forget the saved one."""
-
-    slot: int
-    key: int
-
-
-class DropSaved(NamedTuple):
-    """Forget a saved cache."""
-
-    key: int
-
-
-CacheOperation = ClearSlot | CopyPrefix | SaveSlot | RestoreSlot | DropSaved
-
-
-class OpenSequence(NamedTuple):
-    """Begin sampling for a slot. Sent once, before the slot's first chunk.
-
-    Attributes:
-        slot: The slot.
-        sampling: How its tokens are chosen.
-        top_logprobs: Alternatives to report with each token, or None.
-        prompt: All of the prompt's tokens, which the repetition penalty counts.
-            Empty where nothing is penalised.
-        output: Tokens produced before the sequence came to this slot: the
-            sampler goes on as if it had produced them itself.
-    """
+class Restore(NamedTuple):
+    """Make a snapshot, which has that many tokens, all that a slot holds. It stays."""
 
     slot: int
-    sampling: Sampling
-    top_logprobs: int | None = None
-    prompt: tuple[int, ...] = ()
-    output: tuple[int, ...] = ()
+    snapshot: int
+    tokens: int
 
 
-class PrefillChunk(NamedTuple):
-    """Compute a run of known tokens; sample after the last where `sample` says so.
+class Drop(NamedTuple):
+    """Forget a snapshot. One that could not be saved is none."""
 
-    Attributes:
-        slot: The slot.
-        position: The first token's.
-        tokens: At least one.
-        sample: Whether to choose the next token.
-        replayed: How many of the tokens, at the end, are output that was
-            decoded before its cache was lost. A runner that is
-            batch-invariant computes them to the bits that decoding gave.
-    """
+    snapshot: int
 
-    slot: int
-    position: int
-    tokens: tuple[int, ...]
-    sample: bool
-    replayed: int = 0
 
+Operation = Open | Close | Copy | Save | Restore | Drop
 
 FOLLOW = -1
-"""In a row: the token that the step before chose for the slot."""
+"""As a run's token: the one that the key drew last, in the step before."""
 
 
-class DecodeRow(NamedTuple):
-    """Compute one token at its position, and sample the next.
+class Run(NamedTuple):
+    """Compute consecutive tokens of one sequence.
 
-    The token is FOLLOW where the step was sent before the result of the one
-    before it was known; a backend never sees that.
+    Attributes:
+        key: The sequence; it is open.
+        slot: Where its cache is.
+        start: The slot's length before the run. Where the slot holds more, the
+            rest is dropped first. Where it holds less, or cannot drop so many,
+            the run is refused: nothing is done for it.
+        tokens: At least one. FOLLOW stands alone.
+        drafts: How many of them, at the end, are guesses to be verified.
+        output: What comes after the last one.
     """
 
+    key: int
     slot: int
-    position: int
-    token: int
+    start: int
+    tokens: tuple[int, ...]
+    drafts: int = 0
+    output: Output = Output.NONE
+
+    @property
+    def end(self) -> int:
+        """The slot's length after it."""
+        return self.start + len(self.tokens)
 
 
 class Step(NamedTuple):
-    """One batch. A runner does its parts in the order of the fields.
+    """Operations, then one call.
 
-    `decodes` is in ascending order of slots; a slot stands in at most one of
-    `prefills` and `decodes`.
+    Attributes:
+        number: They rise.
+        operations: Done first, in this order.
+        runs: In ascending order of slots; one for each key and slot. Either
+            each has one token (a rows step), or they are chunks of prompts in
+            consecutive slots (a chunk step).
+        level: The highest class among them.
     """
 
     number: int
-    operations: tuple[CacheOperation, ...] = ()
-    opens: tuple[OpenSequence, ...] = ()
-    prefills: tuple[PrefillChunk, ...] = ()
-    decodes: tuple[DecodeRow, ...] = ()
+    operations: tuple[Operation, ...] = ()
+    runs: tuple[Run, ...] = ()
+    level: int = 0
 
     @property
-    def prefill_tokens(self) -> int:
-        """Prompt tokens in this step."""
-        return sum(len(chunk.tokens) for chunk in self.prefills)
+    def rows(self) -> bool:
+        """Whether each run has one token."""
+        return all(len(run.tokens) == 1 for run in self.runs)
 
     @property
-    def empty(self) -> bool:
-        """Whether there is nothing to do."""
-        return not (self.operations or self.opens or self.prefills or self.decodes)
+    def prompt_tokens(self) -> int:
+        """Tokens of a chunk step; 0 for rows."""
+        return 0 if self.rows else sum(len(run.tokens) for run in self.runs)
 
     @property
-    def only_decodes(self) -> bool:
-        """Whether there are rows, and nothing else."""
-        return bool(self.decodes) and not (self.operations or self.opens or self.prefills)
+    def shape(self) -> Shape:
+        """What its call is made of, before the backend adds fillers."""
+        return shape_of((run.slot, run.start, len(run.tokens)) for run in self.runs)
 
-    def following(self, last: StepResult) -> Step:
-        """The same after `last`: its tokens for FOLLOW, and no rows for which it has none."""
-        if all(row.token != FOLLOW for row in self.decodes):
-            return self
-        chosen = {sampled.slot: sampled.token for sampled in last.tokens}
-        rows = (
-            row._replace(token=chosen.get(row.slot, FOLLOW)) if row.token == FOLLOW else row
-            for row in self.decodes
-        )
-        return self._replace(decodes=tuple(row for row in rows if row.token != FOLLOW))
+
+def shape_of(parts: Iterable[tuple[int, int, int]]) -> Shape:
+    """The shape of a call.
+
+    Args:
+        parts: Slot, start, and number of tokens of each run, in ascending order of slots.
+    """
+    groups = runs = tokens = context = 0
+    before = -2
+    for slot, start, count in parts:
+        groups += slot != before + 1
+        before = slot
+        runs += 1
+        tokens += count
+        context += count * (2 * start + count - 1)
+    return Shape(groups, runs, tokens, context / 2000)
 
 
 class Logprobs(NamedTuple):
@@ -197,43 +245,50 @@ class Logprobs(NamedTuple):
     top: tuple[tuple[int, float], ...] = ()
 
 
-class SampledToken(NamedTuple):
-    """The next token of a slot's sequence."""
-
-    slot: int
-    token: int
-    logprobs: Logprobs | None = None
-
-
-class SlotFailure(NamedTuple):
-    """What was asked of a slot could not be done; its cache is cleared.
+class RunResult(NamedTuple):
+    """What became of a run.
 
     Attributes:
-        slot: The slot.
-        reason: Why, in words for the caller.
-        code: A reason of `RequestFailed` where the request itself is the cause;
-            empty where the runner is.
+        key: The run's.
+        done: How many of its tokens are in the cache now: all, or 0 for a run
+            that was refused or skipped, and after an error.
+        tokens: What was drawn.
+        logprobs: One for each of them, where asked.
+        vector: The embedding: float32, in the machine's byte order.
+        error: Why this sequence cannot go on. Its slot is empty then.
+        code: A reason of `RequestFailed`, with an error of which the request itself
+            is the cause; empty where the runner is.
     """
 
-    slot: int
-    reason: str
+    key: int
+    done: int
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[Logprobs, ...] = ()
+    vector: bytes | None = None
+    error: str | None = None
     code: str = ""
 
 
 class StepResult(NamedTuple):
-    """What a step brought.
+    """What became of a step.
 
     Attributes:
         number: The step's.
-        tokens: One entry per decode row and per chunk with `sample`, unless
-            the slot failed.
-        failures: The slots whose part failed.
-        duration: Seconds that the runner took.
+        recalled: It was not begun, and nothing of it was done.
+        runs: One for each run, in their order.
+        failed: Indices of the operations that failed. After a failed `Copy` or
+            `Restore` the slot is empty; after a failed `Save` there is no snapshot.
+        seconds: What the call took; 0 where nobody measured.
+        operation_seconds: What the operations took.
+        shape: The call as it was executed; None where it was executed as asked.
         threads: How many computed; 0 where that is not said.
     """
 
     number: int
-    tokens: tuple[SampledToken, ...] = ()
-    failures: tuple[SlotFailure, ...] = ()
-    duration: float = 0.0
+    recalled: bool = False
+    runs: tuple[RunResult, ...] = ()
+    failed: tuple[int, ...] = ()
+    seconds: float = 0.0
+    operation_seconds: float = 0.0
+    shape: Shape | None = None
     threads: int = 0

@@ -43,7 +43,7 @@ class _Record:
 
 
 class Suspects:
-    """The requests that may have killed a runner, by id, in the order of their trials."""
+    """The requests that may have killed a runner, by key, in the order of their trials."""
 
     def __init__(self, losses_max: int) -> None:
         """Suspect nobody.
@@ -52,7 +52,7 @@ class Suspects:
             losses_max: Losses at which a request that ran in company is suspected.
         """
         self._losses_max = losses_max
-        self._records: dict[str, _Record] = {}
+        self._records: dict[int, _Record] = {}
 
     def __bool__(self) -> bool:
         """Whether anybody is suspected."""
@@ -61,17 +61,17 @@ class Suspects:
     def __len__(self) -> int:
         return sum(map(self._suspected, self._records.values()))
 
-    def __contains__(self, request_id: str) -> bool:
-        record = self._records.get(request_id)
+    def __contains__(self, key: int) -> bool:
+        record = self._records.get(key)
         return record is not None and self._suspected(record)
 
     @property
-    def next(self) -> str | None:
+    def next(self) -> int | None:
         """The suspect that is tried: of those with the most losses alone, the first."""
-        suspects = (name for name, record in self._records.items() if self._suspected(record))
-        return max(suspects, key=lambda name: self._records[name].alone, default=None)
+        suspects = (key for key, record in self._records.items() if self._suspected(record))
+        return max(suspects, key=lambda key: self._records[key].alone, default=None)
 
-    def lost(self, running: Mapping[str, int]) -> tuple[str, ...]:
+    def lost(self, running: Mapping[int, int]) -> tuple[int, ...]:
         """Take in that the runner died, by nothing that is known to come from outside.
 
         Args:
@@ -80,27 +80,25 @@ class Suspects:
         Returns:
             The requests that are convicted. They are forgotten here.
         """
-        for request_id, output_tokens in running.items():
-            record = self._records.setdefault(request_id, _Record())
+        for key, output_tokens in running.items():
+            record = self._records.setdefault(key, _Record())
             record.losses += 1
             record.alone += len(running) == 1
             record.proof = output_tokens + PROOF_TOKENS
-        convicted = tuple(
-            request_id for request_id in running if self._records[request_id].alone >= ALONE_MAX
-        )
-        for request_id in convicted:
-            self.left(request_id)
+        convicted = tuple(key for key in running if self._records[key].alone >= ALONE_MAX)
+        for key in convicted:
+            self.left(key)
         return convicted
 
-    def progressed(self, request_id: str, output_tokens: int) -> None:
+    def progressed(self, key: int, output_tokens: int) -> None:
         """Take in that a request has so many tokens of output: enough of them clear it."""
-        record = self._records.get(request_id)
+        record = self._records.get(key)
         if record is not None and self._suspected(record) and output_tokens >= record.proof:
-            self.left(request_id)
+            self.left(key)
 
-    def left(self, request_id: str) -> None:
+    def left(self, key: int) -> None:
         """Forget a request."""
-        self._records.pop(request_id, None)
+        self._records.pop(key, None)
 
     def _suspected(self, record: _Record) -> bool:
         return record.alone > 0 or record.losses >= self._losses_max

@@ -191,7 +191,7 @@ class App:
 
     def _observers(self, capabilities: Capabilities) -> tuple[Observer, ...]:
         name = self.model.name
-        metrics = self.metrics.observer(name, capabilities.sequences_max)
+        metrics = self.metrics.observer(name, capabilities.slots)
         traces = () if self._trace is None else (self._trace,)
         return (metrics, self._views[name], *traces)
 

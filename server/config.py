@@ -129,6 +129,20 @@ class GenerationConfig(Part):
     """Default of Sampling.top_k."""
 
 
+class QuotaConfig(Part):
+    """What a tenant may ask for: a bucket of tokens, prompts and max_tokens added up.
+
+    Tokens that a request asked for and did not take go back.
+    """
+
+    tokens_per_second: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Tokens that a tenant may ask for in the long run; 0 for no quota."""
+    burst_tokens: Positive = 100_000
+    """What it may ask for at once after a pause."""
+    tenants_max: Positive = 10_000
+    """Tenants whose buckets are remembered. Beyond, those that asked longest ago are full again."""
+
+
 class GrpcConfig(Part):
     """The gRPC listener."""
 
@@ -246,6 +260,7 @@ class ServerConfig(BaseSettings):
     model: ModelConfig = ModelConfig()
     generation: GenerationConfig = GenerationConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
+    quota: QuotaConfig = QuotaConfig()
     grpc: GrpcConfig = GrpcConfig()
     http: HttpConfig = HttpConfig()
     log: LogConfig = LogConfig()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from google.protobuf.duration_pb2 import Duration
 
 from llm_serving_engine.scheduler.request import FinishReason
-from llm_serving_engine.scheduler.step import Capabilities
+from llm_serving_engine.scheduler.step import Capabilities, Output
 from llm_serving_engine.server.model import ModelState, ServedModel
 from llm_serving_engine.server.service.events import (
     Answer,
@@ -160,12 +160,11 @@ def encode_model(model: ServedModel, is_default: bool) -> models_pb2.Model:
 
 def _encode_capabilities(capabilities: Capabilities) -> models_pb2.Capabilities:
     return models_pb2.Capabilities(
-        sequences_max=capabilities.sequences_max,
-        context_per_sequence=capabilities.context_per_sequence,
-        logprobs=capabilities.logprobs,
-        partial_clear=capabilities.partial_clear,
-        prefix_copy=capabilities.prefix_copy,
-        save_restore=capabilities.save_restore,
-        grammar=capabilities.grammar,
+        sequences_max=capabilities.slots,
+        context_per_sequence=capabilities.context,
+        logprobs=Output.LOGPROBS in capabilities.outputs,
+        partial_clear=capabilities.rollback is None,
+        prefix_copy=capabilities.copy,
+        save_restore=capabilities.snapshots,
         batch_invariant=capabilities.batch_invariant,
     )

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import enum
 import logging
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,6 +26,7 @@ from llm_serving_engine.scheduler.step import Capabilities
 from llm_serving_engine.server.config import ServerConfig
 from llm_serving_engine.server.engine_keeper import EngineKeeper
 from llm_serving_engine.server.model_text import ModelText
+from llm_serving_engine.server.quota import TenantQuota
 from llm_serving_engine.server.service.text_work import TextWork
 
 _logger = logging.getLogger(__name__)
@@ -224,7 +224,7 @@ class ServedModel:
     @property
     def context_per_sequence(self) -> int:
         """Tokens that prompt and output can have together."""
-        return self.capabilities.context_per_sequence
+        return self.capabilities.context
 
     @property
     def runner_memory_bytes(self) -> int:
@@ -235,10 +235,6 @@ class ServedModel:
     def runner_process_id(self) -> int | None:
         """The runner's process; None where there is none."""
         return self._runner.process_id
-
-    def unique_id(self, wish: str) -> str:
-        """An id that no live request has: `wish`, or something that begins with it."""
-        return wish if self.engine.scheduler.get(wish) is None else f"{wish}~{secrets.token_hex(4)}"
 
     # Inside
 
@@ -298,9 +294,12 @@ class ServedModel:
         return None if self._keeper is None else self._keeper.engine
 
     def _make_keeper(self, observers: ObserverFactory) -> EngineKeeper:
+        quota = TenantQuota(self._config.quota)
+
         def build(report: LoadReport) -> Engine:
             scheduler = Scheduler(report.capabilities, self._config.scheduler)
-            return Engine(scheduler, self._runner, observers(report.capabilities))
+            watching = (quota, *observers(report.capabilities))
+            return Engine(scheduler, self._runner, watching, check=quota.check)
 
         failures_max = self._config.model.supervision.engine_failures_max
         keeper = EngineKeeper(self.name, self._runner, build, failures_max)

@@ -6,13 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from llm_serving_engine.scheduler.core import Scheduler
-from llm_serving_engine.scheduler.cost import Shape, count_runs
 from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.policy import Policy
 from llm_serving_engine.scheduler.request import Priority
 from llm_serving_engine.scheduler.sequence import Sequence
-from llm_serving_engine.scheduler.slots import Slot
-from llm_serving_engine.scheduler.step import CopyPrefix, RestoreSlot, SaveSlot, Step, StepResult
+from llm_serving_engine.scheduler.slots import Outlook, Slot, count_groups
+from llm_serving_engine.scheduler.step import Copy, Restore, Save, Step, StepResult
 from llm_serving_engine.scheduler.tally import Tally
 from llm_serving_engine.server.encoding import encode_seconds
 from llm_serving_engine.server.latencies import Latency, Percentiles
@@ -41,19 +40,23 @@ def encode_queues(scheduler: Scheduler) -> list[operations_pb2.QueueState]:
     ]
 
 
-def encode_slot(slot: Slot) -> operations_pb2.Slot:
-    """One slot."""
-    holder = slot.holder
-    if holder is not None:
-        return _held_slot(slot.index, holder)
-    if not slot.left_over:
+def encode_slots(scheduler: Scheduler) -> list[operations_pb2.Slot]:
+    """All slots, with the tokens that they hold once what is in flight is done."""
+    outlook = Outlook(scheduler.cache.slots, scheduler.in_flight)
+    return [_slot(slot, outlook.position(slot.index)) for slot in scheduler.cache.slots]
+
+
+def _slot(slot: Slot, tokens: int) -> operations_pb2.Slot:
+    if slot.sequence is not None:
+        return _held_slot(slot, slot.sequence, tokens)
+    if not slot.retained.tokens:
         return operations_pb2.Slot(index=slot.index, state=operations_pb2.SLOT_STATE_FREE)
-    tenant, _ = slot.owner
+    tenant, _ = slot.retained.owner
     return operations_pb2.Slot(
         index=slot.index,
         state=operations_pb2.SLOT_STATE_CACHED,
         tenant=tenant,
-        tokens=len(slot.left_over),
+        tokens=len(slot.retained.tokens),
     )
 
 
@@ -89,18 +92,21 @@ def encode_step(
 ) -> operations_pb2.StepState:
     """What a step was made of, how long it took, and how long it should have."""
     kinds = [type(operation) for operation in step.operations]
+    rows = [run.slot for run in step.runs] if step.rows else []
+    cost = scheduler.cost
+    predicted = cost.predict(result.shape or step.shape) + cost.operations(step.operations)
     return operations_pb2.StepState(
         number=number,
-        decode_rows=len(step.decodes),
-        prefill_tokens=step.prefill_tokens,
-        duration=encode_seconds(result.duration),
-        decode_runs=count_runs(row.slot for row in step.decodes),
-        prefill_chunks=len(step.prefills),
-        copies=kinds.count(CopyPrefix),
-        saves=kinds.count(SaveSlot),
-        restores=kinds.count(RestoreSlot),
-        predicted=encode_seconds(scheduler.cost.predict(Shape.of(step))),
-        target=encode_seconds(scheduler.config.step_target_seconds),
+        decode_rows=len(rows),
+        prefill_tokens=step.prompt_tokens,
+        duration=encode_seconds(result.seconds + result.operation_seconds),
+        decode_runs=count_groups(rows),
+        prefill_chunks=len(step.runs) - len(rows),
+        copies=kinds.count(Copy),
+        saves=kinds.count(Save),
+        restores=kinds.count(Restore),
+        predicted=encode_seconds(predicted),
+        target=encode_seconds(scheduler.step_target),
     )
 
 
@@ -130,25 +136,27 @@ def encode_latencies(latencies: Iterable[Latency]) -> list[operations_pb2.Latenc
     ]
 
 
-def _held_slot(index: int, holder: Sequence) -> operations_pb2.Slot:
+def _held_slot(slot: Slot, holder: Sequence, tokens: int) -> operations_pb2.Slot:
+    # Its cache is being copied or restored: the runner has not said that it is there.
+    restoring = slot.length < slot.usable
     if holder.state is State.DECODE:
         state = operations_pb2.SLOT_STATE_DECODE
-    elif holder.sharing:
+    elif restoring:
         state = operations_pb2.SLOT_STATE_SHARING
     else:
         state = operations_pb2.SLOT_STATE_PREFILL
     return operations_pb2.Slot(
-        index=index,
+        index=slot.index,
         state=state,
         request_id=holder.request.id,
         priority=PRIORITIES[holder.request.priority],
-        tokens=holder.computed,
+        tokens=tokens,
         completion_tokens=len(holder.output),
         tenant=holder.request.tenant,
         prompt_tokens=len(holder.request.prompt),
-        cached_prompt_tokens=holder.cached_prompt_tokens,
+        cached_prompt_tokens=holder.cached_prompt_tokens or 0,
         max_tokens=holder.request.max_tokens,
-        sharing_tokens=holder.shared if holder.sharing else 0,
+        sharing_tokens=slot.usable if restoring else 0,
     )
 
 

@@ -18,7 +18,7 @@ from llm_serving_engine.server.refusals import refusal_reason
 from llm_serving_engine.server.scheduler_encoding import (
     encode_latencies,
     encode_queues,
-    encode_slot,
+    encode_slots,
     encode_step,
     encode_tenants,
     encode_totals,
@@ -73,7 +73,8 @@ class SchedulerView:
         if newest.second != second:
             self._rate.append(newest)
             newest = _Second(second)
-        produced, prefilled = len(result.tokens), step.prefill_tokens
+        produced = sum(len(run.tokens) for run in result.runs)
+        prefilled = step.prompt_tokens
         self._rate.append(_Second(second, newest.produced + produced, newest.prefilled + prefilled))
 
     def read(self, model: ServedModel) -> operations_pb2.SchedulerState:
@@ -90,7 +91,7 @@ class SchedulerView:
         produced, prefilled = self._tokens_per_second()
         state = operations_pb2.SchedulerState(
             queues=encode_queues(scheduler),
-            slots=map(encode_slot, scheduler.slots),
+            slots=encode_slots(scheduler),
             tokens_per_second=produced,
             outcomes=self._outcomes,
             policy=scheduler.config.policy,
@@ -98,8 +99,8 @@ class SchedulerView:
             tenants=tenants,
             tenants_omitted=omitted,
             totals=encode_totals(scheduler.tally),
-            saved_cache_bytes=scheduler.preemption.saved_bytes,
-            saved_cache_bytes_max=scheduler.config.saved_cache_bytes_max,
+            saved_cache_bytes=scheduler.cache.snapshot_bytes,
+            saved_cache_bytes_max=scheduler.config.snapshot_bytes_max,
             prefill_tokens_per_second=prefilled,
             latencies=encode_latencies(self._latencies.read()),
             refusals=self._refusals,

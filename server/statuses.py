@@ -42,7 +42,7 @@ def to_answer(error: RequestError) -> Answer:
     """What a caller is told of an error; see the table in README.md."""
     trailers: tuple[tuple[str, str], ...] = ()
     details = list(_details(error))
-    if isinstance(error, LimitReached | Unavailable):
+    if isinstance(error, LimitReached | Unavailable | DeadlinePassed) and error.retry_after:
         # The same delay for people's code and for gRPC's own retries.
         seconds = with_jitter(error.retry_after)
         details.insert(0, _retry_info(seconds))

@@ -13,40 +13,41 @@ from llm_serving_engine.backends.backend import (
     LoadReport,
     Progress,
 )
-from llm_serving_engine.backends.chunks import split_chunk
 from llm_serving_engine.backends.ctransformers.ggml_model import GGMLModel
 from llm_serving_engine.backends.ctransformers.gguf_model import GGUFModel, check_file
 from llm_serving_engine.backends.ctransformers.model import ComputeError, SlotModel
 from llm_serving_engine.backends.ctransformers.settings import Needs, Settings
+from llm_serving_engine.backends.key_samplers import KeySamplers
 from llm_serving_engine.backends.models.errors import ModelError
 from llm_serving_engine.backends.models.ggml_file import GGMLFile, is_legacy
 from llm_serving_engine.backends.models.gguf_file import GGUFFile
 from llm_serving_engine.backends.models.info import ModelInfo
 from llm_serving_engine.backends.models.memory import check_fits
 from llm_serving_engine.backends.sampler import Logits
-from llm_serving_engine.backends.slot_samplers import SlotSamplers
-from llm_serving_engine.backends.speed import measured_speed
 from llm_serving_engine.backends.text.falcon_tokenizer import FalconTokenizer, is_early_falcon
 from llm_serving_engine.backends.text.ggml_tokenizer import GGMLTokenizer
 from llm_serving_engine.backends.text.tokenizer import LlamaTokenizer, Tokenizer
 from llm_serving_engine.backends.threads import ThreadCount
 from llm_serving_engine.scheduler.step import (
     Capabilities,
-    ClearSlot,
-    PrefillChunk,
-    SampledToken,
-    SlotFailure,
+    Close,
+    Open,
+    Operation,
+    Run,
+    RunResult,
+    Shape,
     Step,
     StepResult,
+    shape_of,
 )
 
 
 class CTransformersBackend:
     """One model, many sequences, computed one after the other.
 
-    The library has no batches: each prefill chunk and each decode row is a call
-    of its own, in a context of its slot's own. So no sequence's bits depend on
-    the others', and none gets cheaper by their company.
+    The library has no batches: each run is a call of its own, in its slot's own
+    context. So no sequence's bits depend on the others', and none gets cheaper by
+    their company.
     """
 
     def __init__(self, path: str, config: BackendConfig, progress: Progress) -> None:
@@ -54,13 +55,13 @@ class CTransformersBackend:
             self._model, self._settings, needs = _load(Path(path), config, progress)
         except ModelError as error:
             raise LoadError(str(error)) from error
-        self._samplers = SlotSamplers(self._settings.sequences)
+        self._samplers = KeySamplers()
+        self._prompts: dict[int, int] = {}
         self._threads = ThreadCount.of(self._settings.threads, config)
         self._lengths = [0] * self._settings.sequences
-        self._failures: dict[int, SlotFailure] = {}
         # What follows computes, and the host wants to see that it goes on.
         progress(1.0)
-        self.report = self._make_report(needs, self._warm_up())
+        self.report = self._make_report(needs, self._timed_calls())
 
     @staticmethod
     def load_tokenizer(path: Path, config: BackendConfig) -> Tokenizer:
@@ -71,91 +72,86 @@ class CTransformersBackend:
         return FalconTokenizer(path) if early_falcon else LlamaTokenizer(path)
 
     def execute(self, step: Step) -> StepResult:
-        """Do a step's parts in order."""
+        """Do a step: its operations, then its runs one after the other."""
         started = time.perf_counter()
-        self._failures = {}
         if self._threads.begin():
             self._model.threads = self._threads.now
         for operation in step.operations:
-            assert isinstance(operation, ClearSlot), f"{operation} is beyond the capabilities"
-            self._lengths[operation.slot] = operation.from_position
-        for opened in step.opens:
-            self._samplers.open(opened)
-        sampled = [token for chunk in step.prefills for token in self._prefill(chunk)]
-        for row in step.decodes:
-            sampled += self._prefill(PrefillChunk(row.slot, row.position, (row.token,), True))
-        failures = tuple(self._failures.values())
+            self._do(operation)
+        runs = tuple(map(self._run, step.runs))
         self._threads.end()
-        seconds = time.perf_counter() - started
-        return StepResult(step.number, tuple(sampled), failures, seconds, self._threads.now)
+        return StepResult(
+            step.number,
+            runs=runs,
+            seconds=time.perf_counter() - started,
+            # Each run goes through all of the weights.
+            shape=step.shape._replace(groups=len(step.runs)),
+            threads=self._threads.now,
+        )
 
     def close(self) -> None:
         """Free the model."""
         self._model.close()
 
-    def _prefill(self, chunk: PrefillChunk) -> list[SampledToken]:
-        """Compute a chunk, or a row: a row is a chunk of one token."""
-        try:
-            logits = self._compute(chunk)
-        except ComputeError as error:
-            self._fail(SlotFailure(chunk.slot, str(error)))
-            return []
-        if not chunk.sample:
-            return []
-        outcome = self._samplers.sample(chunk.slot, logits)
-        if isinstance(outcome, SampledToken):
-            return [outcome]
-        self._fail(outcome)
-        return []
+    def _do(self, operation: Operation) -> None:
+        if isinstance(operation, Open):
+            self._samplers.open(operation)
+            self._prompts[operation.key] = operation.prompt_tokens
+        elif isinstance(operation, Close):
+            self._samplers.close(operation.key)
+            self._prompts.pop(operation.key, None)
+        else:
+            raise ValueError(f"{operation} is beyond the capabilities")
 
-    def _fail(self, failure: SlotFailure) -> None:
-        self._failures[failure.slot] = failure
-        self._lengths[failure.slot] = 0
-
-    def _compute(self, chunk: PrefillChunk) -> Logits:
-        """Compute a chunk, cut at fixed places. Raises ComputeError."""
-        end = chunk.position + len(chunk.tokens)
+    def _run(self, run: Run) -> RunResult:
         # The library takes any position, and computes nonsense.
-        if chunk.position != self._lengths[chunk.slot]:
-            raise ComputeError(f"the slot holds {self._lengths[chunk.slot]} tokens")
-        if end > self._settings.context_per_sequence:
+        if self._lengths[run.slot] < run.start:
+            return RunResult(run.key, 0)
+        try:
+            result = self._samplers.result(run, self._compute(run))
+        except ComputeError as error:
+            result = RunResult(run.key, 0, error=str(error))
+        self._lengths[run.slot] = 0 if result.error else run.end
+        return result
+
+    def _compute(self, run: Run) -> Logits:
+        """Compute a run. Raises ComputeError."""
+        if run.end > self._settings.context_per_sequence:
             raise ComputeError("there is no room in the cache")
-        prompt = len(chunk.tokens) - chunk.replayed
-        known = chunk._replace(tokens=chunk.tokens[:prompt], replayed=0)
-        for position, tokens, _ in split_chunk(known, self._settings.prefill_chunk):
-            logits = self._model.compute(chunk.slot, position, tokens)
-        # One by one, as it was decoded: so its bits are the same.
-        for position, token in enumerate(chunk.tokens[prompt:], chunk.position + prompt):
-            logits = self._model.compute(chunk.slot, position, (token,))
-        self._lengths[chunk.slot] = end
+        prompt = max(self._prompts.get(run.key, run.end) - run.start, 0)
+        known = run.tokens[:prompt]
+        if known:
+            logits = self._model.compute(run.slot, run.start, known)
+        # Output that is computed again: one by one, as it was decoded, so its bits are the same.
+        for position, token in enumerate(run.tokens[prompt:], run.start + len(known)):
+            logits = self._model.compute(run.slot, position, (token,))
         return logits
 
-    def _warm_up(self) -> tuple[float, float]:
-        """Touch the weights and the buffers, so that the first request is like any other.
-
-        Returns:
-            Seconds for a prompt token, and for a step of one decode row.
-        """
+    def _timed_calls(self) -> tuple[tuple[Shape, float], ...]:
+        """Time a chunk and a row, and touch weights and buffers by it."""
         length = min(self._settings.prefill_chunk, self._settings.context_per_sequence // 2) or 1
-        chunk = (0,) * length
-        self._model.compute(0, 0, chunk)
-        return measured_speed(
-            length,
-            lambda: self._model.compute(0, 0, chunk),
-            lambda trial: self._model.compute(0, length - 1, (0,)),
-        )
 
-    def _make_report(self, needs: Needs, speed: tuple[float, float]) -> LoadReport:
+        def seconds(start: int, tokens: int) -> float:
+            started = time.perf_counter()
+            self._model.compute(0, start, (0,) * tokens)
+            return time.perf_counter() - started
+
+        seconds(0, length)
+        calls = ((0, length), (length - 1, 1), (length - 1, 1))
+        return tuple((shape_of([(0, *call)]), seconds(*call)) for call in calls)
+
+    def _make_report(self, needs: Needs, speeds: tuple[tuple[Shape, float], ...]) -> LoadReport:
         settings = self._settings
         capabilities = Capabilities(
-            sequences_max=settings.sequences,
-            context_per_sequence=settings.context_per_sequence,
-            prefill_unit=settings.prefill_chunk,
-            prefix_copy=False,
+            slots=settings.sequences,
+            context=settings.context_per_sequence,
+            chunk=settings.prefill_chunk,
+            call_tokens_max=max(settings.prefill_chunk, settings.sequences),
+            outputs_max=settings.sequences,
+            copy=False,
             batch_invariant=True,
-            cache_bytes_per_token=needs.token_bytes,
-            prefill_token_seconds=speed[0],
-            decode_step_seconds=speed[1],
+            token_bytes=needs.token_bytes,
+            speeds=speeds,
         )
         estimate = needs.memory(settings.sequences, settings.context_per_sequence)
         resident = psutil.Process().memory_info().rss

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,46 +17,44 @@ from llm_serving_engine.backends.backend import (
     LoadReport,
     Progress,
 )
-from llm_serving_engine.backends.llama_cpp.company import (
-    add_company,
-    complete_tiles,
-    fill_holes,
-)
-from llm_serving_engine.backends.llama_cpp.joint import Part, joint_calls, parts_of
+from llm_serving_engine.backends.key_samplers import KeySamplers
+from llm_serving_engine.backends.llama_cpp.fillers import with_fillers
 from llm_serving_engine.backends.llama_cpp.memory import estimate_memory
 from llm_serving_engine.backends.llama_cpp.model import DecodeError, LlamaModel, SavedCache
+from llm_serving_engine.backends.llama_cpp.padding import fits, padded, same_kernels
+from llm_serving_engine.backends.llama_cpp.part import Part
 from llm_serving_engine.backends.llama_cpp.probe import keeps_bits
 from llm_serving_engine.backends.llama_cpp.settings import CACHE_TYPES, Settings
+from llm_serving_engine.backends.llama_cpp.speeds import timed_calls
 from llm_serving_engine.backends.models.errors import ModelError
 from llm_serving_engine.backends.models.info import ModelInfo
 from llm_serving_engine.backends.models.kinds import check_generates
 from llm_serving_engine.backends.models.memory import check_fits
-from llm_serving_engine.backends.slot_samplers import SlotSamplers
-from llm_serving_engine.backends.speed import measured_speed
 from llm_serving_engine.backends.text.tokenizer import LlamaTokenizer
 from llm_serving_engine.backends.threads import ThreadCount
 from llm_serving_engine.scheduler.step import (
-    CacheOperation,
     Capabilities,
-    ClearSlot,
-    CopyPrefix,
-    DecodeRow,
-    PrefillChunk,
-    RestoreSlot,
-    SampledToken,
-    SaveSlot,
-    SlotFailure,
+    Close,
+    Copy,
+    Drop,
+    Open,
+    Operation,
+    Restore,
+    Run,
+    RunResult,
+    Save,
+    Shape,
     Step,
     StepResult,
+    shape_of,
 )
 
 
 class LlamaCppBackend:
     """One model, many sequences.
 
-    Prefill chunks are cut at fixed places, those of several sequences share a
-    call only where each keeps its bits, and decode rows are batched apart from
-    them: so what a sequence computes does not depend on its company.
+    Chunks of prompts and rows are computed apart, and chunks share a call only where
+    each keeps its bits: what a sequence computes does not depend on the others.
     """
 
     def __init__(self, path: str, config: BackendConfig, progress: Progress) -> None:
@@ -69,14 +67,20 @@ class LlamaCppBackend:
             self._model = LlamaModel(path, settings, progress)
         except ModelError as error:
             raise LoadError(str(error)) from error
-        self._samplers = SlotSamplers(self._model.settings.sequences)
-        self._failures: dict[int, SlotFailure] = {}
-        self._saved: dict[int, SavedCache | None] = {}
+        self._samplers = KeySamplers()
+        self._snapshots: dict[int, SavedCache] = {}
+        self._lengths = [0] * settings.sequences
+        self._executed: list[Part] = []
         self._config = config
         self._threads = ThreadCount.of(self._model.settings.threads, config)
-        self._earlier = earlier_load.recall()
-        self._speed = self._warm_up(lambda: progress(1.0))
-        self.report = self._make_report(info)
+        # Requests wait for a runner that replaces another: they warm it up.
+        earlier = earlier_load.recall()
+        if earlier is None:
+            speeds = timed_calls(self._model, lambda: progress(1.0))
+            invariant = self._model.cache.unlimited and keeps_bits(self._model)
+        else:
+            speeds, invariant = earlier.speeds, earlier.batch_invariant
+        self.report = self._make_report(info, speeds, batch_invariant=invariant)
 
     @staticmethod
     def load_tokenizer(path: Path, config: BackendConfig) -> LlamaTokenizer:
@@ -85,177 +89,164 @@ class LlamaCppBackend:
         return LlamaTokenizer(path)
 
     def execute(self, step: Step) -> StepResult:
-        """Do a step's parts in order."""
+        """Do a step: its operations in order, then its runs in one call."""
         started = time.perf_counter()
-        self._failures = {}
         if self._threads.begin():
             self._model.use_threads(self._threads.now)
-        for operation in step.operations:
-            self._operate(operation)
-        for opened in step.opens:
-            self._samplers.open(opened)
-        sampled = self._prefill(step.prefills)
-        sampled += self._decode(step.decodes)
-        failures = tuple(self._failures.values())
+        failed = [i for i, operation in enumerate(step.operations) if not self._do(operation)]
+        operated = time.perf_counter()
+        self._executed = []
+        ready = [run for run in step.runs if self._ready(run)]
+        results = {result.key: result for result in self._compute(ready)}
         self._threads.end()
-        seconds = time.perf_counter() - started
-        return StepResult(step.number, tuple(sampled), failures, seconds, self._threads.now)
+        return StepResult(
+            step.number,
+            runs=tuple(results.get(run.key) or RunResult(run.key, 0) for run in step.runs),
+            failed=tuple(failed),
+            seconds=time.perf_counter() - operated,
+            operation_seconds=operated - started,
+            shape=shape_of((part.slot, part.start, part.length) for part in self._executed),
+            threads=self._threads.now,
+        )
 
     def close(self) -> None:
         """Free the model."""
         self._model.close()
 
-    def _operate(self, operation: CacheOperation) -> None:
-        if isinstance(operation, ClearSlot):
-            if not self._model.drop_from(*operation):
-                self._fail(operation.slot, "the model cannot drop a part of a sequence")
-        elif isinstance(operation, CopyPrefix):
-            if not self._model.copy(*operation):
-                self._fail(operation.target, "the model cannot drop a part of a sequence")
-        elif isinstance(operation, SaveSlot):
-            self._save(operation)
-        elif isinstance(operation, RestoreSlot):
-            saved = self._saved.pop(operation.key)
-            if saved is None or not self._model.restore(operation.slot, saved):
-                self._fail(operation.slot, "the saved cache could not be restored")
-        else:
-            del self._saved[operation.key]
+    # Operations
 
-    def _save(self, operation: SaveSlot) -> None:
-        """Save a slot's cache; one that cannot be saved fails when it is asked for."""
+    def _do(self, operation: Operation) -> bool:
+        """Do an operation; False where it failed."""
+        if isinstance(operation, Open):
+            self._samplers.open(operation)
+        elif isinstance(operation, Close):
+            self._samplers.close(operation.key)
+        elif isinstance(operation, Copy):
+            copied = self._model.copy(*operation)
+            return self._holds(operation.target, operation.tokens, copied)
+        elif isinstance(operation, Save):
+            return self._save(operation)
+        elif isinstance(operation, Restore):
+            saved = self._snapshots.get(operation.snapshot)
+            restored = saved is not None and self._model.restore(operation.slot, saved)
+            return self._holds(operation.slot, operation.tokens, restored)
+        elif isinstance(operation, Drop):
+            self._snapshots.pop(operation.snapshot, None)
+        return True
+
+    def _holds(self, slot: int, tokens: int, done: bool) -> bool:
+        """Take in that a slot holds so many tokens now, or none where that failed."""
+        if not done:
+            self._model.clear(slot)
+        self._lengths[slot] = tokens if done else 0
+        return done
+
+    def _save(self, operation: Save) -> bool:
         try:
-            self._saved[operation.key] = self._model.save(operation.slot)
-        except DecodeError:
-            self._saved[operation.key] = None
+            self._snapshots[operation.snapshot] = self._model.save(operation.slot)
+        except (DecodeError, MemoryError):
+            return False
+        return True
 
-    def _prefill(self, chunks: tuple[PrefillChunk, ...]) -> list[SampledToken]:
-        unit, aligned = self._model.settings.prefill_chunk, self._config.batch_invariant
-        chunked = [parts_of(chunk, unit, aligned=aligned) for chunk in chunks]
-        calls = joint_calls(chunked, self._model.limits)
-        return [token for parts in calls for token in self._compute(parts)]
+    # Runs
 
-    def _compute(self, parts: list[Part]) -> list[SampledToken]:
-        parts = [part for part in parts if part.slot not in self._failures]
-        if not parts:
+    def _ready(self, run: Run) -> bool:
+        """Make the slot as long as the run begins; False where that cannot be."""
+        length = self._lengths[run.slot]
+        if length > run.start:
+            dropped = self._model.drop_from(run.slot, run.start)
+            return self._holds(run.slot, run.start, dropped)
+        return length == run.start
+
+    def _compute(self, runs: Sequence[Run]) -> list[RunResult]:
+        if not runs:
             return []
-        try:
-            logits = self._logits(parts)
-        except DecodeError as error:
-            if len(parts) > 1:
-                # Whose fault it is shows alone.
-                alone = ([part._replace(padding=0)] for part in parts)
-                return [token for part in alone for token in self._compute(part)]
-            self._fail(parts[0].slot, str(error))
-            return []
-        slots = [part.slot for part in parts if part.sample]
-        return self._sample(slots, logits)
+        if all(len(run.tokens) == 1 for run in runs):
+            return self._call(runs, self._rows(runs))
+        parts = padded([Part.of(run) for run in runs])
+        if len(runs) > 1 and not self._together(parts):
+            return [result for run in runs for result in self._compute([run])]
+        return self._call(runs, parts)
 
-    def _logits(self, parts: list[Part]) -> npt.NDArray[np.float32]:
-        part = parts[0]
-        if part.row:
-            # As a decode row it had company where it needed some.
-            return self._compute_rows((DecodeRow(part.slot, part.position, *part.tokens),))
-        return self._model.decode_parts(parts)
+    def _together(self, parts: Sequence[Part]) -> bool:
+        droppable = self._model.cache.unlimited or not any(part.padding for part in parts)
+        same = not self._config.batch_invariant or same_kernels(parts)
+        return droppable and same and fits(parts, self._model.context_per_sequence)
 
-    def _decode(self, rows: tuple[DecodeRow, ...]) -> list[SampledToken]:
-        rows = tuple(row for row in rows if row.slot not in self._failures)
-        if not rows:
-            return []
-        try:
-            logits = self._compute_rows(rows)
-        except DecodeError as error:
-            for row in rows:
-                self._fail(row.slot, str(error))
-            return []
-        return self._sample([row.slot for row in rows], logits)
-
-    def _sample(self, slots: list[int], logits: npt.NDArray[np.float32]) -> list[SampledToken]:
-        """Choose a token for each slot, by logits of shape (slots, vocabulary)."""
-        likeliest = logits.argmax(axis=1)
-        outcomes = [
-            self._samplers.sample(slot, row, int(likeliest[i]))
-            for i, (slot, row) in enumerate(zip(slots, logits, strict=True))
-        ]
-        failures = [outcome for outcome in outcomes if isinstance(outcome, SlotFailure)]
-        for failure in failures:
-            self._fail(*failure)
-        if failures:
-            self._model.scrub()
-        return [outcome for outcome in outcomes if isinstance(outcome, SampledToken)]
-
-    def _compute_rows(self, rows: tuple[DecodeRow, ...]) -> npt.NDArray[np.float32]:
-        count = self._model.settings.sequences
-        batch = complete_tiles(fill_holes(rows, self._room), count, self._room)
-        if self._config.batch_invariant:
-            batch = add_company(batch, count, self._room)
-        if len(batch) == len(rows):
-            return self._model.decode_rows(rows)
-        slots = {row.slot for row in rows}
-        logits = self._model.decode_rows(batch, [row.slot in slots for row in batch])
-        for row in batch:
-            if row.slot not in slots:
-                self._model.drop_fillers(row.slot, row.position)
-        return logits
+    def _rows(self, runs: Sequence[Run]) -> list[Part]:
+        rows = [Part.of(run) for run in runs]
+        invariant = self._config.batch_invariant
+        return with_fillers(rows, len(self._lengths), self._room, invariant=invariant)
 
     def _room(self, slot: int) -> int | None:
-        """Where a filler row would stand in a slot; None where there can be none."""
-        length = self._model.length(slot)
-        if length and not self._model.cache.unlimited:
-            return None  # it could not be dropped again
-        return length if length < self._model.context_per_sequence else None
+        """Where a filler can be put: what it adds to the slot must go away again."""
+        length = self._lengths[slot]
+        room = length < self._model.context_per_sequence
+        return length if room and (length == 0 or self._model.cache.unlimited) else None
 
-    def _fail(self, slot: int, reason: str, code: str = "") -> None:
-        self._failures[slot] = SlotFailure(slot, reason, code)
+    def _call(self, runs: Sequence[Run], parts: Sequence[Part]) -> list[RunResult]:
+        """Compute parts, of which the runs are some, in one call."""
+        try:
+            logits = self._model.decode(parts)
+        except DecodeError as error:
+            if len(runs) > 1:
+                # Retry each alone, to find the one that caused it.
+                return [result for run in runs for result in self._compute([run])]
+            return [self._failed(runs[0], str(error))]
+        self._executed += parts
+        ends = {run.slot: run.start + len(run.tokens) for run in runs}
+        for part in parts:
+            end = ends.get(part.slot, part.start)
+            self._lengths[part.slot] = end
+            if part.start + part.length > end:
+                self._model.drop_fillers(part.slot, end)
+        return self._results(runs, logits)
+
+    def _results(self, runs: Sequence[Run], logits: npt.NDArray[np.float32]) -> list[RunResult]:
+        """Draw what the runs ask for. `logits` has a row for each that wants one."""
+        likeliest = logits.argmax(axis=1)
+        rows = iter(range(len(logits)))
+        results = [
+            self._samplers.result(run, logits[i], int(likeliest[i]))
+            if run.output and (i := next(rows)) >= 0
+            else RunResult(run.key, len(run.tokens))
+            for run in runs
+        ]
+        for run, result in zip(runs, results, strict=True):
+            if result.error is not None:
+                self._empty(run.slot)
+        if any(result.code for result in results):
+            self._model.scrub()
+        return results
+
+    def _failed(self, run: Run, reason: str) -> RunResult:
+        self._empty(run.slot)
+        return RunResult(run.key, 0, error=reason)
+
+    def _empty(self, slot: int) -> None:
         self._model.clear(slot)
+        self._lengths[slot] = 0
 
-    def _warm_up(self, goes_on: Callable[[], None]) -> tuple[float, float]:
-        """Touch the weights and the buffers, so that the first request is like any other.
+    # What it can do
 
-        Args:
-            goes_on: Told after each computation: a large model's take long, and
-                whoever waits for it must know that it does not hang.
-
-        Returns:
-            Seconds for a prompt token, and for a step of one decode row.
-        """
-        if self._earlier is not None:
-            # Requests wait for this runner: they warm it up.
-            return self._earlier.prefill_token_seconds, self._earlier.decode_step_seconds
-        length = min(self._model.settings.prefill_chunk, self._model.context_per_sequence // 2)
-        chunk = (0,) * length
-        goes_on()
-        self._model.decode_chunk(0, 0, chunk, sample=True)
-        self._model.clear(0)
-        goes_on()
-        speed = measured_speed(
-            length,
-            lambda: self._model.decode_chunk(0, 0, chunk, sample=True),
-            lambda trial: self._model.decode_rows((DecodeRow(0, length + trial, 0),)),
-        )
-        self._model.clear(0)
-        goes_on()
-        return speed
-
-    def _keeps_bits(self) -> bool:
-        if self._earlier is not None:
-            return self._earlier.batch_invariant
-        return self._model.cache.unlimited and keeps_bits(self._model)
-
-    def _make_report(self, info: ModelInfo) -> LoadReport:
+    def _make_report(
+        self, info: ModelInfo, speeds: tuple[tuple[Shape, float], ...], *, batch_invariant: bool
+    ) -> LoadReport:
         settings, model = self._model.settings, self._model
         token_bytes = info.cache_bytes_per_token(CACHE_TYPES[settings.cache_type])
         capabilities = Capabilities(
-            sequences_max=settings.sequences,
-            context_per_sequence=model.context_per_sequence,
-            prefill_unit=settings.prefill_chunk,
-            partial_clear=model.cache.unlimited,
-            prefix_copy=model.cache.unlimited,
-            save_restore=True,
-            batch_invariant=self._keeps_bits(),
-            cache_bytes_per_token=token_bytes,
+            slots=settings.sequences,
+            context=model.context_per_sequence,
+            chunk=settings.prefill_chunk,
+            call_tokens_max=settings.rows_max,
+            outputs_max=settings.sequences,
+            rollback=model.cache.rollback,
+            snapshots=True,
+            joins=model.cache.unlimited,
+            batch_invariant=batch_invariant,
+            token_bytes=token_bytes,
             state_bytes=info.state_bytes,
-            prefill_token_seconds=self._speed[0],
-            decode_step_seconds=self._speed[1],
+            speeds=speeds,
         )
         sequence_bytes = info.sequence_bytes(
             model.context_per_sequence, CACHE_TYPES[settings.cache_type]

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_serving_engine.backends.llama_cpp.joint import Part
-from llm_serving_engine.scheduler.step import DecodeRow
+from llm_serving_engine.backends.llama_cpp.part import Part
 
 
 class Batch:
@@ -33,26 +32,37 @@ class Batch:
             logits=_pointer(self._outputs, ctypes.c_int8),
         )
 
-    def fill_parts(self, parts: Sequence[Part]) -> None:
-        """Hold runs of tokens, with logits for the last that means something where asked."""
+    def fill(self, parts: Sequence[Part]) -> None:
+        """Hold the tokens of parts, in their order, with logits where they are wanted."""
+        if all(part.length == 1 for part in parts):
+            self._fill_rows(parts)
+        else:
+            self._fill_chunks(parts)
+
+    def _fill_rows(self, rows: Sequence[Part]) -> None:
+        # The path of every streamed token: one assignment for each array.
+        count = len(rows)
+        slots, positions, tokens, wanted, _ = zip(*rows, strict=True)
+        self._slots[:count], self._positions[:count], self._outputs[:count] = (
+            slots,
+            positions,
+            wanted,
+        )
+        self._tokens[:count] = [token for (token,) in tokens]
+        self.structure.n_tokens = count
+
+    def _fill_chunks(self, parts: Sequence[Part]) -> None:
         end = 0
         for part in parts:
             start, stop = end, end + len(part.tokens)
             end = stop + part.padding
             self._tokens[start:stop] = part.tokens
             self._tokens[stop:end] = 0
-            self._positions[start:end] = np.arange(part.position, part.position + end - start)
+            self._positions[start:end] = np.arange(part.start, part.start + end - start)
             self._slots[start:end] = part.slot
             self._outputs[start:end] = 0
-            self._outputs[stop - 1] = part.sample
+            self._outputs[stop - 1] = part.wanted
         self.structure.n_tokens = end
-
-    def fill_rows(self, rows: Sequence[DecodeRow], wanted: Sequence[bool] = ()) -> None:
-        """Hold one token each of many sequences, with logits for all, or for those wanted."""
-        count = len(rows)
-        self.structure.n_tokens = count
-        self._slots[:count], self._positions[:count], self._tokens[:count] = zip(*rows, strict=True)
-        self._outputs[:count] = wanted or 1
 
 
 def _pointer(array: np.ndarray[Any, Any], kind: Any) -> Any:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from llm_serving_engine.backends.backend import LoadError
 from llm_serving_engine.backends.llama_cpp.batch import Batch
 from llm_serving_engine.backends.llama_cpp.cache_trial import CacheTraits, try_cache
-from llm_serving_engine.backends.llama_cpp.joint import Limits, Part
+from llm_serving_engine.backends.llama_cpp.part import Part
 from llm_serving_engine.backends.llama_cpp.settings import Settings
 from llm_serving_engine.backends.llama_library import captured_errors, library
 from llm_serving_engine.backends.models.errors import ModelFileError
@@ -117,54 +117,25 @@ class LlamaModel:
         return int(self._library.llama_n_rs_seq(self._context))
 
     @property
-    def limits(self) -> Limits:
-        """Of a call with parts of several sequences."""
-        return Limits(self.settings.rows_max, self.context_per_sequence, self.cache.unlimited)
-
-    @property
     def weights_bytes(self) -> int:
         """Bytes of all tensors."""
         return int(self._library.llama_model_size(self._model))
 
     # What it does
 
-    def decode_parts(self, parts: Sequence[Part]) -> npt.NDArray[np.float32]:
-        """Compute runs of sequences, one each; at most `rows_max` tokens in all.
+    def decode(self, parts: Sequence[Part]) -> npt.NDArray[np.float32]:
+        """Compute parts of different slots, in ascending order of slots.
 
-        What they are padded with is dropped again.
+        Fillers and padding stay in the cache: the caller drops them.
 
         Returns:
-            Logits of shape (parts with `sample`, vocabulary); valid until the next call.
+            Logits of shape (parts that want them, vocabulary); valid until the next call.
 
         Raises:
             DecodeError: There was no room; FatalDecodeError: it is all over.
         """
-        self._batch.fill_parts(parts)
-        logits = self._decode(sum(part.sample for part in parts))
-        for part in parts:
-            if part.padding:
-                self.drop_fillers(part.slot, part.position + len(part.tokens))
-        return logits
-
-    def decode_chunk(
-        self, slot: int, position: int, tokens: tuple[int, ...], sample: bool
-    ) -> npt.NDArray[np.float32]:
-        """Compute a run of one sequence; see `decode_parts`."""
-        return self.decode_parts((Part(slot, position, tokens, sample),))
-
-    def decode_rows(
-        self, rows: tuple[Any, ...], wanted: Sequence[bool] = ()
-    ) -> npt.NDArray[np.float32]:
-        """Compute one token each of many sequences; at most `sequences` rows.
-
-        Args:
-            rows: In ascending order of slots.
-            wanted: Which of them are to have logits; empty for all.
-
-        Returns and raises as `decode_parts`; the shape is (rows wanted, vocabulary).
-        """
-        self._batch.fill_rows(rows, wanted)
-        return self._decode(sum(wanted) if wanted else len(rows))
+        self._batch.fill(parts)
+        return self._decode(sum(part.wanted for part in parts))
 
     def _decode(self, outputs: int) -> npt.NDArray[np.float32]:
         code = self._library.llama_decode(self._context, self._batch.structure)

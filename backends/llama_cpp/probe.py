@@ -11,20 +11,23 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from llm_serving_engine.backends.llama_cpp.joint import Part, joint_calls
 from llm_serving_engine.backends.llama_cpp.model import LlamaModel
-from llm_serving_engine.scheduler.step import DecodeRow
+from llm_serving_engine.backends.llama_cpp.padding import padded
+from llm_serving_engine.backends.llama_cpp.part import Part
 
 REST = 5
 STEPS = 3
-COMPANIONS_MAX = 3
+NEIGHBOURS_MAX = 3
+
+Tokens = tuple[int, ...]
+Rows = list[npt.NDArray[np.float32]]
 
 
 def keeps_bits(model: LlamaModel) -> bool:
     """Compare a prompt and a few decode steps; leaves all slots empty."""
     unit = model.settings.prefill_chunk
     prompt = tuple(np.random.default_rng(0).integers(0, model.vocabulary_size, unit + REST + 1))
-    slots = range(min(model.settings.sequences, COMPANIONS_MAX + 1))
+    slots = range(min(model.settings.sequences, NEIGHBOURS_MAX + 1))
     if len(prompt) + STEPS > model.context_per_sequence or len(slots) < 2:
         return False
     alone = _logits(model, prompt, 0, ())
@@ -34,30 +37,38 @@ def keeps_bits(model: LlamaModel) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(alone, beside, strict=True))
 
 
-def _logits(
-    model: LlamaModel, prompt: tuple[int, ...], slot: int, others: tuple[int, ...]
-) -> list[npt.NDArray[np.float32]]:
-    """The logits of a prompt and of some steps after it, with others beside it.
-
-    The others' prompts are longer by a token, with which this one is padded then.
-    """
-    unit = model.settings.prefill_chunk
-    lengths = dict.fromkeys(others, len(prompt)) | {slot: len(prompt) - 1}
+def _logits(model: LlamaModel, prompt: Tokens, slot: int, others: Tokens) -> Rows:
+    """The logits of a prompt and of some steps after it, with others beside it."""
+    length = len(prompt) - 1
     for one in (slot, *others):
         model.clear(one)
-    chunks = [
-        [Part(one, 0, prompt[:unit], False), Part(one, unit, prompt[unit:length], one == slot)]
-        for one, length in sorted(lengths.items())
-    ]
-    calls = joint_calls(chunks, model.limits)
-    logits = [row.copy() for call in calls for row in model.decode_parts(call)]
+    logits = _prompt_logits(model, prompt, slot, others)
     for other in others:
         model.clear(other)
-        model.decode_chunk(other, 0, prompt[: other + 2], False)
+        model.decode([Part(other, 0, prompt[: other + 2], wanted=False)])
+    model.drop_from(slot, length)
     for step in range(STEPS):
-        rows = [DecodeRow(other, other + 2 + step, int(prompt[step])) for other in others]
-        rows.append(DecodeRow(slot, lengths[slot] + step, int(prompt[step])))
+        token = (int(prompt[step]),)
+        rows = [Part(other, other + 2 + step, token) for other in others]
+        rows.append(Part(slot, length + step, token))
         rows.sort()
-        computed = model.decode_rows(tuple(rows))
+        computed = model.decode(rows)
         logits.append(computed[[row.slot for row in rows].index(slot)].copy())
     return logits
+
+
+def _prompt_logits(model: LlamaModel, prompt: Tokens, slot: int, others: Tokens) -> Rows:
+    """The others' prompts are longer by a token, with which this one is padded."""
+    unit = model.settings.prefill_chunk
+    lengths = dict.fromkeys(others, len(prompt)) | {slot: len(prompt) - 1}
+    together = unit * len(lengths) <= model.settings.rows_max
+    for start, stop in ((0, unit), (unit, len(prompt))):
+        parts = [
+            Part(one, start, prompt[start : min(stop, end)], wanted=one == slot and start > 0)
+            for one, end in sorted(lengths.items())
+        ]
+        for call in [padded(parts)] if together else [[part] for part in parts]:
+            logits = model.decode(call)
+            if any(part.wanted for part in call):
+                last = logits[0].copy()
+    return [last]

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from llm_serving_engine.backends import machine
 from llm_serving_engine.backends.backend import BackendConfig, LoadError
-from llm_serving_engine.backends.chunks import REPLAY_ROWS_MAX
 from llm_serving_engine.backends.models.info import ModelInfo
 
 # Bytes per element. q8_0 stores 32 elements in 34 bytes.
@@ -66,7 +65,7 @@ class Settings:
     def rows_max(self) -> int:
         """Tokens that are computed in one call: decode rows, or a chunk, or several."""
         joint = min(JOINT_ROWS_MAX, self.sequences * self.prefill_chunk)
-        return max(self.prefill_chunk, self.sequences, REPLAY_ROWS_MAX, joint)
+        return max(self.prefill_chunk, self.sequences, joint)
 
     def described(self) -> dict[str, str]:
         """The settings in words, for the start-up line."""

@@ -20,6 +20,7 @@ from llm_serving_engine.backends.process.wire import (
     LoadFailed,
     Message,
     Progress,
+    Recall,
     VocabularyRead,
     encode,
 )
@@ -80,7 +81,6 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._serving = False
         self.served = False
-        self._last: StepResult | None = None
         self._frames = FrameReader()
         self._transport: asyncio.Transport | None = None
         self._lost = False
@@ -106,6 +106,11 @@ class Connection(asyncio.Protocol):
         if len(self._owed) == 1:
             self._watch_step()
         return owed.result
+
+    def recall(self, number: int) -> None:
+        """Ask for a step back whose result is still owed; what it says tells what came of it."""
+        if not self._lost and any(owed.step.number == number for owed in self._owed):
+            self._write(Recall(number))
 
     def close(self) -> None:
         """Close the socket; the worker ends when it sees that."""
@@ -176,11 +181,11 @@ class Connection(asyncio.Protocol):
         """Hand a result to the caller that waits for it. Raises BrokenMessage."""
         if not self._owed:
             raise BrokenMessage(f"the result of step {result.number} came for no step")
-        fault = fault_of(self._owed[0].step, result, self._last)
+        fault = fault_of(self._owed[0].step, result)
         if fault is not None:
             raise BrokenMessage(fault)
         self._relax()
-        self.served, self._last = True, result
+        self.served = True
         owed = self._owed.popleft()
         if not owed.result.done():
             owed.result.set_result(result)

@@ -23,6 +23,7 @@ from llm_serving_engine.backends.process.connection import Connection
 from llm_serving_engine.backends.process.loss import Loss, LossReason, loss_of
 from llm_serving_engine.backends.process.supervision import Backoff, Supervision
 from llm_serving_engine.backends.process.wire import Load
+from llm_serving_engine.scheduler.cost import CostModel
 from llm_serving_engine.scheduler.runner import RunnerLost
 from llm_serving_engine.scheduler.step import Capabilities, Step, StepResult
 
@@ -42,7 +43,13 @@ class DiedLoading(LoadError):
 
 
 class ProcessRunner:
-    """A model in a process of its own. Start it before anything else."""
+    """A model in a process of its own. Start it before anything else.
+
+    Attributes:
+        steps_max: The worker computes one step, and its socket holds another.
+    """
+
+    steps_max = 2
 
     def __init__(
         self,
@@ -84,6 +91,7 @@ class ProcessRunner:
         self._ending: asyncio.Future[int] | None = None
         self._memory_watch: asyncio.Task[None] | None = None
         self._report: LoadReport | None = None
+        self._costs = CostModel()
         self._given_up: Loss | None = None
         self._lost: Loss | None = None
         self._served = False
@@ -134,6 +142,7 @@ class ProcessRunner:
         try:
             connection = await self._spawn(on_vocabulary_read)
             self._report = await connection.loaded
+            self._costs = CostModel.of(self.capabilities)
         except RunnerLost:
             raise self._load_error(await self._bury(), connection.last_words) from None
         except BaseException:
@@ -143,17 +152,17 @@ class ProcessRunner:
         self._keep_shape()
         return self._report
 
-    @property
-    def takes_ahead(self) -> bool:
-        """The worker's socket holds what it has not come to."""
-        return True
-
     def begin(self, step: Step) -> asyncio.Future[StepResult]:
         """Send a step. It is on its way when this returns."""
         if self._connection is None:
             raise RuntimeError("the runner is not started")
-        seconds = self._supervision.step_seconds(step, self.capabilities)
+        seconds = self._supervision.step_seconds(step, self._costs)
         return self._connection.send_step(step, seconds)
+
+    def recall(self, number: int) -> None:
+        """Ask for a step back. Its result says whether it came in time."""
+        if self._connection is not None:
+            self._connection.recall(number)
 
     async def bury(self) -> bool:
         """Wait for a lost worker's end; whether something outside caused it."""
@@ -237,8 +246,8 @@ class ProcessRunner:
         shape = self.capabilities
         config = replace(
             self._load.config,
-            sequences=shape.sequences_max,
-            context_per_sequence=shape.context_per_sequence,
+            sequences=shape.slots,
+            context_per_sequence=shape.context,
         )
         self._load = self._load._replace(config=config, earlier=shape)
 

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from llm_serving_engine.scheduler.step import FOLLOW, Step, StepResult
+from llm_serving_engine.scheduler.step import Output, Run, RunResult, Step, StepResult
 
 
-def fault_of(step: Step, result: StepResult, before: StepResult | None) -> str | None:
-    """Say what is wrong with a result; None where it answers the step.
+def fault_of(step: Step, result: StepResult) -> str | None:
+    """Say what is wrong with a result; None where it answers the step."""
+    number = step.number
+    if result.number != number:
+        return f"the result of step {result.number} came for step {number}"
+    if result.recalled:
+        return None
+    if [outcome.key for outcome in result.runs] != [run.key for run in step.runs]:
+        return f"the result of step {number} has not the runs that were asked for"
+    for run, outcome in zip(step.runs, result.runs, strict=True):
+        if fault := _fault_of_run(run, outcome):
+            return f"the result of step {number}, sequence {run.key}: {fault}"
+    if any(not 0 <= index < len(step.operations) for index in result.failed):
+        return f"the result of step {number} names operations that were not asked for"
+    return None
 
-    Args:
-        step: What was asked.
-        result: What came.
-        before: The result of the step before: rows that follow a token which it
-            does not have are left out.
-    """
-    if result.number != step.number:
-        return f"the result of step {result.number} came for step {step.number}"
-    failed = {failure.slot for failure in result.failures}
-    sampled = [token.slot for token in result.tokens]
-    follows = {token.slot for token in before.tokens} if before is not None else set()
-    rows = {row.slot for row in step.decodes if row.token != FOLLOW or row.slot in follows}
-    expected = (rows | {chunk.slot for chunk in step.prefills if chunk.sample}) - failed
-    if missing := expected - set(sampled):
-        return f"the result of step {step.number} lacks the token of slot {min(missing)}"
-    if len(sampled) != len(set(sampled)) or not set(sampled) <= expected:
-        return f"the result of step {step.number} has tokens that were not asked for"
+
+def _fault_of_run(run: Run, outcome: RunResult) -> str | None:
+    if not 0 <= outcome.done <= len(run.tokens):
+        return f"{outcome.done} of {len(run.tokens)} tokens are done"
+    wants = bool(run.output & Output.SAMPLE)
+    complete = outcome.done == len(run.tokens)
+    if wants and complete and not outcome.tokens:
+        return "the token is missing"
+    if outcome.tokens and not (wants and complete):
+        return "it has a token that was not asked for"
+    if bool(outcome.logprobs) != bool(outcome.tokens and run.output & Output.LOGPROBS):
+        return "its log-probabilities are not those that were asked for"
     return None

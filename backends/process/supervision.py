@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from llm_serving_engine.scheduler.step import Capabilities, Step
+from llm_serving_engine.scheduler.cost import CostModel
+from llm_serving_engine.scheduler.step import Step
 
 DELAY_FIRST_SECONDS = 0.1
 # A step may take so many times what was measured when the runner was loaded:
@@ -48,13 +49,9 @@ class Supervision:
             if not (value >= 0 if lowest_is_zero else value > 0):
                 raise ValueError(f"{field.name} is {value}, which is too small")
 
-    def step_seconds(self, step: Step, capabilities: Capabilities) -> float:
-        """How long a step may take."""
-        expected = (
-            step.prefill_tokens * capabilities.prefill_token_seconds
-            + len(step.decodes) * capabilities.decode_step_seconds
-        )
-        return max(self.step_seconds_max, PATIENCE * expected)
+    def step_seconds(self, step: Step, costs: CostModel) -> float:
+        """How long a step may take, by what calls took when the runner was loaded."""
+        return max(self.step_seconds_max, PATIENCE * costs.predict(step.shape))
 
 
 class Backoff:

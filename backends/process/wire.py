@@ -6,6 +6,7 @@ else can open; that is why pickle is safe here.
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import socket
 import struct
@@ -15,6 +16,7 @@ from llm_serving_engine.backends.backend import BackendConfig, LoadReport
 from llm_serving_engine.scheduler.step import Capabilities, Step, StepResult
 
 _LENGTH = struct.Struct("<I")
+_READ_BYTES = 1 << 16
 # Log-probabilities of a long prompt take megabytes; nothing takes more than this.
 MESSAGE_BYTES_MAX = 256 * 1024 * 1024
 
@@ -71,13 +73,21 @@ class LoadFailed(NamedTuple):
     by_file: bool = False
 
 
+class Recall(NamedTuple):
+    """To the worker: do not begin a step that was sent, and say whether that came in time."""
+
+    number: int
+
+
 class LastWords(NamedTuple):
     """From the worker: the model's library is about to end the process."""
 
     text: str
 
 
-Message = Load | Progress | VocabularyRead | Loaded | LoadFailed | LastWords | Step | StepResult
+Message = (
+    Load | Progress | VocabularyRead | Loaded | LoadFailed | LastWords | Step | Recall | StepResult
+)
 
 
 def encode(message: Message) -> bytes:
@@ -147,8 +157,19 @@ class BlockingChannel:
     def receive(self) -> Message | None:
         """The next message, or None when the host has closed its end."""
         while not self._inbox:
-            data = self._connection.recv(1 << 16)
+            data = self._connection.recv(_READ_BYTES)
             if not data:
                 return None
             self._inbox.extend(self._reader.feed(data))
         return self._inbox.pop(0)
+
+    def recalled(self, number: int) -> bool:
+        """Whether the step of that number is called back by a message that has come."""
+        with contextlib.suppress(BlockingIOError):
+            while data := self._connection.recv(_READ_BYTES, socket.MSG_DONTWAIT):
+                self._inbox.extend(self._reader.feed(data))
+        recall = Recall(number)
+        if recall not in self._inbox:
+            return False
+        self._inbox.remove(recall)
+        return True

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from llm_serving_engine.backends import earlier_load
 from llm_serving_engine.backends.backend import Backend, BackendFactory, LoadError
+from llm_serving_engine.backends.follow import Follower
 from llm_serving_engine.backends.llama_library import tell_aborts
 from llm_serving_engine.backends.models.errors import ModelError, ModelFileError, ModelNotFound
 from llm_serving_engine.backends.process.limits import end_with_parent, limit_memory
@@ -96,10 +97,15 @@ def _tell_last_words(channel: BlockingChannel, words: str) -> None:
 
 
 def _serve(channel: BlockingChannel, backend: Backend) -> None:
-    result = StepResult(0)
-    while isinstance(step := channel.receive(), Step):
-        result = backend.execute(step.following(result))
-        channel.send(result)
+    follower = Follower(backend.execute)
+    while (message := channel.receive()) is not None:
+        # A recall that is read here came for a step that was begun before.
+        if isinstance(message, Step):
+            recalled = channel.recalled(message.number)
+            result = (
+                StepResult(message.number, recalled=True) if recalled else follower.execute(message)
+            )
+            channel.send(result)
 
 
 def _report_crash() -> int:

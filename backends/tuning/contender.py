@@ -14,15 +14,7 @@ from llm_serving_engine.backends.process.host import ProcessRunner
 from llm_serving_engine.backends.tuning.reading import PROMPT_TOKENS, Reading
 from llm_serving_engine.scheduler.request import Sampling
 from llm_serving_engine.scheduler.runner import RunnerLost
-from llm_serving_engine.scheduler.step import (
-    CacheOperation,
-    ClearSlot,
-    CopyPrefix,
-    DecodeRow,
-    OpenSequence,
-    PrefillChunk,
-    Step,
-)
+from llm_serving_engine.scheduler.step import Copy, Open, Operation, Output, Run, Step
 
 # Enough for the longest measured prompt and its steps; a large context takes
 # seconds to make, and what is not in use costs no time afterwards.
@@ -117,15 +109,14 @@ class RunnerContender:
         # The prompt, a step that is not measured, and those that are.
         prompt = min(effort.prompt_tokens, self._context - steps - 1)
         slots = range(self._rows)
-        opens = tuple(OpenSequence(slot, Sampling(seed=slot)) for slot in slots)
-        await self._execute(operations=tuple(ClearSlot(slot) for slot in slots), opens=opens)
-        chunk = PrefillChunk(0, 0, self._tokens(prompt), sample=False)
-        prefill = await self._execute(prefills=(chunk,))
+        await self._execute(tuple(Open(slot, Sampling(seed=slot)) for slot in slots))
+        prefill = await self._prefill(0, prompt)
         lengths = await self._fill_the_others(prompt)
         durations = [
             await self._execute(
-                decodes=tuple(
-                    DecodeRow(slot, lengths[slot] + step, *self._tokens(1)) for slot in slots
+                runs=tuple(
+                    Run(slot, slot, lengths[slot] + step, self._tokens(1), output=Output.SAMPLE)
+                    for slot in slots
                 )
             )
             for step in range(steps + 1)
@@ -140,33 +131,36 @@ class RunnerContender:
     async def _fill_the_others(self, prompt: int) -> list[int]:
         """Give every slot something to look at; returns how many tokens each holds."""
         others = range(1, self._rows)
-        if self._runner.capabilities.prefix_copy:
-            copies: tuple[CacheOperation, ...] = tuple(CopyPrefix(0, i, prompt) for i in others)
-            await self._execute(operations=copies)
+        if self._runner.capabilities.copy and self._runner.capabilities.rollback is None:
+            await self._execute(tuple(Copy(0, slot, prompt) for slot in others))
             return [prompt] * self._rows
         # Where nothing can be copied, past tokens are folded into a state: few do as well.
-        chunks = (PrefillChunk(i, 0, self._tokens(_PROMPT_SHORT), sample=False) for i in others)
-        await self._execute(prefills=tuple(chunks))
+        for slot in others:
+            await self._prefill(slot, _PROMPT_SHORT)
         return [prompt, *[_PROMPT_SHORT] * len(others)]
 
+    async def _prefill(self, slot: int, tokens: int) -> float:
+        """Seconds that a prompt took, in calls as long as the runner likes them."""
+        chunk = self._runner.capabilities.chunk
+        seconds = 0.0
+        for start in range(0, tokens, chunk):
+            known = self._tokens(min(chunk, tokens - start))
+            seconds += await self._execute(runs=(Run(slot, slot, start, known),))
+        return seconds
+
     async def _execute(
-        self,
-        operations: tuple[CacheOperation, ...] = (),
-        opens: tuple[OpenSequence, ...] = (),
-        prefills: tuple[PrefillChunk, ...] = (),
-        decodes: tuple[DecodeRow, ...] = (),
+        self, operations: tuple[Operation, ...] = (), runs: tuple[Run, ...] = ()
     ) -> float:
         """Seconds that a step took, its way to the runner and back included."""
         self._steps += 1
         started = time.perf_counter()
         try:
-            result = await self._runner.begin(
-                Step(self._steps, operations, opens, prefills, decodes)
-            )
+            result = await self._runner.begin(Step(self._steps, operations, runs))
         except RunnerLost as error:
             raise MeasuringFailed(str(error)) from error
-        if result.failures:
-            raise MeasuringFailed(result.failures[0].reason)
+        if result.failed or any(run.error for run in result.runs):
+            errors = (run.error for run in result.runs if run.error)
+            raise MeasuringFailed(next(errors, "the runner refused an operation"))
         return time.perf_counter() - started
 
     def _tokens(self, count: int) -> tuple[int, ...]:

@@ -9,17 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from llm_serving_engine.backends.backend import BackendConfig, LoadError, LoadReport, Progress
+from llm_serving_engine.backends.key_samplers import KeySamplers
 from llm_serving_engine.backends.sampler import Logits
 from llm_serving_engine.backends.scripted import END_OF_SEQUENCE, VOCABULARY_SIZE, ByteTokenizer
-from llm_serving_engine.backends.slot_samplers import SlotSamplers
 from llm_serving_engine.scheduler.step import (
     Capabilities,
-    ClearSlot,
-    CopyPrefix,
-    DecodeRow,
-    PrefillChunk,
-    SampledToken,
-    SlotFailure,
+    Close,
+    Copy,
+    Open,
+    Run,
+    RunResult,
     Step,
     StepResult,
 )
@@ -37,13 +36,13 @@ class MarkovBackend:
             raise LoadError(f"{path} cannot be read: {error.strerror}") from error
         progress(1.0)
         capabilities = Capabilities(
-            sequences_max=config.sequences or 8,
-            context_per_sequence=config.context_per_sequence or 4096,
+            slots=config.sequences or 8,
+            context=config.context_per_sequence or 4096,
             batch_invariant=True,
         )
         self.report = LoadReport(capabilities, settings={}, memory_bytes={})
-        self._caches: list[list[int]] = [[] for _ in range(capabilities.sequences_max)]
-        self._samplers = SlotSamplers(capabilities.sequences_max)
+        self._caches: list[list[int]] = [[] for _ in range(capabilities.slots)]
+        self._samplers = KeySamplers()
 
     @staticmethod
     def load_tokenizer(path: Path, config: BackendConfig) -> ByteTokenizer:
@@ -51,41 +50,35 @@ class MarkovBackend:
         return ByteTokenizer()
 
     def execute(self, step: Step) -> StepResult:
-        """Do a step's parts in order."""
+        """Do a step: its operations in order, then its runs."""
         started = time.perf_counter()
         for operation in step.operations:
-            if isinstance(operation, ClearSlot):
-                del self._caches[operation.slot][operation.from_position :]
-            elif isinstance(operation, CopyPrefix):
+            if isinstance(operation, Open):
+                self._samplers.open(operation)
+            elif isinstance(operation, Close):
+                self._samplers.close(operation.key)
+            elif isinstance(operation, Copy):
                 kept = self._caches[operation.source][: operation.tokens]
                 self._caches[operation.target] = kept
-        for opened in step.opens:
-            self._samplers.open(opened)
-        tokens: list[SampledToken] = []
-        failures: list[SlotFailure] = []
-        parts: tuple[PrefillChunk | DecodeRow, ...] = (*step.prefills, *step.decodes)
-        for part in parts:
-            outcome = self._compute(part)
-            if isinstance(outcome, SampledToken):
-                tokens.append(outcome)
-            elif outcome is not None:
-                failures.append(outcome)
-        duration = time.perf_counter() - started
-        return StepResult(step.number, tuple(tokens), tuple(failures), duration)
+        runs = tuple(map(self._compute, step.runs))
+        return StepResult(step.number, runs=runs, seconds=time.perf_counter() - started)
 
     def close(self) -> None:
         """Forget everything."""
         self._caches.clear()
 
-    def _compute(self, part: PrefillChunk | DecodeRow) -> SampledToken | SlotFailure | None:
-        cache = self._caches[part.slot]
-        cache += part.tokens if isinstance(part, PrefillChunk) else (part.token,)
-        if len(cache) > self.report.capabilities.context_per_sequence:
+    def _compute(self, run: Run) -> RunResult:
+        cache = self._caches[run.slot]
+        if run.start > len(cache):
+            return RunResult(run.key, 0)
+        cache[run.start :] = run.tokens
+        if len(cache) > self.report.capabilities.context:
             cache.clear()
-            return SlotFailure(part.slot, "there is no room in the cache")
-        if isinstance(part, PrefillChunk) and not part.sample:
-            return None
-        return self._samplers.sample(part.slot, self._logits(cache))
+            return RunResult(run.key, 0, error="there is no room in the cache")
+        result = self._samplers.result(run, self._logits(cache))
+        if result.error:
+            cache.clear()
+        return result
 
     def _logits(self, tokens: list[int]) -> Logits:
         """By the longest end of `tokens` that the text has."""

@@ -11,6 +11,11 @@ from llm_serving_engine.scheduler.sequence import Sequence
 class FirstComePolicy(Policy):
     """Serves in the order of arrival."""
 
+    @property
+    def strict_classes(self) -> bool:
+        """No: classes do not count."""
+        return False
+
     def key(self, sequence: Sequence, now: float) -> Key:
         """Its arrival."""
         return (sequence.arrived_at,)
@@ -18,7 +23,3 @@ class FirstComePolicy(Policy):
     def line(self, sequence: Sequence) -> Hashable:
         """One for all."""
         return ()
-
-    def preempts(self, waiting: Sequence, running: Sequence, now: float) -> bool:
-        """Never: what has begun goes on to its end."""
-        return False

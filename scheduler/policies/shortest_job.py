@@ -9,7 +9,12 @@ from llm_serving_engine.scheduler.sequence import Sequence
 
 
 class ShortestJobPolicy(Policy):
-    """Serves who asks for the fewest tokens, prompt and max_tokens together."""
+    """Serves the request with the fewest tokens, prompt and max_tokens together."""
+
+    @property
+    def strict_classes(self) -> bool:
+        """No: classes do not count."""
+        return False
 
     def key(self, sequence: Sequence, now: float) -> Key:
         """Its size, then its arrival."""
@@ -18,7 +23,3 @@ class ShortestJobPolicy(Policy):
     def line(self, sequence: Sequence) -> Hashable:
         """Those of one size."""
         return sequence.request.tokens
-
-    def preempts(self, waiting: Sequence, running: Sequence, now: float) -> bool:
-        """Never: what has begun goes on to its end."""
-        return False

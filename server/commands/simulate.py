@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llm_serving_engine.scheduler.cost import Shape
+    from llm_serving_engine.scheduler.cost import Costs
     from llm_serving_engine.server.simulator.replay import Replay, ReplaySettings
     from llm_serving_engine.server.simulator.trace import TraceRecord
 
@@ -161,27 +161,27 @@ def _settings(
     )
 
 
-def _costs(path: Path) -> Shape:
+def _costs(path: Path) -> Costs:
     """The costs of a file. Raises ValueError where they make no sense."""
     import json
     import math
 
-    from llm_serving_engine.scheduler.cost import Shape
+    from llm_serving_engine.scheduler.cost import Costs
 
     try:
         costs = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         raise ValueError(f"{path} is not JSON") from None
-    names = Shape._fields
+    names = Costs._fields
     if not isinstance(costs, dict) or set(costs) != set(names):
         raise ValueError(f"{path} is not an object of {', '.join(names)}")
     for name, seconds in costs.items():
         number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
         if not number or not math.isfinite(seconds) or seconds < 0:
             raise ValueError(f"{path}: {name} is not a number of seconds")
-    if not costs["step"] and not (costs["rows"] and costs["prefill"]):
+    if not (costs["row"] and costs["chunk_token"]):
         raise ValueError(f"{path}: steps that take no time never end")
-    return Shape(**costs)
+    return Costs(**costs)
 
 
 def _names(policies: str) -> list[str]:

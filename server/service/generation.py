@@ -63,7 +63,7 @@ class Generation:
             parts = self._output.feed_parts(produced.token for produced in batch)
             yield self._delta(parts, batch[: self._output.consumed - before])
             if self._output.stopped:
-                self._engine.finish(self.call.request.id, self._output.consumed)
+                self._engine.finish(self.sequence.key, self._output.consumed)
                 break
         else:
             rest = self._output.finish_parts()
@@ -84,7 +84,7 @@ class Generation:
         """End the request if it is still alive: its call has ended, with that error."""
         expired = isinstance(error, DeadlinePassed)
         failure = None if isinstance(error, (Cancelled, DeadlinePassed)) else error
-        self._engine.cancel(self.call.request.id, error=failure, expired=expired)
+        self._engine.cancel(self.sequence.key, error=failure, expired=expired)
 
     @property
     def prompt_text(self) -> str:
@@ -112,7 +112,7 @@ class Generation:
         """Tokens consumed so far, those of a stop sequence included."""
         return Usage(
             prompt_tokens=len(self.call.request.prompt),
-            cached_prompt_tokens=self.sequence.cached_prompt_tokens,
+            cached_prompt_tokens=self.sequence.cached_prompt_tokens or 0,
             completion_tokens=self._output.consumed,
             reasoning_tokens=self._output.reasoning_tokens,
         )
@@ -134,7 +134,7 @@ class Generation:
             request_id=self.call.request_id,
             model=self.call.model,
             prompt_tokens=len(self.call.request.prompt),
-            cached_prompt_tokens=self.sequence.cached_prompt_tokens,
+            cached_prompt_tokens=self.sequence.cached_prompt_tokens or 0,
         )
 
     def _delta(self, parts: Parts, batch: Sequence[Produced]) -> Delta:

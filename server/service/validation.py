@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from llm_serving_engine.backends.text.reasoning import ReasoningFormat
 from llm_serving_engine.scheduler.errors import InvalidField
 from llm_serving_engine.scheduler.request import Priority, Request
+from llm_serving_engine.scheduler.step import Output
 from llm_serving_engine.server.config import GenerationConfig
 from llm_serving_engine.server.model import ServedModel
 from llm_serving_engine.server.service.fields import check, check_fits
@@ -85,7 +86,7 @@ async def parse_generate(
     parsed = await parse_prompt(request.input, model, config)
     prompt = parsed.tokens
     scheduled = Request(
-        id=model.unique_id(request_id),
+        id=request_id,
         prompt=prompt,
         max_tokens=_max_tokens(request, len(prompt), model, config),
         sampling=sampling,
@@ -138,7 +139,7 @@ def _top_logprobs(request: GenerationRequest, model: ServedModel) -> int | None:
     if wanted is None:
         return None
     check(
-        model.capabilities.logprobs,
+        Output.LOGPROBS in model.capabilities.outputs,
         "top_logprobs",
         f"the backend of model {model.name!r} has no log-probabilities",
     )

@@ -9,17 +9,23 @@ from dataclasses import dataclass, field, replace
 
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.core import Scheduler
-from llm_serving_engine.scheduler.cost import PRIOR, CostModel, Shape
+from llm_serving_engine.scheduler.cost import DEFAULT_COSTS, CostModel, Costs
 from llm_serving_engine.scheduler.errors import RequestError
 from llm_serving_engine.scheduler.events import Begun, Produced, SchedulerEvent
 from llm_serving_engine.scheduler.lifecycle import State
+from llm_serving_engine.scheduler.policies.fair import (
+    OUTPUT_TOKEN_WEIGHT,
+    PROMPT_TOKEN_WEIGHT,
+)
 from llm_serving_engine.scheduler.policy import load_policy
 from llm_serving_engine.scheduler.request import FinishReason, Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence as Running
 from llm_serving_engine.scheduler.step import (
     Capabilities,
-    SampledToken,
-    SaveSlot,
+    Output,
+    Run,
+    RunResult,
+    Shape,
     Step,
     StepResult,
 )
@@ -48,7 +54,7 @@ class ReplaySettings:
 
     slots: int = 8
     context: int = 4096
-    costs: Shape = PRIOR
+    costs: Costs = DEFAULT_COSTS
     config: SchedulerConfig = field(default_factory=SchedulerConfig)
 
 
@@ -126,8 +132,7 @@ class _Run(Simulation):
     def __init__(
         self, records: Sequence[TraceRecord], policy: str, settings: ReplaySettings
     ) -> None:
-        cost = CostModel()
-        cost.costs = list(settings.costs)
+        cost = CostModel.known(settings.costs)
         config = replace(settings.config, policy=policy)
         scheduler = Scheduler(_capabilities(settings, cost), config, load_policy(policy, config))
         super().__init__(scheduler, self._answer, cost)
@@ -165,32 +170,26 @@ class _Run(Simulation):
     def _answer(self, step: Step) -> StepResult:
         for priority, gap in self.gaps.items():
             gap.look(self._service[priority], self._waiting[priority])
-        slots = [chunk.slot for chunk in step.prefills if chunk.sample]
-        slots += [row.slot for row in step.decodes]
-        return StepResult(step.number, tuple(map(self._sample, slots)))
+        runs = tuple(map(self._compute, step.runs))
+        return StepResult(step.number, runs=runs)
 
-    def _sample(self, slot: int) -> SampledToken:
-        sequence = self.scheduler.slots[slot].holder
-        assert sequence is not None
+    def _compute(self, run: Run) -> RunResult:
+        sequence = self.scheduler.get(run.key)
+        if not run.output & Output.SAMPLE or sequence is None:
+            return RunResult(run.key, len(run.tokens))
         done = len(sequence.output) >= self._records[sequence.request.id].output_tokens
-        return SampledToken(slot, STOP_TOKEN if done else OTHER_TOKEN)
-
-    def seconds(self, step: Step) -> float:
-        """How long a step takes, the saving of caches included."""
-        saves = (o for o in step.operations if isinstance(o, SaveSlot))
-        saved = sum(map(self.scheduler.preemption.tokens_of, saves))
-        return self.cost.predict(Shape.of(step, saved))
+        token = STOP_TOKEN if done else OTHER_TOKEN
+        return RunResult(run.key, len(run.tokens), (token,))
 
     def heard(self, event: SchedulerEvent) -> None:
         """Count service and who waits; keep what became of a request that ended."""
-        sequence, config = event.sequence, self.scheduler.config
-        request = sequence.request
+        sequence, request = event.sequence, event.sequence.request
         service = self._service[request.priority]
         if isinstance(event, Produced):
-            service[request.tenant] += config.output_token_weight
+            service[request.tenant] += OUTPUT_TOKEN_WEIGHT
         elif isinstance(event, Begun):
-            computed = len(request.prompt) - sequence.cached_prompt_tokens
-            service[request.tenant] += config.prompt_token_weight * computed
+            computed = len(request.prompt) - (sequence.cached_prompt_tokens or 0)
+            service[request.tenant] += PROMPT_TOKEN_WEIGHT * computed
         else:
             self._moved(request, event.transition.state)
             if event.transition.state.ended:
@@ -274,14 +273,16 @@ def busiest(records: Iterable[TraceRecord], count: int = TENANTS_FOLLOWED) -> tu
 
 
 def _capabilities(settings: ReplaySettings, cost: CostModel) -> Capabilities:
+    shapes = [Shape(1, rows, rows, rows / 4) for rows in (1, settings.slots)]
+    shapes += [Shape(1, 1, tokens, tokens**2 / 2000) for tokens in (32, 64, 128)]
     return Capabilities(
-        sequences_max=settings.slots,
-        context_per_sequence=settings.context,
-        save_restore=True,
+        slots=settings.slots,
+        context=settings.context,
+        snapshots=True,
+        joins=True,
         batch_invariant=True,
-        cache_bytes_per_token=CACHE_BYTES_PER_TOKEN,
-        prefill_token_seconds=settings.costs.prefill,
-        decode_step_seconds=cost.decode_seconds(1),
+        token_bytes=CACHE_BYTES_PER_TOKEN,
+        speeds=tuple((shape, cost.predict(shape)) for shape in shapes),
     )
 
 

@@ -75,7 +75,7 @@ def result_attributes(sequence: Sequence, finished: Finished | None = None) -> A
     reason = finished.finish_reason if finished else sequence.finish_reason
     attributes: Attributes = {
         "gen_ai.usage.output_tokens": completion,
-        "gen_ai.usage.cache_read.input_tokens": sequence.cached_prompt_tokens,
+        "gen_ai.usage.cache_read.input_tokens": sequence.cached_prompt_tokens or 0,
         "llm_serving_engine.preemptions": sequence.preemptions,
     }
     if sequence.first_token_at is not None:

@@ -208,7 +208,7 @@ def _progress(sequence: Sequence, finished: Finished | None) -> Fields:
     reason = finished.finish_reason if finished else sequence.finish_reason
     fields: Fields = {
         "prompt_tokens": len(sequence.request.prompt),
-        "cached_prompt_tokens": sequence.cached_prompt_tokens,
+        "cached_prompt_tokens": sequence.cached_prompt_tokens or 0,
         "completion_tokens": completion,
         "queue_seconds": _rounded(sequence.seconds_in(State.WAITING)),
         "prefill_seconds": _rounded(sequence.seconds_in(State.PREFILL)),

@@ -23,11 +23,11 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import Metric
 
 from llm_serving_engine.scheduler.core import Scheduler
-from llm_serving_engine.scheduler.cost import count_runs
 from llm_serving_engine.scheduler.errors import RequestError
 from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.request import FinishReason, Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence
+from llm_serving_engine.scheduler.slots import count_groups
 from llm_serving_engine.scheduler.step import Step, StepResult
 from llm_serving_engine.server.refusals import HTTP_REFUSALS, refusal_reason
 from llm_serving_engine.server.telemetry.identity import service_version
@@ -302,10 +302,11 @@ class ModelObserver:
 
     def stepped(self, step: Step, result: StepResult) -> None:
         """A step is done."""
-        self._step_seconds.observe(result.duration)
-        self._step_decode_rows.observe(len(step.decodes))
-        self._step_decode_runs.observe(count_runs(row.slot for row in step.decodes))
-        self._step_prefill_tokens.observe(step.prefill_tokens)
+        rows = [run.slot for run in step.runs] if step.rows else []
+        self._step_seconds.observe(result.seconds + result.operation_seconds)
+        self._step_decode_rows.observe(len(rows))
+        self._step_decode_runs.observe(count_groups(rows))
+        self._step_prefill_tokens.observe(step.prompt_tokens)
         self._step_threads.set(result.threads)
         produced = sum(_new_tokens(sequence, told) for sequence, told in self._running.items())
         self._completion_tokens.inc(produced)
@@ -324,7 +325,7 @@ class ModelObserver:
         if state is State.DECODE and not _was(sequence, State.DECODE, index):
             self._prompt_tokens.inc(len(sequence.request.prompt))
             told.tenant.prompt += len(sequence.request.prompt)
-            self._cached_prompt_tokens.inc(sequence.cached_prompt_tokens)
+            self._cached_prompt_tokens.inc(sequence.cached_prompt_tokens or 0)
         if state.ended:
             del self._live[sequence]
             self._ended(sequence, told)

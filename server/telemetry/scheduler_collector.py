@@ -26,21 +26,20 @@ class _Limited(NamedTuple):
 
 
 def _cached_tokens(scheduler: Scheduler) -> int:
-    return sum(len(slot.left_over) for slot in scheduler.slots.idle())
+    return sum(slot.usable for slot in scheduler.cache.slots if slot.sequence is None)
 
 
 def _cache_tokens(scheduler: Scheduler) -> int:
-    running = sum(sequence.computed for sequence in scheduler.slots.holders())
-    return running + _cached_tokens(scheduler)
+    return sum(min(slot.usable, slot.length) for slot in scheduler.cache.slots)
 
 
 def _cache_tokens_max(scheduler: Scheduler) -> int:
     can = scheduler.capabilities
-    return can.sequences_max * can.context_per_sequence
+    return can.slots * can.context
 
 
 def _token_bytes(scheduler: Scheduler) -> int:
-    return scheduler.capabilities.cache_bytes_per_token
+    return scheduler.capabilities.token_bytes
 
 
 def _most_of_a_tenant(scheduler: Scheduler, count: Callable[[Load], int]) -> int:
@@ -91,8 +90,8 @@ _LIMITED = (
     _Limited(
         "llm_serving_engine_saved_cache_bytes",
         "Memory of the caches of requests that lost their slots.",
-        lambda scheduler: scheduler.preemption.saved_bytes,
-        lambda config: config.saved_cache_bytes_max,
+        lambda scheduler: scheduler.cache.snapshot_bytes,
+        lambda config: config.snapshot_bytes_max,
     ),
     _Limited(
         "llm_serving_engine_queue_requests",
@@ -110,13 +109,13 @@ _LIMITED = (
         "llm_serving_engine_queue_tenant_requests",
         "Requests in the queue of the tenant that has the most.",
         lambda scheduler: _most_of_a_tenant(scheduler, lambda load: load.requests),
-        lambda config: config.queue_requests_per_tenant_max,
+        lambda config: config.tenant_queue_share * config.queue_requests_max,
     ),
     _Limited(
         "llm_serving_engine_queue_tenant_tokens",
         "Tokens asked for in the queue by the tenant that asks for the most.",
         lambda scheduler: _most_of_a_tenant(scheduler, lambda load: load.tokens),
-        lambda config: config.queue_tokens_per_tenant_max,
+        lambda config: config.tenant_queue_share * config.queue_tokens_max,
     ),
 )
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence as Several
 from pathlib import Path
 from typing import NamedTuple
 
-from llm_serving_engine.scheduler.cost import Shape
+from llm_serving_engine.scheduler.cost import Costs
 from llm_serving_engine.scheduler.errors import RequestError
 from llm_serving_engine.scheduler.request import Request
 from llm_serving_engine.scheduler.sequence import Sequence
@@ -74,18 +74,18 @@ class TraceRecorder:
     def stepped(self, step: Step, result: StepResult) -> None:
         """Steps are not part of a trace."""
 
-    def close(self, costs: Several[float] | None = None) -> None:
+    def close(self, costs: Costs | None = None) -> None:
         """End the file.
 
         Args:
-            costs: What the scheduler has learned of steps, in the order of
-                `Shape`; goes into a file beside the trace, for the simulator.
+            costs: What the scheduler has learned of steps; goes into a file beside
+                the trace, for the simulator.
         """
         self._recording = False
         try:
             self._file.close()
             if costs is not None:
-                content = json.dumps(Shape(*costs)._asdict(), indent=2) + "\n"
+                content = json.dumps(costs._asdict(), indent=2) + "\n"
                 self._path.with_suffix(".cost.json").write_text(content, encoding="utf-8")
         except OSError as error:
             _logger.warning("the trace of requests is not complete: %s", error)

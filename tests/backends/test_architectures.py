@@ -12,25 +12,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import steps
 from architectures import SPECIAL, write_architecture
+from steps import GREEDY, Tokens
 
 from llm_serving_engine.backends.backend import BackendConfig
+from llm_serving_engine.backends.follow import Follower
 from llm_serving_engine.backends.llama_cpp.backend import LlamaCppBackend
-from llm_serving_engine.backends.llama_cpp.cache_trial import UNLIMITED
+from llm_serving_engine.backends.llama_cpp.part import Part
 from llm_serving_engine.backends.models.info import ModelInfo
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.lifecycle import State
-from llm_serving_engine.scheduler.request import Priority, Request, Sampling
+from llm_serving_engine.scheduler.request import Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence
-from llm_serving_engine.scheduler.step import (
-    Capabilities,
-    ClearSlot,
-    DecodeRow,
-    OpenSequence,
-    PrefillChunk,
-    Step,
-)
+from llm_serving_engine.scheduler.step import Capabilities, shape_of
 
 ATTENTION = (
     "llama", "qwen2", "qwen3", "phi3", "olmo2", "starcoder2", "gpt2", "granite",
@@ -47,11 +43,8 @@ OUTPUT = 12
 # Of logits: far above what the order of additions changes, far below their spread.
 MARGIN = 0.02
 CONFIG = BackendConfig(sequences=SLOTS, context_per_sequence=256, threads=1, prefill_chunk=32)
-GREEDY = Sampling(temperature=0.0)
 # What llama.cpp writes beside the state itself.
 STATE_HEADER_BYTES = 256
-
-Tokens = tuple[int, ...]
 
 
 @dataclass
@@ -104,32 +97,26 @@ def candidates() -> Iterator[Tokens]:
 
 def alone(backend: LlamaCppBackend, prompt: Tokens) -> Tokens:
     """The output of a request that runs by itself; empty where any step was near a tie."""
-    chunk = PrefillChunk(0, 0, prompt, sample=True)
-    result = backend.execute(Step(1, (ClearSlot(0),), (OpenSequence(0, GREEDY, 2),), (chunk,)))
     output: list[int] = []
-    while True:
-        (sampled,) = result.tokens
-        output.append(sampled.token)
-        assert sampled.logprobs is not None
-        (_, first), (_, second) = sampled.logprobs.top
+    for token, logprobs in steps.alone(backend, 0, prompt, count=OUTPUT):
+        assert logprobs is not None
+        (_, first), (_, second), *_ = logprobs.top
         if first - second < MARGIN:
             return ()
-        if len(output) == OUTPUT:
-            return tuple(output)
-        row = DecodeRow(0, len(prompt) + len(output) - 1, sampled.token)
-        result = backend.execute(Step(1, decodes=(row,)))
+        output.append(token)
+    return tuple(output)
 
 
-class Run:
+class Requests:
     """Requests through the scheduler, step by step, with what happens at its steps."""
 
     def __init__(
         self, served: Served, slots: int = SLOTS, config: SchedulerConfig | None = None
     ) -> None:
         # As if prompts took long: then a saved cache is worth its bytes.
-        capabilities = served.capabilities._replace(sequences_max=slots, prefill_token_seconds=1.0)
-        self.scheduler = Scheduler(capabilities, config)
-        self._backend = served.backend
+        slow = ((shape_of([(0, 0, 32)]), 32.0), (shape_of([(0, 0, 1)]), 1.0))
+        self.scheduler = Scheduler(served.capabilities._replace(slots=slots, speeds=slow), config)
+        self._follower = Follower(served.backend.execute)
         self._sequences: dict[str, Sequence] = {}
         self._now = 0.0
 
@@ -138,13 +125,16 @@ class Run:
             self._sequences[request.id] = self.scheduler.submit(request, self._now)
 
     def cancel(self, request_id: str) -> None:
-        self.scheduler.cancel(request_id, self._now)
+        self.scheduler.cancel(self._sequences[request_id].key, self._now)
 
     def steps(self, count: int = 100_000) -> None:
         """So many steps, or until all requests have ended."""
         while count and not self.scheduler.idle:
-            result = self._backend.execute(self.scheduler.schedule(self._now))
-            assert not result.failures
+            step = self.scheduler.schedule(self._now)
+            assert step is not None
+            result = self._follower.execute(step)
+            assert not result.failed
+            assert not any(run.error for run in result.runs)
             self._now += 0.01
             self.scheduler.apply(result, self._now)
             count -= 1
@@ -165,27 +155,27 @@ def expected(served: Served, numbers: Iterable[int]) -> dict[int, Tokens]:
 def test_the_cache_is_what_the_architecture_says(served: Served) -> None:
     traits = served.backend._model.cache
     keeps_state = served.architecture in HYBRID + RECURRENT
-    assert traits.rollback == (0 if keeps_state else UNLIMITED)
-    assert served.capabilities.partial_clear is not keeps_state
-    assert served.capabilities.prefix_copy is not keeps_state
+    assert traits.rollback == (0 if keeps_state else None)
+    assert served.capabilities.rollback == traits.rollback
+    assert served.capabilities.joins is not keeps_state
     stated = served.capabilities.state_bytes
     assert (stated > 0) is keeps_state
     assert 0 <= traits.state_bytes - stated <= STATE_HEADER_BYTES
     # What is saved of each token beside its keys and values is its position.
-    token_bytes = served.capabilities.cache_bytes_per_token
+    token_bytes = served.capabilities.token_bytes
     assert 0 <= traits.token_bytes - token_bytes <= 64
     assert (token_bytes > 0) is (served.architecture not in RECURRENT)
 
 
 def test_sixteen_at_once_get_what_each_gets_alone(served: Served) -> None:
-    run = Run(served)
+    run = Requests(served)
     run.submit(served.requests(range(REQUESTS)))
     run.steps()
     assert run.outputs() == expected(served, range(REQUESTS))
 
 
 def test_they_do_in_fewer_slots_one_after_the_other(served: Served) -> None:
-    run = Run(served, slots=5)
+    run = Requests(served, slots=5)
     run.submit(served.requests(range(REQUESTS)))
     run.steps()
     assert run.outputs() == expected(served, range(REQUESTS))
@@ -195,18 +185,18 @@ def test_they_do_in_fewer_slots_one_after_the_other(served: Served) -> None:
 def test_a_preempted_request_goes_on_as_if_nothing_had_been(
     served: Served, saved_bytes: int
 ) -> None:
-    run = Run(served, 4, SchedulerConfig(saved_cache_bytes_max=saved_bytes))
+    run = Requests(served, 4, SchedulerConfig(snapshot_bytes_max=saved_bytes))
     run.submit(served.requests(range(4), Priority.LOW))
     run.steps(5)
     run.submit(served.requests(range(4, 9), Priority.HIGH))
     run.steps()
     assert run.outputs() == expected(served, range(9))
-    assert run.scheduler.tally.preemptions == 4
+    assert run.scheduler.tally.preemptions >= 2
     assert bool(run.scheduler.tally.saves) is bool(saved_bytes)
 
 
 def test_a_cancelled_neighbour_changes_nothing(served: Served) -> None:
-    run = Run(served, slots=8)
+    run = Requests(served, slots=8)
     run.submit(served.requests(range(8)))
     run.steps(3)
     run.cancel("2")
@@ -223,10 +213,10 @@ def test_a_whole_sequence_can_be_copied(served: Served) -> None:
     prompt = served.prompts[0]
     for slot in range(SLOTS):
         model.clear(slot)
-    model.decode_chunk(0, 0, prompt, sample=False)
+    model.decode([Part(0, 0, prompt, wanted=False)])
     assert model.copy(0, 3, len(prompt))
-    rows = (DecodeRow(0, len(prompt), 7), DecodeRow(3, len(prompt), 7))
-    one, other = (model.decode_rows((row,))[0].copy() for row in rows)
+    rows = (Part(0, len(prompt), (7,)), Part(3, len(prompt), (7,)))
+    one, other = (model.decode([row])[0].copy() for row in rows)
     assert np.allclose(one, other, atol=MARGIN)
     # A part of one only where it can be dropped from the copy.
     assert model.copy(0, 4, len(prompt) - 1) is model.cache.unlimited
@@ -240,5 +230,5 @@ def test_the_header_says_what_the_model_takes(served: Served) -> None:
     report = served.backend.report
     info = ModelInfo.read(served.path)
     assert info.architecture == served.architecture
-    sequence_bytes = info.sequence_bytes(report.capabilities.context_per_sequence)
+    sequence_bytes = info.sequence_bytes(report.capabilities.context)
     assert report.memory_bytes["cache"] == SLOTS * sequence_bytes

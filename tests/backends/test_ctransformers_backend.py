@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from backend_cases import missing_library
 from ggml_model import CONTEXT, write_ggml_model
+from steps import Drawn, alone, row
 from tiny_falcon import write_tiny_falcon
 
 from llm_serving_engine.backends import machine
@@ -23,16 +24,7 @@ from llm_serving_engine.backends.ctransformers.settings import Needs, Settings
 from llm_serving_engine.backends.llama_cpp.backend import LlamaCppBackend
 from llm_serving_engine.backends.models.ggml_file import LAYOUTS
 from llm_serving_engine.backends.sampler import log_sum_exp
-from llm_serving_engine.scheduler.request import Sampling
-from llm_serving_engine.scheduler.step import (
-    ClearSlot,
-    DecodeRow,
-    OpenSequence,
-    PrefillChunk,
-    SampledToken,
-    SlotFailure,
-    Step,
-)
+from llm_serving_engine.scheduler.step import RunResult, Step
 
 CONFIG = BackendConfig(sequences=2, context_per_sequence=CONTEXT, threads=1)
 PROMPT = tuple(int(token) for token in np.random.default_rng(5).integers(3, 250, 70))
@@ -61,15 +53,9 @@ def load() -> Iterator[Load]:
         backend.close()
 
 
-def greedy(backend: Backend, slot: int = 0) -> list[SampledToken]:
+def greedy(backend: Backend, slot: int = 0) -> list[Drawn]:
     """What follows the prompt."""
-    opened = OpenSequence(slot, Sampling(temperature=0.0), top_logprobs=5)
-    step = Step(1, (ClearSlot(slot),), (opened,), (PrefillChunk(slot, 0, PROMPT, True),))
-    produced = list(backend.execute(step).tokens)
-    while len(produced) < COUNT:
-        row = DecodeRow(slot, len(PROMPT) + len(produced) - 1, produced[-1].token)
-        produced += backend.execute(Step(1, decodes=(row,))).tokens
-    return produced
+    return alone(backend, slot, PROMPT, count=COUNT)
 
 
 # What it computes
@@ -83,13 +69,13 @@ def test_what_ctransformers_itself_computes(architecture: str, load: Load, tmp_p
     ours = greedy(load(path, architecture=architecture), slot=1)
     theirs = LLM(str(path), architecture, config=Config(threads=1, context_length=CONTEXT))
     theirs.eval(PROMPT)
-    for sampled in ours:
+    for token, logprobs in ours:
         logits = np.array(theirs.logits, np.float32)
-        assert int(logits.argmax()) == sampled.token
-        assert sampled.logprobs is not None
+        assert int(logits.argmax()) == token
+        assert logprobs is not None
         likelihood = float(logits.max()) - log_sum_exp(logits)
-        assert sampled.logprobs.chosen == pytest.approx(likelihood, abs=1e-3)
-        theirs.eval([sampled.token])
+        assert logprobs.chosen == pytest.approx(likelihood, abs=1e-3)
+        theirs.eval([token])
 
 
 @pytest.mark.parametrize("write", ["write_tiny_model", "write_tiny_falcon"])
@@ -99,22 +85,21 @@ def test_what_llama_cpp_computes(
     writers = {"write_tiny_model": write_tiny_model, "write_tiny_falcon": write_tiny_falcon}
     path = writers[write](tmp_path / "model.gguf")
     other = LlamaCppBackend(str(path), CONFIG, lambda fraction: None)
-    for one, another in zip(greedy(load(path)), greedy(other), strict=True):
-        assert one.token == another.token
-        assert one.logprobs is not None
-        assert another.logprobs is not None
+    for (token, one), (other_token, another) in zip(greedy(load(path)), greedy(other), strict=True):
+        assert token == other_token
+        assert one is not None
+        assert another is not None
         # The caches are of 16 bits, and the kernels of other years.
-        assert one.logprobs.chosen == pytest.approx(another.logprobs.chosen, abs=0.02)
+        assert one.chosen == pytest.approx(another.chosen, abs=0.02)
     other.close()
 
 
-def test_a_slot_whose_position_is_wrong_fails(load: Load, tiny_model_path: Path) -> None:
+def test_a_run_beyond_what_the_slot_holds_is_refused(load: Load, tiny_model_path: Path) -> None:
     backend = load(tiny_model_path)
-    greedy(backend)
-    result = backend.execute(Step(1, decodes=(DecodeRow(0, 9, 5),)))
-    (failure,) = result.failures
-    assert failure == SlotFailure(0, f"the slot holds {len(PROMPT) + COUNT - 1} tokens")
-    assert greedy(backend)
+    expected = greedy(backend)
+    result = backend.execute(Step(1, (), (row(0, len(PROMPT) + COUNT, 5),)))
+    assert result.runs == (RunResult(0, 0),)
+    assert greedy(backend) == expected
 
 
 # What it takes

@@ -17,17 +17,17 @@ from llm_serving_engine.scheduler.request import Sampling
 from llm_serving_engine.scheduler.runner import RunnerLost
 from llm_serving_engine.scheduler.step import (
     FOLLOW,
-    DecodeRow,
-    OpenSequence,
-    PrefillChunk,
-    SampledToken,
-    SlotFailure,
+    Logprobs,
+    Open,
+    Output,
+    Run,
+    RunResult,
     Step,
     StepResult,
 )
 
 CONFIG = BackendConfig(sequences=2, context_per_sequence=64)
-OPEN = (OpenSequence(0, Sampling()),)
+OPEN = (Open(0, Sampling()),)
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def step_of(first: int) -> Step:
-    return Step(1, (), OPEN, (PrefillChunk(0, 0, (first, 20, 21), sample=True),))
+    return Step(1, OPEN, (Run(0, 0, 0, (first, 20, 21), output=Output.SAMPLE),))
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,11 @@ def step_of(first: int) -> Step:
         (faulty.HANG, LossReason.HUNG, "a step took longer than 0.5 s"),
         (faulty.HALF, LossReason.CRASHED, "its process was ended by SIGSEGV"),
         (faulty.WRONG_STEP, LossReason.WRONG_RESULT, "the result of step 8 came for step 1"),
-        (faulty.SHORT, LossReason.WRONG_RESULT, "the result of step 1 lacks the token of slot 0"),
+        (
+            faulty.SHORT,
+            LossReason.WRONG_RESULT,
+            "the result of step 1, sequence 0: the token is missing",
+        ),
         (faulty.GARBAGE, LossReason.WRONG_RESULT, "a message that cannot be read: "),
     ],
 )
@@ -72,7 +76,7 @@ async def test_a_loss_has_a_name_and_the_next_worker_works(
         assert loss.reason is reason
         assert loss.description.startswith(words)
         assert not loss.outside
-        assert len((await runner.begin(step_of(20))).tokens) == 1
+        assert len((await runner.begin(step_of(20))).runs[0].tokens) == 1
     finally:
         await runner.close()
 
@@ -88,25 +92,39 @@ async def test_what_comes_after_a_wrong_result_is_dropped() -> None:
         await runner.close()
 
 
-ROWS = Step(3, decodes=(DecodeRow(0, 5, 7), DecodeRow(1, 6, FOLLOW)))
-BOTH = (SampledToken(0, 1), SampledToken(1, 2))
+DRAW = Output.SAMPLE
+ROWS = Step(
+    3,
+    (Open(1, Sampling()),),
+    (Run(0, 0, 5, (7,), output=DRAW), Run(1, 1, 6, (FOLLOW,), output=DRAW), Run(2, 2, 0, (4, 5))),
+)
+DONE = (RunResult(0, 1, (8,)), RunResult(1, 1, (9,)), RunResult(2, 2))
 
 
 @pytest.mark.parametrize(
-    ("result", "before", "fault"),
+    ("result", "fault"),
     [
-        (StepResult(3, BOTH), StepResult(2, BOTH), None),
-        (StepResult(4, BOTH), StepResult(2, BOTH), "the result of step 4 came for step 3"),
-        (StepResult(3, BOTH[:1]), StepResult(2, BOTH), "lacks the token of slot 1"),
-        (StepResult(3), StepResult(2, BOTH), "lacks the token of slot 0"),
-        (StepResult(3, BOTH[:1], (SlotFailure(1, "full"),)), StepResult(2, BOTH), None),
-        # The row that followed had failed in the step before.
-        (StepResult(3, BOTH[:1]), StepResult(2, BOTH[:1], (SlotFailure(1, "full"),)), None),
-        (StepResult(3, BOTH), StepResult(2, BOTH[:1]), "tokens that were not asked for"),
-        (StepResult(3, (*BOTH, SampledToken(2, 1))), StepResult(2, BOTH), "not asked for"),
-        (StepResult(3, (*BOTH, *BOTH)), StepResult(2, BOTH), "not asked for"),
+        (StepResult(3, runs=DONE), None),
+        (StepResult(3, recalled=True), None),
+        (StepResult(4, runs=DONE), "the result of step 4 came for step 3"),
+        (StepResult(3), "has not the runs that were asked for"),
+        (StepResult(3, runs=DONE[:2]), "has not the runs that were asked for"),
+        (StepResult(3, runs=(DONE[1], DONE[0], DONE[2])), "has not the runs"),
+        (StepResult(3, runs=(RunResult(0, 1), *DONE[1:])), "the token is missing"),
+        # A row that was skipped, or refused, and one that cannot go on.
+        (StepResult(3, runs=(DONE[0], RunResult(1, 0), DONE[2])), None),
+        (StepResult(3, runs=(DONE[0], RunResult(1, 0, error="full"), DONE[2])), None),
+        (StepResult(3, runs=(*DONE[:2], RunResult(2, 3))), "3 of 2 tokens are done"),
+        (StepResult(3, runs=(*DONE[:2], RunResult(2, 2, (1,)))), "was not asked for"),
+        (StepResult(3, runs=(RunResult(0, 0, (8,)), *DONE[1:])), "was not asked for"),
+        (
+            StepResult(3, runs=(RunResult(0, 1, (8,), (Logprobs(-1.0),)), *DONE[1:])),
+            "log-probabilities are not those",
+        ),
+        (StepResult(3, runs=DONE, failed=(0,)), None),
+        (StepResult(3, runs=DONE, failed=(1,)), "names operations that were not asked for"),
     ],
 )
-def test_fault_of(result: StepResult, before: StepResult, fault: str | None) -> None:
-    found = fault_of(ROWS, result, before)
+def test_fault_of(result: StepResult, fault: str | None) -> None:
+    found = fault_of(ROWS, result)
     assert found is None if fault is None else fault in (found or "")

@@ -3,40 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from steps import DRAW_WITH_LOGPROBS, Drawn, Tokens, alone, begin, chunk, draw, opened, row
 
 from llm_serving_engine.backends.backend import BackendConfig, LoadError
-from llm_serving_engine.backends.chunks import REPLAY_ROWS_MAX, split_chunk
 from llm_serving_engine.backends.llama_cpp.backend import LlamaCppBackend
 from llm_serving_engine.backends.threads import ThreadCount
-from llm_serving_engine.scheduler.request import Sampling
-from llm_serving_engine.scheduler.step import (
-    ClearSlot,
-    CopyPrefix,
-    DecodeRow,
-    Logprobs,
-    OpenSequence,
-    PrefillChunk,
-    SampledToken,
-    Step,
-)
+from llm_serving_engine.scheduler.step import Output, RunResult, Step
 
 UNIT = 16
 CONTEXT = 256
 CONFIG = BackendConfig(sequences=4, context_per_sequence=CONTEXT, threads=1, prefill_chunk=UNIT)
-GREEDY = Sampling(temperature=0.0)
-TOP = 20
-
-Tokens = tuple[int, ...]
-Position = tuple[int, Logprobs]
 
 
 @pytest.fixture(scope="module")
@@ -50,47 +33,15 @@ def prompt_of(seed: int, length: int) -> Tokens:
     return tuple(int(token) for token in np.random.default_rng(seed).integers(3, 300, length))
 
 
-def opened(slot: int, sampling: Sampling = GREEDY) -> OpenSequence:
-    return OpenSequence(slot, sampling, TOP)
-
-
-def plain(sampled: SampledToken) -> Position:
-    assert sampled.logprobs is not None
-    return sampled.token, sampled.logprobs
-
-
-def begin(
-    backend: LlamaCppBackend, slot: int, prompt: Tokens, sampling: Sampling = GREEDY
-) -> Position:
-    """Put a prompt into a slot; its first token."""
-    step = Step(1, (ClearSlot(slot),), (opened(slot, sampling),), (chunk(slot, 0, prompt),))
-    result = backend.execute(step)
-    assert not result.failures
-    return plain(result.tokens[0])
-
-
-def chunk(slot: int, position: int, tokens: Tokens, sample: bool = True) -> PrefillChunk:
-    return PrefillChunk(slot, position, tokens, sample)
-
-
-def alone(
-    backend: LlamaCppBackend, slot: int, prompt: Tokens, sampling: Sampling = GREEDY, count: int = 8
-) -> list[Position]:
-    """The first `count` tokens of a sequence that runs by itself."""
-    produced = [begin(backend, slot, prompt, sampling)]
-    while len(produced) < count:
-        row = DecodeRow(slot, len(prompt) + len(produced) - 1, produced[-1][0])
-        produced.append(plain(backend.execute(Step(1, decodes=(row,))).tokens[0]))
-    return produced
-
-
 def test_report(backend: LlamaCppBackend) -> None:
     capabilities = backend.report.capabilities
-    assert capabilities.sequences_max == 4
-    assert capabilities.context_per_sequence == CONTEXT
-    assert capabilities.prefill_unit == UNIT
-    assert capabilities.partial_clear
-    assert capabilities.prefix_copy
+    assert capabilities.slots == 4
+    assert capabilities.context == CONTEXT
+    assert capabilities.chunk == UNIT
+    assert capabilities.rollback is None
+    assert capabilities.copy
+    assert capabilities.joins
+    assert all(seconds > 0 for _, seconds in capabilities.speeds)
     assert backend.report.settings["threads"] == "1"
     memory = backend.report.memory_bytes
     assert memory.keys() == {"weights", "cache", "buffers"}
@@ -100,29 +51,32 @@ def test_report(backend: LlamaCppBackend) -> None:
 
 def test_what_the_model_says_is_what_numpy_says(backend: LlamaCppBackend) -> None:
     token, logprobs = begin(backend, 0, prompt_of(1, 20))
+    assert logprobs is not None
     assert token == logprobs.top[0][0]
     assert logprobs.chosen == logprobs.top[0][1] == max(value for _, value in logprobs.top)
     assert sum(np.exp([value for _, value in logprobs.top])) < 1
 
 
-@given(st.sets(st.integers(1, 6)), st.integers(0, UNIT - 1))
-@settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-def test_prefill_in_any_aligned_chunks_gives_the_same_bits(
-    backend: LlamaCppBackend, cuts: set[int], tail: int
+@pytest.mark.parametrize("tail", [1, 2, UNIT - 1, UNIT])
+def test_the_same_chunks_give_the_same_bits_in_every_slot(
+    backend: LlamaCppBackend, tail: int
 ) -> None:
-    prompt = prompt_of(2, 6 * UNIT + 1 + tail)
-    expected = alone(backend, 0, prompt, count=3)
-    bounds = [0, *(cut * UNIT for cut in sorted(cuts)), len(prompt)]
-    backend.execute(Step(1, (ClearSlot(1),), (opened(1),)))
-    for start, stop in itertools.pairwise(bounds):
-        part = chunk(1, start, prompt[start:stop], sample=stop == len(prompt))
-        result = backend.execute(Step(1, prefills=(part,)))
-        assert len(result.tokens) == part.sample
-    assert plain(result.tokens[0]) == expected[0]
-    row = DecodeRow(1, len(prompt), expected[0][0])
-    assert plain(backend.execute(Step(1, decodes=(row,))).tokens[0]) == expected[1]
+    prompt = prompt_of(2, 6 * UNIT + tail)
+    cuts = range(UNIT, len(prompt), UNIT)
+    expected = in_chunks(backend, 0, prompt, cuts)
+    assert in_chunks(backend, 3, prompt, cuts) == expected
+    assert in_chunks(backend, 0, prompt, cuts) == expected
+
+
+def in_chunks(
+    backend: LlamaCppBackend, slot: int, prompt: Tokens, cuts: Iterable[int]
+) -> list[Drawn]:
+    """Two tokens after a prompt that is computed in calls that end at the cuts."""
+    backend.execute(Step(1, (opened(slot),)))
+    for start, stop in itertools.pairwise((0, *cuts, len(prompt))):
+        output = DRAW_WITH_LOGPROBS if stop == len(prompt) else Output.NONE
+        found = draw(backend, chunk(slot, prompt[start:stop], start, output))
+    return found + draw(backend, row(slot, len(prompt), found[0][0]))
 
 
 @pytest.mark.parametrize("cut", [1, 7, UNIT + 3, 50])
@@ -131,52 +85,32 @@ def test_chunks_that_are_not_aligned_give_nearly_the_same(
 ) -> None:
     prompt = prompt_of(3, 60)
     token, logprobs = begin(backend, 0, prompt)
-    backend.execute(
-        Step(1, (ClearSlot(1),), (opened(1),), (chunk(1, 0, prompt[:cut], sample=False),))
-    )
-    rest = backend.execute(Step(1, prefills=(chunk(1, cut, prompt[cut:]),)))
-    other_token, other = plain(rest.tokens[0])
+    (other_token, other), _ = in_chunks(backend, 1, prompt, (cut,))
     assert other_token == token
+    assert logprobs is not None
+    assert other is not None
     assert other.chosen == pytest.approx(logprobs.chosen, abs=1e-3)
 
 
-def test_copying_nothing_clears(backend: LlamaCppBackend) -> None:
+def test_a_run_begins_where_it_says(backend: LlamaCppBackend) -> None:
     prompt = prompt_of(6, 20)
     expected = begin(backend, 0, prompt)
-    begin(backend, 1, prompt_of(7, 33))
-    step = Step(1, (CopyPrefix(0, 1, 0),), (opened(1),), (chunk(1, 0, prompt),))
-    assert plain(backend.execute(step).tokens[0]) == expected
+    begin(backend, 1, prompt[:15] + prompt_of(7, 18))
+    # What the slot holds beyond is dropped; what it lacks is not made up.
+    assert draw(backend, opened(1), chunk(1, prompt[15:], 15)) == [expected]
+    assert draw(backend, opened(1), chunk(1, prompt)) == [expected]
+    refused = backend.execute(Step(1, (), (chunk(1, prompt, 21),)))
+    assert refused.runs == (RunResult(1, 0),)
 
 
-@given(
-    st.integers(0, 100),
-    st.lists(st.integers(0, 9), min_size=1, max_size=80),
-    st.booleans(),
-    st.integers(1, 40),
-    st.integers(0, 80),
-    st.booleans(),
-)
-def test_split_chunk(
-    position: int, tokens: list[int], sample: bool, unit: int, replayed: int, aligned: bool
-) -> None:
-    whole = PrefillChunk(3, position, tuple(tokens), sample, min(replayed, len(tokens)))
-    output = position + len(tokens) - whole.replayed
-    parts = split_chunk(whole, unit, aligned=aligned)
-    origin = 0 if aligned else position
-    at = position
-    for start, part, _ in parts:
-        assert start == at
-        assert part
-        if start < output:
-            # No part reaches over a multiple of the unit, or into the output.
-            assert (start - origin) // unit == (start + len(part) - 1 - origin) // unit
-            assert start + len(part) <= output
-        else:
-            assert len(part) <= REPLAY_ROWS_MAX
-            assert len(part) > 1 or whole.replayed == 1
-        at += len(part)
-    assert tuple(token for _, part, _ in parts for token in part) == whole.tokens
-    assert [wanted for _, _, wanted in parts] == [False] * (len(parts) - 1) + [sample]
+def test_the_shape_is_of_what_was_executed(backend: LlamaCppBackend) -> None:
+    for slot in (0, 1):
+        begin(backend, slot, prompt_of(slot, 20))
+    result = backend.execute(Step(1, (), (chunk(0, (5, 6, 7), 20), chunk(1, (5, 6), 20))))
+    # The shorter chunk was filled up.
+    assert result.shape is not None
+    assert (result.shape.groups, result.shape.runs, result.shape.tokens) == (1, 2, 6)
+    assert result.seconds > 0
 
 
 def test_progress_goes_up_to_one(tiny_model_path: Path) -> None:

@@ -8,29 +8,20 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from architectures import SPECIAL, write_architecture
+from steps import GREEDY, Tokens, chunk, draw, drawn, opened, row
 
 from llm_serving_engine.backends.backend import BackendConfig
+from llm_serving_engine.backends.key_samplers import NOT_FINITE, KeySamplers
 from llm_serving_engine.backends.llama_cpp.backend import LlamaCppBackend
 from llm_serving_engine.backends.sampler import all_finite
-from llm_serving_engine.backends.slot_samplers import NOT_FINITE, SlotSamplers
 from llm_serving_engine.scheduler.errors import RequestFailed
 from llm_serving_engine.scheduler.request import Sampling
-from llm_serving_engine.scheduler.step import (
-    ClearSlot,
-    DecodeRow,
-    OpenSequence,
-    PrefillChunk,
-    SampledToken,
-    SlotFailure,
-    Step,
-    StepResult,
-)
+from llm_serving_engine.scheduler.step import RunResult, Step
 
-GREEDY = Sampling(temperature=0.0)
 DRAWN = Sampling(temperature=1.0, seed=3)
 PROMPT = tuple(range(10, 40))
 POISONED = (*PROMPT[:10], SPECIAL, *PROMPT[10:])
-FAILURE = SlotFailure(1, NOT_FINITE, RequestFailed.LOGITS_NOT_FINITE)
+FAILURE = RunResult(1, 0, error=NOT_FINITE, code=RequestFailed.LOGITS_NOT_FINITE)
 ROW = np.linspace(-5, 5, 300, dtype=np.float32)
 
 
@@ -38,16 +29,16 @@ ROW = np.linspace(-5, 5, 300, dtype=np.float32)
 @pytest.mark.parametrize("sampling", [GREEDY, DRAWN])
 @pytest.mark.parametrize("position", [0, 150, 299])
 def test_no_token_is_chosen(value: float, sampling: Sampling, position: int) -> None:
-    samplers = SlotSamplers(2)
-    samplers.open(OpenSequence(1, sampling, 3))
-    row = ROW.copy()
-    row[position] = value
-    assert samplers.sample(1, row) == FAILURE
-    assert samplers.sample(1, row, int(row.argmax())) == FAILURE
+    samplers = KeySamplers()
+    samplers.open(opened(1, sampling))
+    run, logits = row(1, 0, 5), ROW.copy()
+    logits[position] = value
+    assert samplers.result(run, logits) == FAILURE
+    assert samplers.result(run, logits, int(logits.argmax())) == FAILURE
     # Its sampler is as it was.
-    after = samplers.sample(1, ROW)
-    samplers.open(OpenSequence(1, sampling, 3))
-    assert samplers.sample(1, ROW) == after
+    after = samplers.result(run, ROW)
+    samplers.open(opened(1, sampling))
+    assert samplers.result(run, ROW) == after
 
 
 def test_infinities_that_add_up_to_nothing_are_found() -> None:
@@ -81,48 +72,36 @@ def backend(
     backend.close()
 
 
-def begin(backend: LlamaCppBackend, *prompts: tuple[int, ...], first: int = 0) -> StepResult:
-    """Put prompts into slots of their own, from the slot `first` on."""
-    slots = range(first, first + len(prompts))
-    return backend.execute(
-        Step(
-            1,
-            tuple(ClearSlot(slot) for slot in slots),
-            tuple(OpenSequence(slot, GREEDY, 2) for slot in slots),
-            tuple(
-                PrefillChunk(slot, 0, tokens, True)
-                for slot, tokens in zip(slots, prompts, strict=True)
-            ),
-        )
-    )
+def together(backend: LlamaCppBackend, *prompts: Tokens, first: int = 0) -> tuple[RunResult, ...]:
+    """What prompts in slots of their own come to, from the slot `first` on, in one step."""
+    numbered = list(enumerate(prompts, first))
+    opens = tuple(opened(slot, top=2) for slot, _ in numbered)
+    runs = tuple(chunk(slot, prompt) for slot, prompt in numbered)
+    return backend.execute(Step(1, opens, runs)).runs
 
 
 def test_the_request_fails_and_its_neighbours_go_on(backend: LlamaCppBackend) -> None:
-    (alone,) = begin(backend, PROMPT).tokens
-    (after,) = backend.execute(Step(2, decodes=(DecodeRow(0, len(PROMPT), alone.token),))).tokens
-    result = begin(backend, PROMPT, POISONED, PROMPT)
-    assert result.failures == (FAILURE,)
-    assert [(one.slot, one.token) for one in result.tokens] == [(0, alone.token), (2, alone.token)]
-    rows = tuple(DecodeRow(slot, len(PROMPT), alone.token) for slot in (0, 2))
-    result = backend.execute(Step(3, decodes=rows))
-    assert [one.token for one in result.tokens] == [after.token] * 2
-    assert not result.failures
+    (token, _) = drawn(together(backend, PROMPT)[0])
+    ((after, _),) = draw(backend, row(0, len(PROMPT), token))
+    first, failed, last = together(backend, PROMPT, POISONED, PROMPT)
+    assert failed == FAILURE
+    assert drawn(first)[0] == drawn(last)[0] == token
+    rows = (row(0, len(PROMPT), token), row(2, len(PROMPT), token))
+    assert [one for one, _ in draw(backend, *rows)] == [after] * 2
 
 
 def test_the_slot_serves_the_next_request(backend: LlamaCppBackend) -> None:
-    (alone,) = begin(backend, PROMPT, first=1).tokens
-    assert begin(backend, POISONED, first=1).failures == (FAILURE,)
-    assert begin(backend, PROMPT, first=1).tokens == (alone,)
-    assert begin(backend, PROMPT, PROMPT, first=1).failures == ()
+    (alone,) = together(backend, PROMPT, first=1)
+    assert together(backend, POISONED, first=1) == (FAILURE,)
+    assert together(backend, PROMPT, first=1) == (alone,)
+    assert not any(result.error for result in together(backend, PROMPT, PROMPT, first=1))
 
 
 def test_a_token_can_be_what_makes_it_fail(backend: LlamaCppBackend) -> None:
-    begin(backend, PROMPT, PROMPT)
-    rows = (DecodeRow(0, len(PROMPT), 7), DecodeRow(1, len(PROMPT), SPECIAL))
-    result = backend.execute(Step(2, decodes=rows))
-    assert result.failures == (FAILURE,)
-    assert [one.slot for one in result.tokens] == [0]
-    (sampled,) = result.tokens
-    assert isinstance(sampled, SampledToken)
-    assert sampled.logprobs is not None
-    assert all(math.isfinite(value) for _, value in sampled.logprobs.top)
+    together(backend, PROMPT, PROMPT)
+    rows = (row(0, len(PROMPT), 7), row(1, len(PROMPT), SPECIAL))
+    good, failed = backend.execute(Step(2, (), rows)).runs
+    assert failed == FAILURE
+    _, logprobs = drawn(good)
+    assert logprobs is not None
+    assert all(math.isfinite(value) for _, value in logprobs.top)

@@ -22,12 +22,12 @@ from llm_serving_engine.backends.process.supervision import Supervision
 from llm_serving_engine.backends.scripted import next_token
 from llm_serving_engine.scheduler.request import Sampling
 from llm_serving_engine.scheduler.runner import RunnerLost
-from llm_serving_engine.scheduler.step import OpenSequence, PrefillChunk, SampledToken, Step
+from llm_serving_engine.scheduler.step import Open, Output, Run, RunResult, Step
 
 CONFIG = BackendConfig(sequences=2, context_per_sequence=256, threads=1)
-STEP = Step(1, (), (OpenSequence(0, Sampling()),), (PrefillChunk(0, 0, (1, 2, 3), sample=True),))
-EXPECTED = (SampledToken(0, next_token([1, 2, 3])),)
-BROKEN = Step(1, (), (), (PrefillChunk(0, 0, (), sample=True),))
+STEP = Step(1, (Open(0, Sampling()),), (Run(0, 0, 0, (1, 2, 3), output=Output.SAMPLE),))
+EXPECTED = (RunResult(0, 3, (next_token([1, 2, 3]),)),)
+BROKEN = Step(1, (), (Run(0, 0, 0, (), output=Output.SAMPLE),))
 
 MakeRunner = Callable[..., ProcessRunner]
 
@@ -67,12 +67,12 @@ async def test_start_step_close(make_runner: MakeRunner) -> None:
     assert runner.memory_bytes == 0
     report = await runner.start()
     assert report == runner.report
-    assert runner.capabilities.sequences_max == 2
+    assert runner.capabilities.slots == 2
     process = psutil.Process(runner.process_id)
     assert runner.memory_bytes > 1_000_000
     result = await runner.begin(STEP)
-    assert (result.number, result.tokens) == (1, EXPECTED)
-    assert result.duration > 0
+    assert (result.number, result.runs) == (1, EXPECTED)
+    assert result.seconds > 0
     await runner.close()
     assert not process.is_running()
     assert runner.process_id is None
@@ -153,7 +153,7 @@ async def test_a_step_that_crashes_the_worker(
         await runner.begin(STEP)
     assert "ContractViolation" in capfd.readouterr().err
     await runner.recover()
-    assert (await runner.begin(STEP)).tokens == EXPECTED
+    assert (await runner.begin(STEP)).runs == EXPECTED
 
 
 async def test_a_worker_that_is_killed_in_a_step(make_runner: MakeRunner) -> None:
@@ -169,7 +169,7 @@ async def test_a_worker_that_is_killed_in_a_step(make_runner: MakeRunner) -> Non
     assert states == [None, report]
     assert runner.process_id != killed
     assert not psutil.pid_exists(killed)
-    assert (await runner.begin(STEP)).tokens == EXPECTED
+    assert (await runner.begin(STEP)).runs == EXPECTED
     assert lost == []
 
 
@@ -182,7 +182,7 @@ async def test_a_worker_that_is_killed_between_steps(make_runner: MakeRunner) ->
     await lost.wait()
     await runner.recover()
     lost.clear()
-    assert (await runner.begin(STEP)).tokens == EXPECTED
+    assert (await runner.begin(STEP)).runs == EXPECTED
     await runner.close()
     assert not lost.is_set()
 
@@ -227,7 +227,7 @@ async def test_recovery_backs_off(monkeypatch: pytest.MonkeyPatch) -> None:
     reasons = [loss.reason.value for loss, _ in losses]
     assert reasons == ["killed"] + ["not_loaded"] * 6
     assert losses[-1][0].description == "no processes left"
-    assert (await runner.begin(STEP)).tokens == EXPECTED
+    assert (await runner.begin(STEP)).runs == EXPECTED
     # It has done a step, so its next loss is the first of its kind.
     await lose(runner)
     await runner.recover()
@@ -246,7 +246,7 @@ async def test_a_worker_that_replaces_another_measures_nothing_again(
     await runner.recover()
     # To the last bit of what was measured.
     assert runner.report.capabilities == first.capabilities
-    assert (await runner.begin(STEP)).tokens == expected.tokens
+    assert (await runner.begin(STEP)).runs == expected.runs
 
 
 async def test_what_is_killed_from_outside_while_it_loads_is_soon_tried_again(
@@ -324,7 +324,7 @@ async def test_terminals_and_service_managers_do_not_end_a_worker(
     assert runner.process_id is not None
     for number in (signal.SIGINT, signal.SIGTERM):
         os.kill(runner.process_id, number)
-    assert (await runner.begin(STEP)).tokens == EXPECTED
+    assert (await runner.begin(STEP)).runs == EXPECTED
     assert os.getsid(runner.process_id) != os.getsid(0)
 
 

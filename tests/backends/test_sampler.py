@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llm_serving_engine.backends.sampler import TokenSampler, draw, most_likely, uniform
 from llm_serving_engine.scheduler.request import Sampling
-from llm_serving_engine.scheduler.step import OpenSequence
+from llm_serving_engine.scheduler.step import Open
 
 # Of the generator's authors, for the seed 1234567.
 SPLITMIX64 = (
@@ -117,7 +117,7 @@ def test_bias_and_penalties_come_before_all_else(
     expected = penalised(values, sampling, prompt, output)
     best, *rest = sorted(expected, reverse=True)
     assume(best - rest[0] > 1e-3)
-    sampler = TokenSampler(OpenSequence(0, sampling, None, tuple(prompt), tuple(output)))
+    sampler = TokenSampler(Open(0, sampling, prompt=tuple(prompt), output=tuple(output)))
     logits = row(values)
     assert sampler.sample(logits) == expected.index(best)
     assert list(logits) == list(row(values)), "the runner's logits are read only"
@@ -125,14 +125,14 @@ def test_bias_and_penalties_come_before_all_else(
 
 def test_what_a_sampler_produces_counts_as_output() -> None:
     sampling = Sampling(temperature=0.0, presence_penalty=2.0)
-    sampler = TokenSampler(OpenSequence(0, sampling))
+    sampler = TokenSampler(Open(0, sampling))
     logits = row([3.0, 2.5, 1.5])
     assert [sampler.sample(logits) for _ in range(4)] == [0, 1, 2, 0]
 
 
 def test_only_the_output_is_penalised_for_presence() -> None:
     sampling = Sampling(temperature=0.0, presence_penalty=2.0, frequency_penalty=2.0)
-    sampler = TokenSampler(OpenSequence(0, sampling, None, prompt=(0, 0, 0)))
+    sampler = TokenSampler(Open(0, sampling, prompt=(0, 0, 0)))
     assert sampler.sample(row([3.0, 2.5])) == 0
 
 
@@ -175,7 +175,7 @@ def test_random_numbers_are_in_range(seed: int, index: int) -> None:
 def test_the_distribution() -> None:
     values, draws = [2.0, 1.0, 0.5, 0.0, -0.5, -1.0, -1.5, -2.0], 20_000
     sampling = Sampling(temperature=0.8, seed=42, **NO_TRUNCATION)  # type: ignore[arg-type]
-    sampler = TokenSampler(OpenSequence(0, sampling))
+    sampler = TokenSampler(Open(0, sampling))
     drawn = Counter(sampler.sample(row(values)) for _ in range(draws))
     expected = reference(values, sampling)
     chi_square = sum((drawn[t] - p * draws) ** 2 / (p * draws) for t, p in expected.items())
@@ -197,10 +197,10 @@ def test_a_sequence_goes_on_where_it_was(seed: int, moved_at: int) -> None:
         **NO_TRUNCATION,  # type: ignore[arg-type]
     )
     prompt = (3, 4)
-    stayed = TokenSampler(OpenSequence(0, sampling, None, prompt))
+    stayed = TokenSampler(Open(0, sampling, prompt=prompt))
     expected = [stayed.sample(logits) for logits in rows]
     output = tuple(expected[:moved_at])
-    moved = TokenSampler(OpenSequence(5, sampling, None, prompt, output))
+    moved = TokenSampler(Open(5, sampling, prompt=prompt, output=output))
     assert [moved.sample(logits) for logits in rows[moved_at:]] == expected[moved_at:]
 
 
@@ -208,7 +208,7 @@ def test_a_sequence_goes_on_where_it_was(seed: int, moved_at: int) -> None:
 @settings(deadline=None)
 def test_log_probabilities(values: list[float], count: int) -> None:
     sampling = Sampling(temperature=3.0, logit_bias={0: 5.0})
-    sampler = TokenSampler(OpenSequence(0, sampling, count))
+    sampler = TokenSampler(Open(0, sampling, top_logprobs=count))
     assert sampler.wants_logprobs
     logprobs = sampler.logprobs(row(values), 1)
     total = math.log(sum(math.exp(value - max(values)) for value in values)) + max(values)
@@ -224,7 +224,7 @@ def test_log_probabilities(values: list[float], count: int) -> None:
 def test_plain_greedy_needs_no_sampler() -> None:
     def plain(**fields: object) -> bool:
         sampling = Sampling(**{"temperature": 0.0, **fields})  # type: ignore[arg-type]
-        return TokenSampler(OpenSequence(0, sampling)).plain_greedy
+        return TokenSampler(Open(0, sampling)).plain_greedy
 
     assert plain()
     assert plain(top_k=1, top_p=0.1, min_p=0.9, seed=5)
@@ -247,7 +247,7 @@ def test_extremes_give_a_token_all_the_same(
         logit_bias={0: 100.0, 1: -100.0},
         **truncation,  # type: ignore[arg-type]
     )
-    sampler = TokenSampler(OpenSequence(0, sampling, 5, prompt=(0, 1, 2)))
+    sampler = TokenSampler(Open(0, sampling, top_logprobs=5, prompt=(0, 1, 2)))
     logits = row([50.0, -50.0, 1e-3, 0.0, 7.0] * 30)
     for _ in range(5):
         assert 0 <= sampler.sample(logits) < 150

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from steps import DRAW, Tokens, chunk, draw, opened, row
 
 from llm_serving_engine.backends.backend import BackendConfig
 from llm_serving_engine.backends.scripted import (
@@ -13,14 +14,16 @@ from llm_serving_engine.backends.scripted import (
     ScriptedBackend,
     next_token,
 )
-from llm_serving_engine.scheduler.request import Sampling
 from llm_serving_engine.scheduler.step import (
-    ClearSlot,
-    CopyPrefix,
-    DecodeRow,
-    OpenSequence,
-    PrefillChunk,
-    SampledToken,
+    FOLLOW,
+    Close,
+    Copy,
+    Drop,
+    Output,
+    Restore,
+    Run,
+    RunResult,
+    Save,
     Step,
 )
 
@@ -33,78 +36,83 @@ def backend() -> ScriptedBackend:
     return ScriptedBackend(config=config)
 
 
-def opened(*slots: int, top_logprobs: int | None = None) -> tuple[OpenSequence, ...]:
-    return tuple(OpenSequence(slot, Sampling(), top_logprobs) for slot in slots)
-
-
-def prefill(slot: int = 0, position: int = 0, tokens: tuple[int, ...] = PROMPT) -> PrefillChunk:
-    return PrefillChunk(slot, position, tokens, sample=True)
+def prefill(slot: int = 0, start: int = 0, tokens: Tokens = PROMPT) -> Run:
+    return chunk(slot, tokens, start, DRAW)
 
 
 def test_the_next_token_depends_on_all_before(backend: ScriptedBackend) -> None:
-    result = backend.execute(Step(1, (), opened(0), (prefill(),)))
+    result = backend.execute(Step(1, (opened(0),), (prefill(),)))
     first = next_token(list(PROMPT))
-    assert result.tokens == (SampledToken(0, first),)
+    assert result.runs == (RunResult(0, len(PROMPT), (first,)),)
     assert result.number == 1
-    result = backend.execute(Step(2, decodes=(DecodeRow(0, 5, first),)))
-    assert result.tokens == (SampledToken(0, next_token([*PROMPT, first])),)
+    result = backend.execute(Step(2, (), (row(0, 5, first, DRAW),)))
+    assert result.runs == (RunResult(0, 1, (next_token([*PROMPT, first]),)),)
 
 
-def test_chunks_and_company_change_nothing(backend: ScriptedBackend) -> None:
-    whole = backend.execute(Step(1, (), opened(0), (prefill(),))).tokens[0].token
-    parts = (
-        PrefillChunk(1, 0, PROMPT[:2], sample=False),
-        PrefillChunk(2, 0, (1,), sample=True),
-    )
-    first = backend.execute(Step(2, (), opened(1, 2), parts))
-    assert [sampled.slot for sampled in first.tokens] == [2]
-    rest = Step(3, (), (), (prefill(1, 2, PROMPT[2:]),), (DecodeRow(0, 5, 7),))
-    assert backend.execute(rest).tokens[0] == SampledToken(1, whole)
+def test_chunks_and_others_change_nothing(backend: ScriptedBackend) -> None:
+    whole = draw(backend, opened(0), prefill())
+    parts = (chunk(1, PROMPT[:2], output=Output.NONE), chunk(2, (1, 2), output=DRAW))
+    assert len(draw(backend, opened(1), opened(2), *parts)) == 1
+    assert draw(backend, prefill(1, 2, PROMPT[2:])) == whole
 
 
 def test_a_copied_prefix(backend: ScriptedBackend) -> None:
-    backend.execute(Step(1, (), opened(0), (prefill(),)))
-    copied = Step(2, (CopyPrefix(0, 1, 3),), opened(1), (prefill(1, 3, PROMPT[3:]),))
-    assert backend.execute(copied).tokens == (SampledToken(1, next_token(list(PROMPT))),)
+    draw(backend, opened(0), prefill())
+    result = backend.execute(Step(2, (Copy(0, 1, 3), opened(1)), (prefill(1, 3, PROMPT[3:]),)))
+    assert result.runs[0].tokens == (next_token(list(PROMPT)),)
 
 
-def test_a_slot_that_is_cleared_in_part(backend: ScriptedBackend) -> None:
-    backend.execute(Step(1, (), opened(0), (prefill(),)))
-    again = Step(2, (ClearSlot(0, 2),), (), (prefill(0, 2, PROMPT[2:]),))
-    assert backend.execute(again).tokens == (SampledToken(0, next_token(list(PROMPT))),)
+def test_a_run_drops_what_is_beyond_its_start(backend: ScriptedBackend) -> None:
+    expected = draw(backend, opened(0), prefill())
+    assert draw(backend, prefill(0, 2, PROMPT[2:])) == expected
+
+
+def test_a_snapshot(backend: ScriptedBackend) -> None:
+    expected = draw(backend, opened(0), prefill())
+    backend.execute(Step(2, (Save(0, 9, 5),)))
+    backend.execute(Step(3, (Restore(1, 9, 5), opened(1))))
+    assert draw(backend, prefill(1, 4, PROMPT[4:])) == expected
+    backend.execute(Step(4, (Drop(9),)))
+    assert not backend.snapshots
 
 
 def test_log_probabilities(backend: ScriptedBackend) -> None:
-    (sampled,) = backend.execute(Step(1, (), opened(0, top_logprobs=3), (prefill(),))).tokens
-    assert sampled.logprobs is not None
-    assert len(sampled.logprobs.top) == 3
-    assert sampled.logprobs.top[0] == (sampled.token, 0.0)
-    assert all(0 <= token < VOCABULARY_SIZE for token, _ in sampled.logprobs.top)
+    ((token, logprobs),) = draw(backend, opened(0, top=3), chunk(0, PROMPT))
+    assert logprobs is not None
+    assert len(logprobs.top) == 3
+    assert logprobs.top[0] == (token, 0.0)
+    assert all(0 <= other < VOCABULARY_SIZE for other, _ in logprobs.top)
 
 
 @pytest.mark.parametrize(
     ("step", "words"),
     [
-        (Step(2, (), (), (prefill(1),)), "slot 1 is not open"),
-        (Step(2, decodes=(DecodeRow(0, 4, 1),)), "slot 0 is at 5, not 4"),
-        (Step(2, decodes=(DecodeRow(0, 6, 1),)), "slot 0 is at 5, not 6"),
-        (Step(2, (), (), (prefill(0, 5, ()),)), "an empty chunk"),
-        (Step(2, (), (), (prefill(0, 5, (1, 2, 3, 4)),)), "context overrun"),
-        (Step(2, (CopyPrefix(0, 1, 6),)), "copies more than the source holds"),
-        (Step(2, (), opened(1), (prefill(1), prefill(1, 5, (1,)))), "two chunks for one slot"),
+        (Step(2, (), (prefill(1),)), "key 1 is not open"),
+        (Step(2, (), (row(0, 6, 1),)), "slot 0 is at 5, not 6"),
+        (Step(2, (), (prefill(0, 5, ()),)), "a run without its tokens"),
+        (Step(2, (), (row(0, 5, FOLLOW),)), "a run without its tokens"),
+        (Step(2, (), (prefill(0, 5, (1, 2, 3, 4)),)), "context overrun"),
+        (Step(2, (Copy(0, 1, 6),)), "copies more than the source holds"),
+        (Step(2, (Copy(0, 0, 2),)), "copies a slot to itself"),
+        (Step(2, (Save(0, 1, 4),)), "saves another length"),
+        (Step(2, (Restore(1, 4, 2),)), "restores what was not saved"),
+        (Step(2, (Drop(4),)), "drops what was not saved"),
+        (Step(2, (Close(1),)), "closes a key that is not open"),
+        (Step(2, (opened(1),), (prefill(1), prefill(0))), "not in ascending order"),
+        (Step(2, (), (row(0, 5, 1), row(0, 6, 1))), "not in ascending order"),
+        (Step(2, (opened(1),), (prefill(0, 5, (1, 2)), row(1, 0, 1))), "a row among chunks"),
         (
-            Step(2, (), (), (prefill(0, 5, (1,)),), (DecodeRow(0, 6, 1),)),
-            "both prefills and decodes",
+            Step(2, (opened(2),), (prefill(0, 5, (1, 2)), prefill(2))),
+            "joined chunks with a hole between",
         ),
         (
-            Step(2, (), opened(1), (), (DecodeRow(1, 0, 1), DecodeRow(0, 5, 1))),
-            "not in ascending order",
+            Step(2, (opened(1),), (prefill(0, 0, PROMPT * 2), prefill(1))),
+            "joined chunks differ in length",
         ),
-        (Step(2, (), (), (), (DecodeRow(0, 5, 1), DecodeRow(0, 6, 1))), "not in ascending order"),
     ],
 )
 def test_steps_that_break_the_contract(backend: ScriptedBackend, step: Step, words: str) -> None:
-    backend.execute(Step(1, (), opened(0), (prefill(),)))
+    draw(backend, opened(0), prefill())
     with pytest.raises(ContractViolation, match=words):
         backend.execute(step)
 

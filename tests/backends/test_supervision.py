@@ -23,18 +23,13 @@ from llm_serving_engine.backends.process.loss import (
     loss_of,
 )
 from llm_serving_engine.backends.process.supervision import PATIENCE, Backoff, Supervision
+from llm_serving_engine.scheduler.cost import CostModel
 from llm_serving_engine.scheduler.request import Sampling
 from llm_serving_engine.scheduler.runner import RunnerLost
-from llm_serving_engine.scheduler.step import (
-    Capabilities,
-    DecodeRow,
-    OpenSequence,
-    PrefillChunk,
-    Step,
-)
+from llm_serving_engine.scheduler.step import Open, Output, Run, Step
 
 CONFIG = BackendConfig(sequences=2, context_per_sequence=256, threads=1)
-STEP = Step(1, (), (OpenSequence(0, Sampling()),), (PrefillChunk(0, 0, (1, 2, 3), sample=True),))
+STEP = Step(1, (Open(0, Sampling()),), (Run(0, 0, 0, (1, 2, 3), output=Output.SAMPLE),))
 # Long enough for a step of a worker that works.
 SUPERVISION = Supervision(step_seconds_max=1.0)
 
@@ -64,7 +59,7 @@ class Watched:
 
     async def works(self) -> bool:
         """Whether it does a step."""
-        return bool((await self.runner.begin(STEP)).tokens)
+        return bool((await self.runner.begin(STEP)).runs[0].tokens)
 
 
 @pytest_asyncio.fixture
@@ -225,11 +220,11 @@ def test_backoff() -> None:
 
 
 def test_slow_models_get_more_time() -> None:
-    slow = Capabilities(4, 256, prefill_token_seconds=0.5, decode_step_seconds=2.0)
+    step = Step(1, (), (Run(0, 0, 0, (1, 2, 3)),))
+    slow = CostModel([(step.shape, 2.0)])
     supervision = Supervision(step_seconds_max=30.0)
-    step = Step(1, prefills=(PrefillChunk(0, 0, (1, 2, 3), False),), decodes=(DecodeRow(1, 0, 1),))
-    assert supervision.step_seconds(step, slow) == PATIENCE * 3.5
-    assert supervision.step_seconds(step, Capabilities(4, 256)) == 30.0
+    assert supervision.step_seconds(step, slow) == pytest.approx(PATIENCE * 2.0)
+    assert supervision.step_seconds(step, CostModel()) == 30.0
 
 
 @pytest.mark.parametrize("name", ["step_seconds_max", "restart_delay_seconds_max"])

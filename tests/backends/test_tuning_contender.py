@@ -39,6 +39,20 @@ class Recorder:
         monkeypatch.setattr(ProcessRunner, "begin", recording)
 
 
+def rows_steps(recorder: Recorder) -> list[Step]:
+    return [step for step in recorder.steps if step.runs and step.rows]
+
+
+def chunks(recorder: Recorder) -> list[tuple[int, int, int]]:
+    """Slot, start, and length of the prompts' chunks."""
+    return [
+        (run.slot, run.start, len(run.tokens))
+        for step in recorder.steps
+        for run in step.runs
+        if not step.rows
+    ]
+
+
 @pytest_asyncio.fixture
 async def contender(tiny_model_path: Path) -> AsyncIterator[RunnerContender]:
     contender = RunnerContender(str(tiny_model_path), SETTINGS, 3, 300)
@@ -55,9 +69,8 @@ async def test_it_measures_a_prompt_and_a_row_for_each_client(
     assert reading.rows == 3
     assert reading.prefill_token_seconds > 0
     assert reading.decode_step_seconds > 0
-    prompts = [chunk for step in recorder.steps for chunk in step.prefills]
-    assert [(chunk.slot, chunk.position, len(chunk.tokens)) for chunk in prompts] == [(0, 0, 96)]
-    rows = [[row[:2] for row in step.decodes] for step in recorder.steps if step.decodes]
+    assert chunks(recorder) == [(0, 0, 64), (0, 64, 32)]
+    rows = [[(run.slot, run.start) for run in step.runs] for step in rows_steps(recorder)]
     # The first step is not counted.
     assert rows == [[(slot, 96 + i) for slot in range(3)] for i in range(6)]
 
@@ -72,7 +85,7 @@ async def test_a_prompt_is_as_long_as_the_context_allows(
 ) -> None:
     recorder = Recorder(monkeypatch)
     await contender.measure(Effort(4096, 7))
-    positions = [row.position for step in recorder.steps for row in step.decodes]
+    positions = [run.start for step in rows_steps(recorder) for run in step.runs]
     assert max(positions) == CONTEXT - 1
 
 
@@ -80,11 +93,10 @@ async def test_a_model_that_copies_nothing(
     contender: RunnerContender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder = Recorder(monkeypatch)
-    capabilities = contender._runner.capabilities._replace(prefix_copy=False)
+    capabilities = contender._runner.capabilities._replace(copy=False)
     monkeypatch.setattr(ProcessRunner, "capabilities", capabilities)
     assert (await contender.measure(Effort(96, 2))).rows == 3
-    prompts = [chunk for step in recorder.steps for chunk in step.prefills]
-    assert [(chunk.slot, len(chunk.tokens)) for chunk in prompts] == [(0, 96), (1, 8), (2, 8)]
+    assert chunks(recorder) == [(0, 0, 64), (0, 64, 32), (1, 0, 8), (2, 0, 8)]
 
 
 async def test_a_runner_that_dies(contender: RunnerContender) -> None:

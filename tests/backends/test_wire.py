@@ -21,19 +21,19 @@ from llm_serving_engine.backends.process.wire import (
     LoadFailed,
     Message,
     Progress,
+    Recall,
     encode,
 )
 from llm_serving_engine.scheduler.request import Sampling
 from llm_serving_engine.scheduler.step import (
     Capabilities,
-    ClearSlot,
-    CopyPrefix,
-    DecodeRow,
+    Copy,
     Logprobs,
-    OpenSequence,
-    PrefillChunk,
-    SampledToken,
-    SlotFailure,
+    Open,
+    Output,
+    Run,
+    RunResult,
+    Shape,
     Step,
     StepResult,
 )
@@ -45,14 +45,18 @@ MESSAGES: list[Message] = [
     LoadFailed("no such file"),
     Step(
         7,
-        (ClearSlot(0), CopyPrefix(0, 1, 5)),
-        (OpenSequence(1, Sampling(logit_bias={3: 1.0}), 2, (1, 2), (3,)),),
-        (PrefillChunk(1, 5, (6, 7), sample=True),),
-        (DecodeRow(0, 9, 4),),
+        (Open(3, Sampling(logit_bias={3: 1.0}), frozenset({2}), 2, (1, 2), (3,)), Copy(0, 1, 5)),
+        (Run(3, 1, 5, (6, 7), output=Output.SAMPLE | Output.LOGPROBS),),
+        level=2,
     ),
     StepResult(
-        7, (SampledToken(0, 3, Logprobs(-0.5, ((3, -0.5),))),), (SlotFailure(1, "full"),), 0.25
+        7,
+        runs=(RunResult(3, 2, (4,), (Logprobs(-0.5, ((3, -0.5),)),)), RunResult(4, 0, error="x")),
+        failed=(1,),
+        seconds=0.25,
+        shape=Shape(1, 2, 3, 0.5),
     ),
+    Recall(8),
 ]
 STREAM = b"".join(map(encode, MESSAGES))
 
@@ -128,3 +132,17 @@ def test_a_part_of_a_message() -> None:
     assert reader.partial
     reader.feed(frame[-1:])
     assert not reader.partial
+
+
+def test_a_step_that_is_called_back(ends: tuple[socket.socket, BlockingChannel]) -> None:
+    ours, channel = ends
+    for message in (Step(1), Step(2), Recall(2)):
+        ours.sendall(encode(message))
+    assert channel.receive() == Step(1)
+    # The recall of another step is left for that one.
+    assert not channel.recalled(1)
+    assert channel.receive() == Step(2)
+    assert channel.recalled(2)
+    ours.sendall(encode(Step(3)))
+    assert channel.receive() == Step(3)
+    assert not channel.recalled(3)

@@ -15,9 +15,10 @@ import sys
 import time
 from collections.abc import Iterator
 
-from step_overhead import first_step, next_step
+from step_overhead import first_steps, next_step
 
 from llm_serving_engine.backends.backend import BackendConfig
+from llm_serving_engine.backends.follow import Follower
 from llm_serving_engine.backends.llama_cpp.backend import LlamaCppBackend
 
 STEPS_MAX = 1500  # what a sequence's context has room for
@@ -40,11 +41,13 @@ def busy(count: int, seconds: float) -> Iterator[None]:
 
 def tokens_per_second(backend: LlamaCppBackend, rows: int, seconds: float) -> tuple[float, int]:
     """Of decoding for so long, and how many threads computed the last step."""
-    result = backend.execute(first_step(rows, 0.0))
+    follower = Follower(backend.execute)
+    for step in first_steps(rows, 0.0):
+        result = follower.execute(step)
     started = time.perf_counter()
     number = 0
     while number < STEPS_MAX and time.perf_counter() - started < seconds:
-        result = backend.execute(next_step(number, result))
+        result = follower.execute(next_step(number, rows))
         number += 1
     speed = number * rows / (time.perf_counter() - started)
     for slot in range(rows):

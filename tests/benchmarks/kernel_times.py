@@ -3,7 +3,7 @@
     python tests/benchmarks/kernel_times.py MODEL [--rounds 15]
 
 Calls the model in this process with exactly these tokens: the backend would add
-rows of no meaning where that is faster, and choose itself what shares a call.
+filler rows where that is faster.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llm_serving_engine.backends.backend import BackendConfig
-from llm_serving_engine.backends.llama_cpp.joint import Part
 from llm_serving_engine.backends.llama_cpp.model import LlamaModel
+from llm_serving_engine.backends.llama_cpp.part import Part
 from llm_serving_engine.backends.llama_cpp.settings import Settings
 from llm_serving_engine.backends.models.info import ModelInfo
 
@@ -83,7 +83,7 @@ class Kernels:
         ]
         started = time.perf_counter()
         for call in calls:
-            self._model.decode_parts(call)
+            self._model.decode(call)
         seconds = time.perf_counter() - started
         for slot in case.slots:
             self._model.drop_from(slot, case.before)
@@ -92,7 +92,7 @@ class Kernels:
     def fill(self, slot: int, tokens: int) -> None:
         """Bring so many tokens into a slot's cache."""
         while (at := self._model.length(slot)) < tokens:
-            self._model.decode_parts([self._part(slot, at, min(CHUNK, tokens - at))])
+            self._model.decode([self._part(slot, at, min(CHUNK, tokens - at))])
 
     def close(self) -> None:
         self._model.close()

@@ -16,16 +16,11 @@ from collections.abc import Callable
 from typing import Any
 
 from llm_serving_engine.backends.backend import BackendConfig
+from llm_serving_engine.backends.follow import Follower
 from llm_serving_engine.backends.llama_cpp.backend import LlamaCppBackend
 from llm_serving_engine.backends.process.host import ProcessRunner
 from llm_serving_engine.scheduler.request import Sampling
-from llm_serving_engine.scheduler.step import (
-    DecodeRow,
-    OpenSequence,
-    PrefillChunk,
-    Step,
-    StepResult,
-)
+from llm_serving_engine.scheduler.step import FOLLOW, Open, Output, Run, Step
 
 STEPS = 100
 PROMPT = 64
@@ -56,34 +51,38 @@ class Timed:
             self.seconds += time.perf_counter() - started
 
 
-def first_step(rows: int, temperature: float) -> Step:
-    sampling = (Sampling(temperature=temperature, seed=slot) for slot in range(rows))
-    return Step(
-        1,
-        opens=tuple(OpenSequence(slot, one) for slot, one in enumerate(sampling)),
-        prefills=tuple(
-            PrefillChunk(slot, 0, tuple(range(100 + slot, 100 + slot + PROMPT)), True)
-            for slot in range(rows)
-        ),
+def first_steps(rows: int, temperature: float) -> list[Step]:
+    """Put a prompt into each slot."""
+    return [
+        Step(
+            slot + 1,
+            (Open(slot, Sampling(temperature=temperature, seed=slot)),),
+            (Run(slot, slot, 0, tuple(range(slot, slot + PROMPT)), output=Output.SAMPLE),),
+        )
+        for slot in range(rows)
+    ]
+
+
+def next_step(number: int, rows: int) -> Step:
+    """A row of each slot, which follows the token drawn last."""
+    runs = (
+        Run(slot, slot, PROMPT + number, (FOLLOW,), output=Output.SAMPLE) for slot in range(rows)
     )
-
-
-def next_step(number: int, last: StepResult) -> Step:
-    position = PROMPT + number
-    rows = (DecodeRow(token.slot, position, token.token) for token in last.tokens)
-    return Step(number + 2, decodes=tuple(sorted(rows)))
+    return Step(rows + number + 1, runs=tuple(runs))
 
 
 def inside(model: str, rows: int, temperature: float) -> tuple[float, float]:
     """Median seconds of a step in `llama_decode`, and of the rest."""
     backend = LlamaCppBackend(model, BackendConfig(), lambda fraction: None)
     timed = backend._model._library = Timed(backend._model._library)
-    result = backend.execute(first_step(rows, temperature))
+    follower = Follower(backend.execute)
+    for step in first_steps(rows, temperature):
+        follower.execute(step)
     kernel, rest = [], []
     for number in range(STEPS):
-        step, timed.seconds = next_step(number, result), 0.0
+        step, timed.seconds = next_step(number, rows), 0.0
         started = time.perf_counter()
-        result = backend.execute(step)
+        follower.execute(step)
         kernel.append(timed.seconds)
         rest.append(time.perf_counter() - started - timed.seconds)
     backend.close()
@@ -95,13 +94,14 @@ async def around(model: str, rows: int, temperature: float) -> float:
     runner = ProcessRunner("llama.cpp", model)
     await runner.start()
     try:
-        result = await runner.begin(first_step(rows, temperature))
+        for step in first_steps(rows, temperature):
+            await runner.begin(step)
         beyond = []
         for number in range(STEPS):
-            step = next_step(number, result)
+            step = next_step(number, rows)
             started = time.perf_counter()
             result = await runner.begin(step)
-            beyond.append(time.perf_counter() - started - result.duration)
+            beyond.append(time.perf_counter() - started - result.seconds)
         return statistics.median(beyond)
     finally:
         await runner.close()

@@ -17,6 +17,8 @@ from llm_serving_engine.clients.bench.settings import Settings
 from llm_serving_engine.clients.bench.target import Ended, Output, ServerFacts, TargetError
 from llm_serving_engine.clients.bench.workloads import WORKLOADS, chat
 
+FULL = {"queue_requests_max": 1, "tenant_queue_share": 1.0}
+
 
 class FakeTarget:
     """Gives a token at each turn of the event loop, and keeps a log of what happened."""
@@ -169,7 +171,7 @@ async def test_the_warm_up_is_no_wider_than_the_server(target):
 
 async def test_a_real_server_that_is_full_refuses_and_says_when_to_come_again():
     async with (
-        gated(sequences=1, scheduler={"queue_requests_max": 1}) as server,
+        gated(sequences=1, scheduler=FULL) as server,
         GrpcTarget(server.address, cache_salt="x") as target,
     ):
         assert (await target.describe()).slots == 1

@@ -3,12 +3,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from stepping import answer, run_step
 
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.errors import DeadlinePassed, LimitReached
+from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.request import Priority, Request
-from llm_serving_engine.scheduler.step import Capabilities, SampledToken, StepResult
+from llm_serving_engine.scheduler.step import Capabilities, Shape
 
 
 def new_scheduler(slots: int = 1, **config: Any) -> Scheduler:
@@ -16,7 +18,8 @@ def new_scheduler(slots: int = 1, **config: Any) -> Scheduler:
 
 
 def ask(name: str, prompt: int = 10, max_tokens: int = 10, **more: Any) -> Request:
-    return Request(name, tuple(range(prompt)), max_tokens, **more)
+    start = sum(name.encode()) * 10_000
+    return Request(name, tuple(range(start, start + prompt)), max_tokens, **more)
 
 
 def refusal(scheduler: Scheduler, request: Request, now: float = 0.0) -> LimitReached:
@@ -25,76 +28,150 @@ def refusal(scheduler: Scheduler, request: Request, now: float = 0.0) -> LimitRe
     return raised.value
 
 
-def test_a_tenants_part_of_the_queue_in_requests() -> None:
-    scheduler = new_scheduler(queue_requests_per_tenant_max=2)
+def unreachable(scheduler: Scheduler, request: Request, now: float = 0.0) -> DeadlinePassed:
+    with pytest.raises(DeadlinePassed) as raised:
+        scheduler.submit(request, now)
+    assert raised.value.reason == DeadlinePassed.DEADLINE_UNREACHABLE
+    return raised.value
+
+
+def test_a_tenants_share_of_the_queue_in_requests() -> None:
+    scheduler = new_scheduler(queue_requests_max=4, tenant_queue_share=0.5)
     for name in "ab":
         scheduler.submit(ask(name, tenant="t"), 0.0)
     assert refusal(scheduler, ask("c", tenant="t")).subject == "tenant.queue.requests"
     scheduler.submit(ask("c", tenant="u"), 0.0)
 
 
-def test_a_tenants_part_of_the_queue_in_tokens() -> None:
-    scheduler = new_scheduler(queue_tokens_per_tenant_max=40)
+def test_a_tenants_share_of_the_queue_in_tokens() -> None:
+    scheduler = new_scheduler(queue_tokens_max=80, tenant_queue_share=0.5)
     scheduler.submit(ask("a", tenant="t"), 0.0)
     assert refusal(scheduler, ask("b", 11, tenant="t")).subject == "tenant.queue.tokens"
     scheduler.submit(ask("b", 10, tenant="t"), 0.0)
 
 
-def test_a_quota_is_spent_and_fills_again() -> None:
-    scheduler = new_scheduler(tenant_tokens_per_second=10, tenant_tokens_burst=30)
+def test_a_small_share_is_one_request_at_least() -> None:
+    scheduler = new_scheduler(queue_requests_max=3, tenant_queue_share=0.1)
     scheduler.submit(ask("a", tenant="t"), 0.0)
-    error = refusal(scheduler, ask("b", tenant="t"))
-    assert error.subject == "tenant.tokens"
-    assert error.retry_after == pytest.approx(1.0)
-    scheduler.submit(ask("other", tenant="u"), 0.0)
-    refusal(scheduler, ask("b", tenant="t"), now=0.9)
-    scheduler.submit(ask("b", tenant="t"), 1.0)
+    refusal(scheduler, ask("b", tenant="t"))
 
 
-def test_what_was_not_used_of_a_quota_comes_back() -> None:
-    scheduler = new_scheduler(tenant_tokens_per_second=1, tenant_tokens_burst=110)
-    scheduler.submit(ask("a", 10, 100, tenant="t", stop_tokens=frozenset({9})), 0.0)
-    refusal(scheduler, ask("b", 10, 10, tenant="t"))
-    step = scheduler.schedule(0.0)
-    scheduler.apply(StepResult(step.number, (SampledToken(0, 9),)), 0.0)
-    scheduler.submit(ask("b", 10, 90, tenant="t"), 0.0)
+def test_a_higher_class_displaces_the_newest_of_the_lowest() -> None:
+    scheduler = new_scheduler(queue_requests_max=3, tenant_queue_share=1.0)
+    low, newer = (scheduler.submit(ask(n, priority=Priority.LOW), 0.0) for n in ("l1", "l2"))
+    normal = scheduler.submit(ask("normal"), 0.0)
+    critical = scheduler.submit(ask("critical", priority=Priority.CRITICAL), 1.0)
+    assert newer.state is State.FAILED
+    assert isinstance(newer.error, LimitReached)
+    assert newer.error.retry_after > 0
+    assert [s.state for s in (low, normal, critical)] == [State.WAITING] * 3
+    # A class displaces none of its own.
+    assert refusal(scheduler, ask("low", priority=Priority.LOW)).subject == "queue.requests"
+    scheduler.submit(ask("high", priority=Priority.HIGH), 1.0)
+    assert low.state is State.FAILED
+    scheduler.submit(ask("high-2", priority=Priority.HIGH), 1.0)
+    assert normal.state is State.FAILED
+    refusal(scheduler, ask("high-3", priority=Priority.HIGH))
 
 
-def test_more_than_a_burst_passes_when_the_bucket_is_full() -> None:
-    scheduler = new_scheduler(tenant_tokens_per_second=10, tenant_tokens_burst=15)
-    scheduler.submit(ask("a", tenant="t"), 0.0)
-    assert refusal(scheduler, ask("b", tenant="t")).retry_after == pytest.approx(2.0)
+def test_nothing_is_displaced_in_vain() -> None:
+    scheduler = new_scheduler(queue_tokens_max=100, tenant_queue_share=1.0)
+    low = scheduler.submit(ask("low", 10, 10, priority=Priority.LOW), 0.0)
+    scheduler.submit(ask("normal", 40, 30), 0.0)
+    # Without the LOW one, 30 tokens are free.
+    assert refusal(scheduler, ask("high", 21, 10, priority=Priority.HIGH)).subject == "queue.tokens"
+    assert not low.state.ended
+    scheduler.submit(ask("high", 20, 10, priority=Priority.HIGH), 0.0)
+    assert low.state is State.FAILED
 
 
-def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
+def test_a_deadline_is_for_the_whole_answer() -> None:
     scheduler = new_scheduler()
-    scheduler.submit(ask("fast", deadline=1.0), 0.0)
-    # A prompt of 4,000 tokens takes seconds by itself.
-    with pytest.raises(DeadlinePassed) as raised:
-        scheduler.submit(ask("slow", 4000, deadline=1.0), 0.0)
-    assert raised.value.reason == "DEADLINE_UNREACHABLE"
-    assert "first token is expected in" in str(raised.value)
+    scheduler.submit(ask("short", 10, 10, deadline=1.0), 0.0)
+    # 400 tokens of output take seconds, however short the prompt is.
+    error = unreachable(new_scheduler(), ask("long", 10, 400, deadline=1.0))
+    assert "the answer is expected in" in str(error)
+    assert error.retry_after is not None
+    # And so does a prompt of 4,000 tokens by itself.
+    unreachable(new_scheduler(), ask("slow", 4000, deadline=1.0))
 
 
-def test_a_deadline_is_held_against_those_ahead_of_the_class() -> None:
+def test_a_deadline_is_held_against_what_is_ahead_of_the_class() -> None:
     scheduler = new_scheduler()
     for number in range(50):
         scheduler.submit(ask(f"{number}", 1000, 100), 0.0)
     scheduler.schedule(0.0)
-    with pytest.raises(DeadlinePassed):
-        scheduler.submit(ask("normal", deadline=5.0), 0.0)
+    unreachable(scheduler, ask("normal", deadline=5.0))
     scheduler.submit(ask("high", deadline=5.0, priority=Priority.HIGH), 0.0)
 
 
-def test_an_idle_slot_is_never_too_late() -> None:
+def test_a_tenant_with_nothing_in_the_queue_overtakes_those_that_have_much() -> None:
+    scheduler = new_scheduler()
+    for number in range(50):
+        scheduler.submit(ask(f"{number}", 100, 20, tenant="busy"), 0.0)
+    scheduler.schedule(0.0)
+    unreachable(scheduler, ask("more", deadline=5.0, tenant="busy"))
+    scheduler.submit(ask("other", deadline=5.0, tenant="other"), 0.0)
+
+
+def test_an_idle_slot_waits_for_nobody() -> None:
     scheduler = new_scheduler(slots=2)
     scheduler.submit(ask("a", 4000, 90), 0.0)
     scheduler.schedule(0.0)
-    scheduler.submit(ask("b", 10, deadline=0.2), 0.0)
+    scheduler.submit(ask("b", 10, 4, deadline=1.0), 0.0)
 
 
-def test_retry_after_grows_with_the_work_of_those_who_wait() -> None:
-    short, long = new_scheduler(queue_requests_max=4), new_scheduler(queue_requests_max=4)
+def test_costs_of_a_slow_spell_refuse_nothing_on_an_idle_server() -> None:
+    scheduler = new_scheduler()
+    for _ in range(200):
+        scheduler.cost.learn(Shape(1, 1, 1, 0.1), 5.0)
+        scheduler.cost.learn(Shape(1, 1, 64, 2.0), 20.0)
+    assert scheduler.cost.rows_seconds(1) > 1
+    scheduler.submit(ask("a", 10, 10, deadline=2.0), 0.0)
+
+
+def test_a_request_whose_time_has_run_short_gets_no_slot() -> None:
+    scheduler = new_scheduler()
+    holder = scheduler.submit(ask("holder", 10, 100), 0.0)
+    run_step(scheduler)
+    late = scheduler.submit(ask("late", 10, 100, deadline=10.0), 0.0)
+    patient = scheduler.submit(ask("patient", 10, 100), 0.0)
+    scheduler.cancel(holder.key, 9.9)
+    run_step(scheduler, now=9.9)
+    assert late.state is State.EXPIRED
+    assert isinstance(late.error, DeadlinePassed)
+    assert late.error.retry_after is not None
+    assert patient.state.running
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_what_cannot_end_in_time_gives_way_where_others_wait(others: bool) -> None:
+    scheduler = new_scheduler()
+    hopeless = scheduler.submit(ask("hopeless", 10, 1000, deadline=60.0), 0.0)
+    run_step(scheduler)
+    if others:
+        scheduler.submit(ask("waits"), 1.0)
+    run_step(scheduler, now=59.0)
+    assert (hopeless.state is State.EXPIRED) is others
+
+
+def test_the_output_of_a_tenant_is_learned() -> None:
+    scheduler = new_scheduler(slots=1)
+    for number in range(20):
+        request = ask(f"{number}", 10, 100, tenant="brief", stop_tokens=frozenset({9}))
+        sequence = scheduler.submit(request, 0.0)
+        for token in (5, 9):
+            step = scheduler.schedule(0.0)
+            assert step is not None
+            scheduler.apply(answer(step, token), 0.0)
+        assert sequence.state is State.FINISHED
+    unreachable(scheduler, ask("other", 10, 1000, deadline=1.0, tenant="other"))
+    scheduler.submit(ask("brief", 10, 1000, deadline=1.0, tenant="brief"), 0.0)
+
+
+def test_retry_after_grows_with_the_work_that_waits() -> None:
+    config: dict[str, Any] = {"queue_requests_max": 4, "tenant_queue_share": 1.0}
+    short, long = new_scheduler(**config), new_scheduler(**config)
     for number in range(4):
         short.submit(ask(f"{number}", 10, 10), 0.0)
         long.submit(ask(f"{number}", 2000, 500), 0.0)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from llm_serving_engine.backends.follow import Follower
 from llm_serving_engine.backends.scripted import ScriptedBackend, next_token
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.core import Scheduler
@@ -33,10 +34,12 @@ class GatedRunner:
 
     def __init__(self) -> None:
         self.backend = ScriptedBackend()
+        self._follower = Follower(lambda step: self.backend.execute(step))
         self.open = asyncio.Event()
         self.open.set()
         self.begun: list[Step] = []
-        self.takes_ahead = False
+        self.steps_max = 1
+        self.recalls: list[int] = []
         self.loses = 0
         self.recoveries = 0
         self.outside = False
@@ -61,7 +64,12 @@ class GatedRunner:
         if self.loses:
             self.loses -= 1
             raise RunnerLost("gone")
-        return self.backend.execute(step)
+        if step.number in self.recalls:
+            return StepResult(step.number, recalled=True)
+        return self._follower.execute(step)
+
+    def recall(self, number: int) -> None:
+        self.recalls.append(number)
 
 
 class Recorder:
@@ -159,8 +167,8 @@ async def test_cancel_ends_the_stream_and_frees_the_slot_at_once() -> None:
     async with running() as stage:
         stream = stage.engine.submit(ask(max_tokens=100))
         await stream.started()
-        stage.engine.cancel("a")
-        assert stage.engine.scheduler.slots.in_use == 0
+        stage.engine.cancel(stream.sequence.key)
+        assert stage.engine.scheduler.cache.in_use == 0
         with pytest.raises(Cancelled):
             await read(stream)
 
@@ -171,13 +179,13 @@ async def test_cancelled_before_it_started() -> None:
         for name in "abcd":  # all four slots
             stage.engine.submit(ask(name))
         stream = stage.engine.submit(ask("waits"))
-        stage.engine.cancel("waits")
+        stage.engine.cancel(stream.sequence.key)
         with pytest.raises(Cancelled):
             await stream.started()
 
 
 async def test_a_refusal_is_raised_and_told() -> None:
-    async with running(queue_requests_max=1) as stage:
+    async with running(queue_requests_max=1, tenant_queue_share=1.0) as stage:
         stage.engine.submit(ask("a"))
         with pytest.raises(LimitReached):
             stage.engine.submit(ask("b"))
@@ -200,7 +208,7 @@ async def test_finish_ends_the_request_early() -> None:
     async with running() as stage:
         stream = stage.engine.submit(ask(max_tokens=100))
         async for _ in stream:
-            stage.engine.finish("a", output_tokens=1)
+            stage.engine.finish(stream.sequence.key, output_tokens=1)
         assert stream.sequence.output == expected(ask(max_tokens=1))
         assert stream.sequence.finish_reason is FinishReason.STOP_SEQUENCE
 
@@ -340,7 +348,9 @@ async def test_an_observer_that_raises_is_told_nothing_more(
     broken, whole = Recorder(), Recorder()
     setattr(broken, method, None)
     runner = GatedRunner()
-    scheduler = Scheduler(runner.capabilities, SchedulerConfig(queue_requests_max=2))
+    scheduler = Scheduler(
+        runner.capabilities, SchedulerConfig(queue_requests_max=2, tenant_queue_share=1.0)
+    )
     engine = Engine(scheduler, runner, [broken, whole])
     task = asyncio.create_task(engine.run())
     streams = [engine.submit(ask(name)) for name in "ab"]

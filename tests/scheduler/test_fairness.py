@@ -16,7 +16,11 @@ from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.events import Begun, Moved, Produced
 from llm_serving_engine.scheduler.fairness import ServiceCounters
-from llm_serving_engine.scheduler.lifecycle import State
+from llm_serving_engine.scheduler.lifecycle import Event, State
+from llm_serving_engine.scheduler.policies.fair import (
+    OUTPUT_TOKEN_WEIGHT,
+    PROMPT_TOKEN_WEIGHT,
+)
 from llm_serving_engine.scheduler.request import Request
 from llm_serving_engine.scheduler.step import Step, StepResult
 from llm_serving_engine.server.simulator.simulation import Simulation
@@ -46,9 +50,9 @@ class FairnessRun:
 
     def __init__(self, arrivals: list[Arrival], slots: int) -> None:
         config = SchedulerConfig(
-            prefix_cache=False, queue_requests_max=10_000, queue_requests_per_tenant_max=10_000
+            prefix_cache=False, queue_requests_max=10_000, tenant_queue_share=1.0
         )
-        self.slots, self.config = slots, config
+        self.slots = slots
         backend = ScriptedBackend(
             config=BackendConfig(sequences=slots, context_per_sequence=CONTEXT)
         )
@@ -77,18 +81,15 @@ class FairnessRun:
 
     def _watch(self) -> None:
         """Before each step: who has been served, who waits, and how far apart they are."""
-        config = self.config
         events, self._seen = self.simulation.events[self._seen :], len(self.simulation.events)
         for _, event in events:
             tenant = event.sequence.request.tenant
             if isinstance(event, Produced):
-                self.service[tenant] += config.output_token_weight
+                self.service[tenant] += OUTPUT_TOKEN_WEIGHT
             elif isinstance(event, Begun):
                 pass
-            elif event.transition.state is State.PREFILL:
-                self.service[tenant] += config.prompt_token_weight * len(
-                    event.sequence.request.prompt
-                )
+            elif event.transition.event is Event.ADMIT:
+                self.service[tenant] += PROMPT_TOKEN_WEIGHT * len(event.sequence.request.prompt)
         waiting = set(self.scheduler.queue.tenants())
         for a in "ABC":
             for b in "ABC":
@@ -102,10 +103,7 @@ class FairnessRun:
     @property
     def bound(self) -> float:
         """2 max(w_p L, w_q M): L the longest prompt, M the tokens that a full batch holds."""
-        config = self.config
-        return 2 * max(
-            config.prompt_token_weight * 100, config.output_token_weight * self.slots * (100 + 40)
-        )
+        return 2 * max(PROMPT_TOKEN_WEIGHT * 100, OUTPUT_TOKEN_WEIGHT * self.slots * (100 + 40))
 
 
 @settings(max_examples=200, deadline=None)

@@ -4,12 +4,14 @@ Each file in golden/ holds commands, and below each what the scheduler made of
 it, indented. `pytest tests/scheduler/test_golden.py --rewrite-golden` writes
 the second anew.
 
-    slots=2 context=64 ...        a scheduler, with fields of SchedulerConfig; unit=8
-                                  for Capabilities.prefill_unit, save=1 for save_restore
-    submit a prompt=5 ...         a request, with fields of Request
+    slots=2 context=64 ...        a scheduler, with fields of Capabilities and SchedulerConfig
+    submit a prompt=5 ...         a request, with fields of Request; like=b: its prompt begins
+                                  like that of b
     cancel a / finish a 3 / lose  a caller's wish; the runner's death
-    step                          schedule, and give every due sequence a token
-    step begin / step end         the same in two halves
+    step                          send a step, and let the runner do it
+    send / do                     the two apart: the runner has two steps at most
+    do fail                       its operations on caches fail
+    recall                        call the queued step back, if a newcomer should go first
     at 1.5                        the time from here on
 """
 
@@ -25,8 +27,20 @@ from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.errors import RequestError
 from llm_serving_engine.scheduler.events import Begun, Moved, SchedulerEvent
+from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.request import Priority, Request
-from llm_serving_engine.scheduler.step import Capabilities, SampledToken, Step, StepResult
+from llm_serving_engine.scheduler.step import (
+    Capabilities,
+    Copy,
+    Open,
+    Operation,
+    Output,
+    Restore,
+    RunResult,
+    Save,
+    Step,
+    StepResult,
+)
 
 FILES = sorted((Path(__file__).parent / "golden").glob("*.txt"))
 
@@ -58,7 +72,8 @@ class Script:
         self.now = 0.0
         self.tokens = iter(range(100, 1000))
         self.scheduler = Scheduler(Capabilities(1, 64))
-        self.step = Step(0)
+        self.names: dict[str, int] = {}
+        self.recalled = 0
 
     def do(self, word: str, *rest: str) -> Iterator[str]:
         if "=" in word:
@@ -71,15 +86,12 @@ class Script:
         yield from (describe(event) for event in self.scheduler.take_events())
 
     def _configure(self, values: dict[str, Any]) -> None:
-        capabilities = Capabilities(
-            values.pop("slots"),
-            values.pop("context"),
-            prefill_unit=values.pop("unit", 1),
-            save_restore=bool(values.pop("save", 0)),
-        )
-        for switch in {"preemption", "prefix_cache", "compaction"} & values.keys():
-            values[switch] = bool(values[switch])
-        self.scheduler = Scheduler(capabilities, SchedulerConfig(**values))
+        fields = {name: values.pop(name) for name in Capabilities._fields if name in values}
+        for switch in {"snapshots", "joins", "copy"} & fields.keys():
+            fields[switch] = bool(fields[switch])
+        if "prefix_cache" in values:
+            values["prefix_cache"] = bool(values["prefix_cache"])
+        self.scheduler = Scheduler(Capabilities(**fields), SchedulerConfig(**values))
 
     def do_at(self, now: str) -> Iterator[str]:
         self.now = float(now)
@@ -87,32 +99,86 @@ class Script:
 
     def do_submit(self, name: str, *fields: str) -> Iterator[str]:
         values: dict[str, Any] = {"prompt": 4, "max_tokens": 4, **numbers(fields)}
-        values["prompt"] = tuple(range(values["prompt"]))
+        start = 1000 * sum(values.pop("like", name).encode())
+        values["prompt"] = tuple(range(start, start + values["prompt"]))
         values["priority"] = Priority(values.get("priority", Priority.NORMAL))
-        self.scheduler.submit(Request(name, **values), self.now)
+        sequence = self.scheduler.submit(Request(name, **values), self.now)
+        self.names[name] = sequence.key
         yield from ()
 
     def do_cancel(self, name: str) -> Iterator[str]:
-        self.scheduler.cancel(name, self.now)
+        self.scheduler.cancel(self.names[name], self.now)
         yield from ()
 
     def do_finish(self, name: str, tokens: str) -> Iterator[str]:
-        self.scheduler.finish(name, self.now, int(tokens))
+        self.scheduler.finish(self.names[name], self.now, int(tokens))
         yield from ()
 
     def do_lose(self) -> Iterator[str]:
         self.scheduler.runner_lost(self.now)
         yield from ()
 
-    def do_step(self, half: str = "") -> Iterator[str]:
-        if half != "end":
-            self.step = self.scheduler.schedule(self.now)
-            yield from describe_step(self.step)
-        if half != "begin" and not self.step.empty:
-            due = [c.slot for c in self.step.prefills if c.sample]
-            due += [row.slot for row in self.step.decodes]
-            sampled = tuple(SampledToken(slot, next(self.tokens)) for slot in due)
-            self.scheduler.apply(StepResult(self.step.number, sampled), self.now)
+    def do_step(self) -> Iterator[str]:
+        yield from self.do_send()
+        if self.scheduler.in_flight:
+            yield from self.do_do()
+
+    def do_send(self) -> Iterator[str]:
+        step = self.scheduler.schedule(self.now)
+        yield from self._describe(step)
+
+    def do_recall(self) -> Iterator[str]:
+        number = self.scheduler.recall(self.now)
+        self.recalled = number or 0
+        yield f"step {number} is called back" if number else "no step is called back"
+
+    def do_do(self, how: str = "") -> Iterator[str]:
+        step = self.scheduler.in_flight[0]
+        if step.number == self.recalled:
+            yield f"step {step.number} was not begun"
+            self.scheduler.apply(StepResult(step.number, recalled=True), self.now)
+            return
+        failed = [
+            index
+            for index, operation in enumerate(step.operations)
+            if how == "fail" and isinstance(operation, Copy | Restore | Save)
+        ]
+        lost = [run.key for run in step.runs if run.start and failed and step.operations]
+        runs = (
+            RunResult(run.key, 0)
+            if run.key in lost
+            else RunResult(
+                run.key,
+                len(run.tokens),
+                (next(self.tokens),) if run.output & Output.SAMPLE else (),
+            )
+            for run in step.runs
+        )
+        result = StepResult(step.number, runs=tuple(runs), failed=tuple(failed))
+        self.scheduler.apply(result, self.now)
+
+    def _describe(self, step: Step | None) -> Iterator[str]:
+        if step is None:
+            yield "nothing to send"
+            return
+        names = {key: name for name, key in self.names.items()}
+        yield f"step {step.number}"
+        yield from (describe_operation(operation, names) for operation in step.operations)
+        for run in step.runs:
+            span = f"[{run.start}:{run.end}]" if len(run.tokens) > 1 else f"[{run.start}]"
+            known = "" if run.tokens[0] >= 0 else " follows"
+            draws = " draws" if run.output else ""
+            yield f"run {names[run.key]} in slot {run.slot} {span}{known}{draws}"
+
+
+def describe_operation(operation: Operation, names: dict[int, str]) -> str:
+    kind = type(operation).__name__.lower()
+    if isinstance(operation, Open):
+        return f"open {names[operation.key]} after {list(operation.output)}"
+    fields = operation._asdict()
+    if "key" in fields:
+        return f"{kind} {names[fields['key']]}"
+    return f"{kind} " + " ".join(f"{name}={value}" for name, value in fields.items())
 
 
 def numbers(fields: tuple[str, ...]) -> dict[str, Any]:
@@ -137,18 +203,10 @@ def describe(event: SchedulerEvent) -> str:
 
 
 def why(event: Moved) -> str:
-    sequence = event.sequence
+    """The reason, where it does not go without saying."""
+    sequence, event_name = event.sequence, event.transition.event.value
+    if event.transition.state is State.WAITING and event_name != "submit":
+        return f" again: {event_name}"
     if not event.transition.state.ended:
         return ""
     return f": {sequence.error or (sequence.finish_reason and sequence.finish_reason.value)}"
-
-
-def describe_step(step: Step) -> Iterator[str]:
-    if step.empty:
-        yield "nothing to do"
-    yield from (str(operation) for operation in step.operations)
-    yield from (f"open slot {o.slot} after {list(o.output)}" for o in step.opens)
-    for chunk in step.prefills:
-        end = chunk.position + len(chunk.tokens)
-        yield f"prefill slot {chunk.slot} [{chunk.position}:{end}]{' sample' * chunk.sample}"
-    yield from (f"decode slot {r.slot} [{r.position}] {r.token}" for r in step.decodes)

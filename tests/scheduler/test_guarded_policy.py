@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from typing import Any
 
 import pytest
+from stepping import run_step
 
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.core import Scheduler
@@ -15,18 +16,9 @@ from llm_serving_engine.scheduler.policies.first_come import FirstComePolicy
 from llm_serving_engine.scheduler.policy import Key
 from llm_serving_engine.scheduler.request import FinishReason, Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence
-from llm_serving_engine.scheduler.step import Capabilities, SampledToken, StepResult
+from llm_serving_engine.scheduler.step import Capabilities
 
-METHODS = (
-    "key",
-    "line",
-    "prefill_key",
-    "preempts",
-    "submitted",
-    "served",
-    "left",
-    "service",
-)  # fmt: skip
+METHODS = ("key", "line", "submitted", "served", "left", "service")
 CONFIG = SchedulerConfig()
 
 
@@ -59,11 +51,8 @@ class Nonsense(FirstComePolicy):
 
 def run(scheduler: Scheduler) -> None:
     for now in range(200):
-        step = scheduler.schedule(float(now))
-        if step.empty:
+        if not run_step(scheduler, now=float(now)).runs:
             return
-        due = [c.slot for c in step.prefills if c.sample] + [r.slot for r in step.decodes]
-        scheduler.apply(StepResult(step.number, tuple(SampledToken(s, 5) for s in due)), now)
         scheduler.policy.service()
     raise AssertionError("it does not end")
 
@@ -78,11 +67,7 @@ def test_every_request_finishes(method: str, calls: int) -> None:
     ]
     run(scheduler)
     assert {sequence.finish_reason for sequence in sequences} == {FinishReason.MAX_TOKENS}
-    assert scheduler.policy.failure in (
-        "the policy Fragile raised KeyError: 'of its own'",
-        # It is not asked so often.
-        *([""] if calls == 5 and method == "preempts" else []),
-    )
+    assert scheduler.policy.failure == "the policy Fragile raised KeyError: 'of its own'"
     assert scheduler.policy.service() == {}
     assert scheduler.idle
 
@@ -94,7 +79,7 @@ def test_who_waited_is_ordered_by_the_default_from_then_on() -> None:
     assert running.slot == 0
     for n, priority in enumerate([Priority.LOW, Priority.NORMAL, Priority.HIGH]):
         scheduler.submit(Request(priority.name, (1,), 6, priority=priority), float(n))
-    first = scheduler.queue.first(5.0)
+    first = scheduler.dispatch.first(5.0)
     assert first is not None
     assert first.request.id == "HIGH"  # of the one line of all, it was the last
     assert scheduler.policy.failure

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from stepping import run_step
 
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.core import Scheduler
@@ -18,18 +19,27 @@ class LastComePolicy(Policy):
         return (-sequence.arrived_at,)
 
 
-def order(policy: str, requests: list[tuple[float, Request]], now: float = 10.0) -> list[str]:
-    scheduler = Scheduler(Capabilities(1, 4096), SchedulerConfig(policy=policy, aging_seconds=10))
-    for at, request in requests:
-        scheduler.submit(request, at)
-    key = scheduler.policy.key
-    return [s.request.id for s in sorted(scheduler.queue, key=lambda s: key(s, now))]
+def served_order(policy: str, requests: list[tuple[float, Request]], **config: float) -> list[str]:
+    """In which order requests get the only slot that there is."""
+    settings = SchedulerConfig(policy=policy, **config)  # type: ignore[arg-type]
+    scheduler = Scheduler(Capabilities(1, 4096), settings)
+    holder = scheduler.submit(Request("holder", (9,), 2, priority=Priority.CRITICAL), 0.0)
+    scheduler.schedule(0.0)
+    sequences = [scheduler.submit(request, at) for at, request in requests]
+    scheduler.cancel(holder.key, 10.0)
+    scheduler.runner_lost(10.0, outside=True)
+    order = []
+    while not scheduler.idle:
+        run_step(scheduler, now=10.0)
+        done = [s.request.id for s in sequences if s.has_run and s.request.id not in order]
+        order += done
+    return order
 
 
 REQUESTS = [
     (1.0, Request("long", (1,) * 50, 50)),
-    (2.0, Request("short", (1,), 1)),
-    (3.0, Request("urgent", (1,) * 9, 9, priority=Priority.CRITICAL)),
+    (2.0, Request("short", (2,), 1)),
+    (3.0, Request("urgent", (3,) * 9, 9, priority=Priority.CRITICAL)),
 ]
 
 
@@ -43,7 +53,7 @@ REQUESTS = [
     ],
 )
 def test_the_order_of_each(policy: str, expected: list[str]) -> None:
-    assert order(policy, REQUESTS) == expected
+    assert served_order(policy, REQUESTS) == expected
 
 
 @pytest.mark.parametrize("name", ["unknown", "no.such.module:Policy", "json:dumps", "math:pi"])
@@ -57,23 +67,24 @@ def test_all_named_ones_load() -> None:
         assert isinstance(load_policy(name, SchedulerConfig()), Policy)
 
 
-def test_age_raises_a_class_at_a_time() -> None:
-    low = (0.0, Request("low", (1,), 1, priority=Priority.LOW))
-    normal = (19.0, Request("normal", (1,), 1))
-    assert order("fair", [low, normal], now=19.5) == ["low", "normal"]  # both at level 2
-    later = (19.0, Request("high", (1,), 1, priority=Priority.HIGH))
-    assert order("fair", [low, later], now=19.5) == ["high", "low"]
-    assert order("fair", [low, later], now=28.9) == ["low", "high"]  # 3 and 3: who came first
+def test_the_oldest_gets_one_slot_in_eight_and_no_more() -> None:
+    """HIGH requests keep coming: LOW ones wait for their age, then get every eighth slot."""
+    lows = [(0.0, Request(f"low{n}", (n, 1), 1, priority=Priority.LOW)) for n in range(3)]
+    highs = [(1.0, Request(f"high{n}", (n, 2), 1, priority=Priority.HIGH)) for n in range(20)]
+    order = served_order("fair", lows + highs, aging_seconds=5)
+    assert [order.index(f"low{n}") for n in range(3)] == [0, 8, 16]
+    young = served_order("fair", lows + highs, aging_seconds=50)
+    assert [young.index(f"low{n}") for n in range(3)] == [20, 21, 22]
 
 
-def test_age_protects_from_preemption() -> None:
-    policy = FairPolicy(SchedulerConfig(aging_seconds=10))
-    scheduler = Scheduler(Capabilities(1, 64), policy=policy)
-    old = scheduler.submit(Request("old", (1,), 1, priority=Priority.LOW), 0.0)
-    high = scheduler.submit(Request("high", (1,), 1, priority=Priority.HIGH), 19.0)
-    assert policy.preempts(high, old, 19.0)
-    assert not policy.preempts(high, old, 20.0)
-    assert not policy.preempts(old, high, 100.0)
+def test_age_takes_no_slot_from_what_runs() -> None:
+    scheduler = Scheduler(Capabilities(1, 64), SchedulerConfig(aging_seconds=5))
+    high = scheduler.submit(Request("high", (1,), 50, priority=Priority.HIGH), 0.0)
+    run_step(scheduler)
+    scheduler.submit(Request("low", (2,), 50, priority=Priority.LOW), 0.0)
+    run_step(scheduler, now=100.0)
+    assert high.preemptions == 0
+    assert high.state.running
 
 
 def test_the_tenant_that_was_served_least_goes_first() -> None:
@@ -83,13 +94,18 @@ def test_the_tenant_that_was_served_least_goes_first() -> None:
     b = scheduler.submit(Request("b", (1,), 1, tenant="B"), 1.0)
     policy.served(a, prompt_tokens=3, output_tokens=1)  # 3 + 2
     policy.served(b, prompt_tokens=0, output_tokens=2)  # 4
-    assert scheduler.queue.first(2.0) is b
+    assert scheduler.dispatch.first(2.0) is b
 
 
-def test_in_a_tenant_the_shortest_rest_is_computed_first() -> None:
-    policy = FairPolicy(SchedulerConfig())
-    scheduler = Scheduler(Capabilities(2, 4096), policy=policy)
-    scheduler.submit(Request("document", tuple(range(3000)), 5), 0.0)
-    scheduler.submit(Request("question", (1, 2, 3), 5), 0.0)
+def test_the_shortest_rest_is_computed_first_until_the_long_one_has_waited_for_it() -> None:
+    scheduler = Scheduler(Capabilities(2, 4096))
+    document = scheduler.submit(Request("document", tuple(range(3000)), 5), 0.0)
+    question = scheduler.submit(Request("question", (1, 2, 3), 5), 0.0)
     step = scheduler.schedule(1.0)
-    assert next(chunk.slot for chunk in step.prefills) == 1
+    assert step is not None
+    assert step.runs[0].key == question.key
+    scheduler = Scheduler(Capabilities(3, 4096), SchedulerConfig(prefix_cache=False))
+    document = scheduler.submit(Request("document", tuple(range(3000)), 5), 0.0)
+    run_step(scheduler, now=0.0)
+    scheduler.submit(Request("question", (1, 2, 3), 5), 60.0)
+    assert run_step(scheduler, now=60.0).runs[0].key == document.key

@@ -1,49 +1,99 @@
 from __future__ import annotations
 
+import hypothesis.strategies as st
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from llm_serving_engine.scheduler.config import SchedulerConfig
-from llm_serving_engine.scheduler.lifecycle import State
-from llm_serving_engine.scheduler.policies.first_come import FirstComePolicy
+from llm_serving_engine.scheduler.lifecycle import Event, State
 from llm_serving_engine.scheduler.policy import POLICIES, load_policy
-from llm_serving_engine.scheduler.queue import WaitingQueue
+from llm_serving_engine.scheduler.queue import Awaited, Deadlines, WaitingQueue
 from llm_serving_engine.scheduler.request import Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence, Transition
 
 
-def waiting(name: str, priority: Priority = Priority.NORMAL, tokens: int = 2) -> Sequence:
-    request = Request(name, (1,) * (tokens - 1), 1, priority=priority, tenant=name[0])
-    return Sequence(request, [Transition(State.WAITING, 0.0)])
+def waiting(
+    key: int,
+    priority: Priority = Priority.NORMAL,
+    tokens: int = 2,
+    at: float = 0.0,
+    tenant: str = "",
+) -> Sequence:
+    request = Request(f"r{key}", (1,) * (tokens - 1), 1, priority=priority, tenant=tenant)
+    return Sequence(request, key, [Transition(State.WAITING, at, Event.SUBMIT)])
 
 
-def test_the_policy_says_who_is_first() -> None:
-    queue = WaitingQueue(FirstComePolicy(SchedulerConfig()))
-    assert queue.first(0.0) is None
-    late, early = waiting("late"), waiting("early")
-    late.history[0] = Transition(State.WAITING, 1.0)
-    queue.add(late)
-    queue.add(early)
-    assert queue.first(2.0) is early
+def test_the_first_to_arrive_is_the_head_of_its_line() -> None:
+    queue = WaitingQueue()
+    assert list(queue.heads()) == []
+    late, early, other = waiting(1, at=1.0), waiting(2, at=0.0), waiting(3, at=5.0)
+    queue.add(late, "line")
+    queue.add(early, "line")
+    queue.add(other, "another")
+    assert list(queue.heads()) == [early, other]
+    queue.remove(early)
+    assert list(queue.heads()) == [late, other]
 
 
 def test_counts_follow_what_waits() -> None:
-    queue = WaitingQueue(FirstComePolicy(SchedulerConfig()))
-    low, normal = waiting("low", Priority.LOW, tokens=5), waiting("normal", tokens=7)
-    queue.add(low)
-    queue.add(normal)
+    queue = WaitingQueue()
+    low, normal = waiting(1, Priority.LOW, tokens=5, tenant="l"), waiting(2, tokens=7, tenant="n")
+    queue.add(low, "low")
+    queue.add(normal, "normal")
     assert (len(queue), queue.tokens) == (2, 12)
     assert queue.of_class(Priority.LOW).requests == 1
     assert queue.of_tenant("n").tokens == 7
-    assert queue.highest_class() is Priority.NORMAL
     queue.remove(normal)
     assert (len(queue), queue.tokens) == (1, 5)
-    assert queue.highest_class() is Priority.LOW
     assert list(queue.tenants()) == ["l"]
     queue.remove(low)
-    assert queue.highest_class() is None
     assert queue.tenants() == {}
+
+
+def test_a_deferred_request_waits_in_no_line() -> None:
+    queue = WaitingQueue()
+    donor, one, other = waiting(1), waiting(2), waiting(3)
+    for sequence in (one, other):
+        queue.add(sequence, "line")
+    queue.defer(one, Awaited(donor, 64))
+    assert list(queue.heads()) == [other]
+    assert (len(queue), queue.deferred) == (2, 1)
+    queue.resume(lambda awaited: awaited.donor is donor, lambda sequence: "line")
+    assert queue.deferred == 1
+    queue.resume(lambda awaited: False, lambda sequence: "line")
+    assert list(queue.heads()) == [one]
+    assert queue.deferred == 0
+    queue.defer(one, Awaited(donor, 64))
+    queue.remove(one)
+    assert (len(queue), queue.deferred) == (1, 0)
+
+
+def test_the_newest_of_the_lowest_class_is_displaced() -> None:
+    queue = WaitingQueue()
+    low, newer, normal = waiting(1, Priority.LOW), waiting(2, Priority.LOW), waiting(3)
+    ran = waiting(4, Priority.LOW)
+    for event in (Event.ADMIT, Event.PREEMPT):
+        ran.advance(event, 1.0)
+    for sequence in (low, newer, normal, ran):
+        queue.add(sequence, "line")
+    assert queue.displaceable(Priority.HIGH, None) is newer
+    assert queue.displaceable(Priority.LOW, None) is None
+    assert queue.displaceable(Priority.HIGH, "other") is None
+    queue.remove(newer)
+    queue.remove(low)
+    assert queue.displaceable(Priority.HIGH, None) is normal
+    assert queue.displaceable(Priority.NORMAL, None) is None
+
+
+def test_lines_of_a_class_are_served_in_turn() -> None:
+    queue = WaitingQueue()
+    for key in range(10):
+        queue.add(waiting(key, tenant="busy"), "busy")
+    assert queue.ahead("busy", Priority.NORMAL) == 10
+    queue.add(waiting(10, tenant="other"), "other")
+    # One more of the other's, and as many of the busy one's.
+    assert queue.ahead("other", Priority.NORMAL) == 3
+    assert queue.ahead("new", Priority.HIGH) == 0
 
 
 arrivals = st.lists(
@@ -61,29 +111,58 @@ arrivals = st.lists(
 
 @pytest.mark.parametrize("name", POLICIES)
 @given(arrivals=arrivals, removed=st.sets(st.integers(0, 19)), now=st.floats(1000, 2000))
-def test_the_head_of_some_line_goes_before_everybody(
+def test_the_head_of_some_line_goes_before_all_others(
     name: str,
     arrivals: list[tuple[float, Priority, str, int, bool]],
     removed: set[int],
     now: float,
 ) -> None:
     policy = load_policy(name, SchedulerConfig())
-    queue = WaitingQueue(policy)
+    queue = WaitingQueue()
     sequences = []
-    for number, (at, priority, tenant, tokens, ran_before) in enumerate(arrivals):
-        sequence = waiting(f"{tenant}{number}", priority, tokens + 1)
-        sequence.history[0] = Transition(State.WAITING, at)
-        sequence.preemptions = int(ran_before)
+    for key, (at, priority, tenant, tokens, has_run) in enumerate(arrivals):
+        sequence = waiting(key, priority, tokens + 1, at, tenant)
+        if has_run:
+            sequence.advance(Event.ADMIT, at)
+            sequence.advance(Event.PREEMPT, at)
         policy.submitted(sequence)
         policy.served(sequence, tokens, 0)
-        queue.add(sequence)
+        queue.add(sequence, policy.line(sequence))
         sequences.append(sequence)
-    for number, sequence in enumerate(sequences):
-        if number in removed:
+    for key, sequence in enumerate(sequences):
+        if key in removed:
             queue.remove(sequence)
     assert len(list(queue)) == len(queue)
-    first = queue.first(now)
-    if first is None:
-        assert len(queue) == 0
-    else:
-        assert policy.key(first, now) == min(policy.key(other, now) for other in queue)
+
+    def order(sequence: Sequence) -> tuple[float, ...]:
+        level = -sequence.request.priority if policy.strict_classes else 0
+        return (level, *policy.key(sequence, now))
+
+    heads = list(map(order, queue.heads()))
+    assert min(heads, default=None) == min(map(order, queue), default=None)
+
+
+@given(
+    st.dictionaries(st.integers(0, 50), st.floats(0, 10), max_size=20),
+    st.sets(st.integers(0, 50)),
+    st.floats(0, 10),
+)
+def test_the_overdue_come_out_once_in_order(
+    deadlines: dict[int, float], gone: set[int], now: float
+) -> None:
+    heap = Deadlines()
+    for key, deadline in deadlines.items():
+        heap.add(key, deadline)
+    for key in gone:
+        heap.discard(key)
+    expected = sorted((d, key) for key, d in deadlines.items() if key not in gone and d <= now)
+    assert heap.pop_overdue(now) == [key for _, key in expected]
+    assert heap.pop_overdue(now) == []
+
+
+def test_the_memory_of_deadlines_follows_the_live_requests() -> None:
+    heap = Deadlines()
+    for key in range(10_000):
+        heap.add(key, 1e9)
+        heap.discard(key)
+    assert len(heap._heap) <= 2

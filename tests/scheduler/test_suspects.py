@@ -7,19 +7,20 @@ import random
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
+from stepping import answer, run_step
 
 from llm_serving_engine.backends.backend import BackendConfig
 from llm_serving_engine.backends.scripted import ScriptedBackend, next_token
-from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.errors import RequestFailed
 from llm_serving_engine.scheduler.events import Moved
 from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.request import FinishReason, Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence
-from llm_serving_engine.scheduler.step import Capabilities, SampledToken, Step, StepResult
+from llm_serving_engine.scheduler.step import Capabilities, RunResult, Step, StepResult
+from llm_serving_engine.scheduler.step import Run as StepRun
 from llm_serving_engine.scheduler.suspects import PROOF_TOKENS, Suspects
-from llm_serving_engine.server.simulator.simulation import Simulation
+from llm_serving_engine.server.simulator.simulation import RunnerDied, Simulation
 
 MARK = 255
 CONTEXT = 120
@@ -29,92 +30,88 @@ def test_nobody_is_suspected_at_first() -> None:
     suspects = Suspects(1)
     assert not suspects
     assert suspects.next is None
-    suspects.progressed("a", 100)
-    suspects.left("a")
+    suspects.progressed(1, 100)
+    suspects.left(1)
 
 
 def test_all_that_ran_at_a_loss_are_tried_in_order() -> None:
     suspects = Suspects(1)
-    assert suspects.lost({"a": 0, "b": 7}) == ()
-    assert (len(suspects), suspects.next) == (2, "a")
-    assert "b" in suspects
-    assert "c" not in suspects
-    suspects.progressed("a", PROOF_TOKENS - 1)
-    assert suspects.next == "a"
-    suspects.progressed("a", PROOF_TOKENS)
-    assert suspects.next == "b"
-    suspects.progressed("b", 7 + PROOF_TOKENS - 1)
-    assert suspects.next == "b"
-    suspects.progressed("b", 7 + PROOF_TOKENS)
+    assert suspects.lost({1: 0, 2: 7}) == ()
+    assert (len(suspects), suspects.next) == (2, 1)
+    assert 2 in suspects
+    assert 3 not in suspects
+    suspects.progressed(1, PROOF_TOKENS - 1)
+    assert suspects.next == 1
+    suspects.progressed(1, PROOF_TOKENS)
+    assert suspects.next == 2
+    suspects.progressed(2, 7 + PROOF_TOKENS - 1)
+    assert suspects.next == 2
+    suspects.progressed(2, 7 + PROOF_TOKENS)
     assert not suspects
 
 
 def test_two_losses_alone_convict() -> None:
     suspects = Suspects(1)
-    suspects.lost({"a": 0, "b": 7})
-    assert suspects.lost({"a": 0}) == ()
-    assert suspects.next == "a"
-    assert suspects.lost({"a": 0}) == ("a",)
-    assert suspects.next == "b"
+    suspects.lost({1: 0, 2: 7})
+    assert suspects.lost({1: 0}) == ()
+    assert suspects.next == 1
+    assert suspects.lost({1: 0}) == (1,)
+    assert suspects.next == 2
 
 
 def test_one_that_ran_alone_is_tried_before_those_that_had_company() -> None:
     suspects = Suspects(1)
-    suspects.lost({"a": 0, "b": 0, "c": 0})
-    suspects.progressed("a", PROOF_TOKENS)
-    suspects.lost({"b": 0})
-    suspects.lost({"c": 0})
-    assert suspects.next == "b"
+    suspects.lost({1: 0, 2: 0, 3: 0})
+    suspects.progressed(1, PROOF_TOKENS)
+    suspects.lost({2: 0})
+    suspects.lost({3: 0})
+    assert suspects.next == 2
 
 
 def test_progress_between_two_losses_alone_clears() -> None:
     suspects = Suspects(1)
     for output_tokens in range(0, 50, PROOF_TOKENS):
-        assert suspects.lost({"a": output_tokens}) == ()
-        suspects.progressed("a", output_tokens + PROOF_TOKENS)
+        assert suspects.lost({1: output_tokens}) == ()
+        suspects.progressed(1, output_tokens + PROOF_TOKENS)
 
 
 def test_company_is_suspected_from_the_configured_number_of_losses_on() -> None:
     suspects = Suspects(3)
-    suspects.lost({"a": 0, "b": 0})
-    suspects.lost({"a": 0, "c": 0})
+    suspects.lost({1: 0, 2: 0})
+    suspects.lost({1: 0, 3: 0})
     assert not suspects
-    suspects.lost({"a": 0, "d": 0})
-    assert suspects.next == "a"
+    suspects.lost({1: 0, 4: 0})
+    assert suspects.next == 1
     assert len(suspects) == 1
-    assert suspects.lost({"e": 0}) == ()
-    assert "e" in suspects  # it was alone
+    assert suspects.lost({5: 0}) == ()
+    assert 5 in suspects  # it was alone
 
 
 def test_who_has_left_is_forgotten() -> None:
     suspects = Suspects(1)
-    suspects.lost({"a": 0, "b": 0})
-    suspects.left("a")
-    assert suspects.next == "b"
-    suspects.left("b")
+    suspects.lost({1: 0, 2: 0})
+    suspects.left(1)
+    assert suspects.next == 2
+    suspects.left(2)
     assert not suspects
-
-
-def run_step(scheduler: Scheduler, now: float) -> None:
-    step = scheduler.schedule(now)
-    due = [c.slot for c in step.prefills if c.sample] + [r.slot for r in step.decodes]
-    scheduler.apply(StepResult(step.number, tuple(SampledToken(slot, 5) for slot in due)), now)
 
 
 def test_the_core_tries_those_that_ran_one_at_a_time() -> None:
     scheduler = Scheduler(Capabilities(4, 32))
-    a, b = (scheduler.submit(Request(name, (1, 2, 3), 9), 0.0) for name in "ab")
-    run_step(scheduler, 0.0)
+    a, b = (scheduler.submit(Request(str(n), (n, 2, 3), 9), 0.0) for n in range(2))
+    run_step(scheduler)
+    run_step(scheduler)
     scheduler.schedule(1.0)
-    scheduler.submit(Request("c", (1, 2, 3), 9), 1.0)
+    scheduler.submit(Request("c", (9, 2, 3), 9), 1.0)
     scheduler.runner_lost(1.0)
     for suspect in (a, a, b, b):
         step = scheduler.schedule(2.0)
-        assert list(scheduler.slots.holders()) == [suspect]
-        assert scheduler.schedule_ahead(2.0) is None
-        scheduler.apply(StepResult(step.number, (SampledToken(suspect.slot or 0, 5),)), 2.0)
-    run_step(scheduler, 3.0)
-    assert scheduler.slots.in_use == 3
+        assert step is not None
+        assert list(scheduler.cache.holders()) == [suspect]
+        assert scheduler.schedule(2.0) is None
+        scheduler.apply(answer(step), 2.0)
+    run_step(scheduler, now=3.0)
+    assert scheduler.cache.in_use == 3
 
 
 class Died(Exception):
@@ -124,11 +121,12 @@ class Died(Exception):
 class PoisonedBackend(ScriptedBackend):
     """Dies where a sequence that begins with MARK gets as long as its second token says."""
 
-    def _append(self, slot: int, position: int, tokens: tuple[int, ...]) -> None:
-        super()._append(slot, position, tokens)
-        cache = self._caches[slot]
+    def _compute(self, run: StepRun) -> RunResult:
+        result = super()._compute(run)
+        cache = self.caches[run.slot]
         if cache[0] == MARK and len(cache) > 1 and len(cache) >= cache[1]:
             raise Died
+        return result
 
 
 class Run:
@@ -145,8 +143,7 @@ class Run:
         self.slots, self.outside = slots, outside
         self.blamed, self.company = 0, list[int]()
         self.backend = self._new_backend()
-        config = SchedulerConfig(prefill_tokens_max=64)
-        self.scheduler = Scheduler(self.backend.report.capabilities, config)
+        self.scheduler = Scheduler(self.backend.report.capabilities)
         self.simulation = Simulation(self.scheduler, self._execute)
         self._begun = 0
         for at, request in requests:
@@ -161,20 +158,20 @@ class Run:
             config=BackendConfig(sequences=self.slots, context_per_sequence=CONTEXT)
         )
 
-    def _execute(self, step: Step) -> StepResult | None:
+    def _execute(self, step: Step) -> StepResult:
         self._begun += 1
         if self._begun in self.outside:
             self.backend = self._new_backend()
             self.simulation.outside = True
-            return None
+            raise RunnerDied
         try:
             return self.backend.execute(step)
         except Died:
             self.blamed += 1
-            self.company.append(self.scheduler.slots.in_use)
+            self.company.append(self.scheduler.cache.in_use)
             self.backend = self._new_backend()
             self.simulation.outside = False
-            return None
+            raise RunnerDied from None
 
 
 def innocent(name: str, length: int, max_tokens: int, priority: Priority) -> Request:

@@ -12,7 +12,7 @@ import pytest
 from running_server import RunningServer, asked, gated
 
 from llm_serving_engine.scheduler.lifecycle import State
-from llm_serving_engine.scheduler.step import Step
+from llm_serving_engine.scheduler.step import Open, Step
 from llm_serving_engine.v1 import inference_pb2_grpc
 
 Leave = Callable[["Caller"], Any]
@@ -51,7 +51,7 @@ class Caller:
 
 
 def slots_of(step: Step) -> set[int]:
-    return {chunk.slot for chunk in step.prefills} | {row.slot for row in step.decodes}
+    return {run.slot for run in step.runs}
 
 
 @pytest.mark.parametrize("method", ["Generate", "Stream"])
@@ -61,8 +61,7 @@ async def test_a_caller_that_leaves(
     state: State, leave: Leave, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Prompts take several steps: prefill can be left in its middle.
-    scheduler = {"prefill_tokens_max": 64}
-    async with gated(sequences=1, scheduler=scheduler) as server:
+    async with gated(sequences=1, prefill_chunk=32) as server:
         recorder, runner = server.recorder, server.runner
         first = None
         if state is State.WAITING:
@@ -93,7 +92,7 @@ async def test_a_caller_that_leaves(
         if first is not None:
             await first
         # What came after was done for others only.
-        produced = sum(len(step.decodes) for step in runner.begun[begun:])
+        produced = sum(len(step.runs) for step in runner.begun[begun:])
         assert produced <= 2 * 8
         assert recorder.states["leaver"][-1] is State.CANCELLED
         (line,) = [r for r in caplog.records if r.getMessage() == "request cancelled"]
@@ -105,8 +104,8 @@ async def test_a_caller_that_leaves(
 async def test_a_slot_is_used_again_in_the_next_step() -> None:
     async with gated(sequences=1) as server:
         stream = server.stream(request_id="leaver", max_tokens=100)
-        assert (await stream.read()).HasField("started")
         server.runner.let(3)
+        assert (await stream.read()).HasField("started")
         await server.runner.held(4)
         waiting = asyncio.ensure_future(server.generate(request_id="waiting"))
         await server.recorder.state("waiting", State.WAITING)
@@ -115,7 +114,7 @@ async def test_a_slot_is_used_again_in_the_next_step() -> None:
         server.runner.let(1)
         step = await server.runner.held(5)
         assert slots_of(step) == {0}
-        assert step.opens
+        assert any(isinstance(operation, Open) for operation in step.operations)
         server.runner.open()
         assert (await waiting).usage.completion_tokens == 8
 

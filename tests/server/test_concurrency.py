@@ -67,7 +67,7 @@ async def check_company_changes_nothing(server: RunningServer, max_tokens: int) 
     assert together == alone
     assert len({tuple(tokens) for _, tokens in alone}) == len(asking)
     # They really ran together.
-    rows = [len(step.decodes) for step, _ in server.recorder.steps[steps_before:]]
+    rows = [len(step.runs) for step, _ in server.recorder.steps[steps_before:]]
     assert max(rows) > 8
     assert server.slots_in_use == 0
 

@@ -16,6 +16,8 @@ GENERATE = "/llm_serving_engine.v1.InferenceService/Generate"
 EARLY = {"port": 0, "headers_seconds": 0.001}
 LATE = {"port": 0, "headers_seconds": 3600}
 
+FULL = {"queue_requests_max": 1, "tenant_queue_share": 1.0}
+
 
 async def test_while_a_stream_waits_in_the_queue() -> None:
     async with gated(sequences=1, grpc=EARLY) as server:
@@ -43,7 +45,7 @@ async def test_while_an_answer_is_computed() -> None:
 
 
 async def test_a_stream_that_fails_after_its_headers() -> None:
-    async with gated(sequences=1, grpc=EARLY, scheduler={"queue_requests_max": 1}) as server:
+    async with gated(sequences=1, grpc=EARLY, scheduler=FULL) as server:
         running, waiting = await server.fill()
         refused = server.stream()
         # A refusal comes without headers, so that clients try again by themselves.

@@ -25,6 +25,7 @@ from running_server import (
 from starlette.applications import Starlette
 
 from llm_serving_engine.scheduler.lifecycle import State
+from llm_serving_engine.scheduler.step import Output
 from llm_serving_engine.server.app import App
 from llm_serving_engine.server.config import ConfigError, HttpConfig, load_config
 from llm_serving_engine.server.http_listener import HttpListener
@@ -149,7 +150,7 @@ async def test_more_than_a_message_can_hold(plain: RunningServer) -> None:
 async def test_what_the_backend_cannot_do() -> None:
     async with gated(load=False) as server:
         backend = server.runner.backend
-        capabilities = backend.report.capabilities._replace(logprobs=False)
+        capabilities = backend.report.capabilities._replace(outputs=Output.SAMPLE)
         backend.report = backend.report._replace(capabilities=capabilities)  # type: ignore[misc]
         await server.app.load()
         server.runner.open()

@@ -9,6 +9,8 @@ from running_server import HTTP, RunningServer, gated
 
 from llm_serving_engine.scheduler.lifecycle import State
 
+FULL = {"queue_requests_max": 1, "tenant_queue_share": 1.0}
+
 
 async def test_healthz_from_loading_to_the_end() -> None:
     async with gated(sequences=1, http=HTTP, load=False) as server:
@@ -35,7 +37,7 @@ async def test_other_paths(scripted: RunningServer) -> None:
 
 
 async def test_metrics_of_real_requests() -> None:
-    async with gated(sequences=1, http=HTTP, scheduler={"queue_requests_max": 1}) as server:
+    async with gated(sequences=1, http=HTTP, scheduler=FULL) as server:
         before = await samples(server)
         assert before["llm_serving_engine_model_ready"] == 1
         assert before["llm_serving_engine_sequences_max"] == 1

@@ -283,7 +283,7 @@ async def test_the_server_makes_an_id(scripted: RunningServer) -> None:
 async def test_two_live_requests_of_one_id() -> None:
     async with gated(sequences=2) as server:
         calls = [asyncio.ensure_future(server.generate(f"p{i}", request_id="same")) for i in (0, 1)]
-        await server.recorder.until(lambda: len(server.recorder.states) == 2)
+        await server.recorder.until(lambda: len(server.model.engine.scheduler.live()) == 2)
         server.runner.open()
         answers = await asyncio.gather(*calls)
         assert [answer.request_id for answer in answers] == ["same", "same"]
@@ -294,8 +294,9 @@ async def test_two_live_requests_of_one_id() -> None:
 
 async def test_higher_classes_go_first() -> None:
     priorities = ["LOW", "UNSPECIFIED", "HIGH", "NORMAL", "CRITICAL", "HIGH"]
-    async with gated(sequences=1, scheduler={"preemption": False}) as server:
-        blocker = asyncio.ensure_future(server.generate(request_id="blocker"))
+    async with gated(sequences=1) as server:
+        critical = generation_pb2.PRIORITY_CRITICAL
+        blocker = asyncio.ensure_future(server.generate(request_id="blocker", priority=critical))
         await server.runner.held(1)
         calls = []
         for index, name in enumerate(priorities):

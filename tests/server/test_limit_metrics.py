@@ -6,6 +6,7 @@ import os
 
 import psutil
 import pytest
+from stepping import run_step
 
 from llm_serving_engine.backends.process.loss import LossReason
 from llm_serving_engine.scheduler.config import SchedulerConfig
@@ -29,7 +30,7 @@ def use_and_limit(metrics: Metrics, name: str) -> tuple[float | None, float | No
 
 
 def test_the_queue(metrics: Metrics) -> None:
-    config = SchedulerConfig(queue_requests_max=9, queue_tokens_max=1000)
+    config = SchedulerConfig(queue_requests_max=9, queue_tokens_max=1000, tenant_queue_share=0.5)
     scheduler = Scheduler(Capabilities(1, 64), config)
     metrics.watch_scheduler("m", lambda: scheduler)
     assert use_and_limit(metrics, "queue_requests") == (0, 9)
@@ -37,21 +38,19 @@ def test_the_queue(metrics: Metrics) -> None:
         scheduler.submit(Request(str(number), (1, 2, 3), max_tokens=10, tenant=tenant), 0.0)
     assert use_and_limit(metrics, "queue_requests") == (3, 9)
     assert use_and_limit(metrics, "queue_tokens") == (39, 1000)
-    defaults = SchedulerConfig()
-    per_tenant = defaults.queue_requests_per_tenant_max, defaults.queue_tokens_per_tenant_max
-    assert use_and_limit(metrics, "queue_tenant_requests") == (2, per_tenant[0])
-    assert use_and_limit(metrics, "queue_tenant_tokens") == (26, per_tenant[1])
+    assert use_and_limit(metrics, "queue_tenant_requests") == (2, 4.5)
+    assert use_and_limit(metrics, "queue_tenant_tokens") == (26, 500)
 
 
 def test_the_cache(metrics: Metrics) -> None:
-    scheduler = Scheduler(Capabilities(2, 64, cache_bytes_per_token=10))
+    scheduler = Scheduler(Capabilities(2, 64, token_bytes=10))
     metrics.watch_scheduler("m", lambda: scheduler)
     scheduler.submit(Request("a", (1, 2, 3), max_tokens=10), 0.0)
-    scheduler.schedule(0.0)
-    scheduler.slots[1].left_over = (4, 5, 6, 7)
+    run_step(scheduler)
+    scheduler.cache.slots[1].usable = scheduler.cache.slots[1].length = 4
     assert use_and_limit(metrics, "cache_tokens") == (7, 128)
     assert use_and_limit(metrics, "cache_bytes") == (70, 1280)
-    assert value(metrics, "saved_cache_bytes_max") == SchedulerConfig().saved_cache_bytes_max
+    assert value(metrics, "saved_cache_bytes_max") == SchedulerConfig().snapshot_bytes_max
 
 
 def test_slow_readers(metrics: Metrics) -> None:

@@ -21,9 +21,12 @@ from running_server import (
 from llm_serving_engine.scheduler.errors import DeadlinePassed, LimitReached
 from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.request import Request
+from llm_serving_engine.scheduler.step import Open
 from llm_serving_engine.v1 import inference_pb2
 
 SERVICE = "llm_serving_engine.v1.InferenceService"
+
+FULL = {"queue_requests_max": 1, "tenant_queue_share": 1.0}
 
 
 def message(error: grpc.aio.AioRpcError) -> str:
@@ -49,19 +52,36 @@ async def exhausted(call: Any, subject: str) -> float:
 
 
 async def test_the_queue_is_full_of_requests() -> None:
-    async with gated(sequences=1, scheduler={"queue_requests_max": 3}) as server:
+    async with gated(
+        sequences=1, scheduler={"queue_requests_max": 3, "tenant_queue_share": 1.0}
+    ) as server:
         calls = [asyncio.ensure_future(server.generate(request_id=str(i))) for i in range(4)]
         await server.recorder.until(lambda: len(server.recorder.states) == 4)
         for _ in range(2):
             await exhausted(server.generate(), "queue.requests")
-            await exhausted(server.stream(priority=4).read(), "queue.requests")
+            await exhausted(server.stream(priority=1).read(), "queue.requests")
         server.runner.open()
         await asyncio.gather(*calls)
         await server.generate()
 
 
+async def test_a_higher_class_finds_room_in_a_full_queue() -> None:
+    scheduler = {"queue_requests_max": 2, "tenant_queue_share": 1.0}
+    async with gated(sequences=1, scheduler=scheduler) as server:
+        running = asyncio.ensure_future(server.generate(request_id="running", priority=4))
+        await server.runner.held(1)
+        low = [asyncio.ensure_future(server.generate(request_id=n, priority=1)) for n in "ab"]
+        await server.recorder.until(lambda: len(server.recorder.states) == 3)
+        urgent = asyncio.ensure_future(server.generate(request_id="urgent", priority=4))
+        await exhausted(low[1], "queue.requests")
+        server.runner.open()
+        await asyncio.gather(running, low[0], urgent)
+
+
 async def test_the_queue_is_full_of_tokens() -> None:
-    async with gated(sequences=1, scheduler={"queue_tokens_max": 100}) as server:
+    async with gated(
+        sequences=1, scheduler={"queue_tokens_max": 100, "tenant_queue_share": 1.0}
+    ) as server:
         running = asyncio.ensure_future(server.generate("x" * 10, max_tokens=90))
         await server.runner.held(1)
         waiting = asyncio.ensure_future(server.generate("x" * 10, max_tokens=80))
@@ -84,7 +104,7 @@ async def test_a_client_that_obeys_the_pushback() -> None:
         "retryableStatusCodes": ["RESOURCE_EXHAUSTED"],
     }
     service = {"methodConfig": [{"name": [{}], "retryPolicy": policy}]}
-    async with gated(sequences=1, scheduler={"queue_requests_max": 1}) as server:
+    async with gated(sequences=1, scheduler=FULL) as server:
         recorder = server.recorder
         calls = await server.fill()
         options = (("grpc.service_config", json.dumps(service)), ("grpc.enable_retries", 1))
@@ -138,8 +158,8 @@ async def test_a_deadline_in_the_queue(caplog: pytest.LogCaptureFixture) -> None
         server.runner.open()
         await running
         assert server.recorder.states["late"] == [State.WAITING, State.EXPIRED]
-        assert all(len(step.opens) <= 1 for step in server.runner.begun)
-        assert len([step for step in server.runner.begun if step.opens]) == 1
+        opened = [o for s in server.runner.begun for o in s.operations if isinstance(o, Open)]
+        assert len(opened) == 1
         page = server.app.metrics.render()[0].decode()
         assert 'requests_total{model="scripted",outcome="expired"} 1.0' in page
 

@@ -54,7 +54,7 @@ def request(tenant: str = "") -> Request:
 
 
 def finished(tenant: str = "") -> Sequence:
-    sequence = Sequence(request(tenant), [Transition(State.WAITING, 10.0)])
+    sequence = Sequence(request(tenant), 1, [Transition(State.WAITING, 10.0)])
     sequence.advance(Event.ADMIT, 10.5)
     sequence.advance(Event.FIRST_TOKEN, 11.5)
     sequence.cached_prompt_tokens = 1
@@ -101,7 +101,7 @@ def test_a_request_that_finished(stream: io.StringIO) -> None:
 
 
 def ended(event: Event, error: RequestError) -> Sequence:
-    sequence = Sequence(request(), [Transition(State.WAITING, 1.0)], error=error)
+    sequence = Sequence(request(), 1, [Transition(State.WAITING, 1.0)], error=error)
     sequence.advance(event, 2.0)
     return sequence
 
@@ -144,7 +144,7 @@ def test_outcomes(
 
 def test_an_rpc_may_end_before_its_sequence(stream: io.StringIO) -> None:
     configure("json", "info", stream)
-    sequence = Sequence(request(), [Transition(State.WAITING, 1.0)])
+    sequence = Sequence(request(), 1, [Transition(State.WAITING, 1.0)])
     log_request(rpc=RPC, status_code="CANCELLED", sequence=sequence)
     log_request(rpc=RPC, status_code="DEADLINE_EXCEEDED", sequence=sequence)
     log_request(rpc=RPC, status_code="INTERNAL", sequence=sequence)

@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 
 from llm_serving_engine.scheduler import errors
+from llm_serving_engine.scheduler.cache import Snapshot
 from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.lifecycle import Event, State
 from llm_serving_engine.scheduler.observer import Observer
 from llm_serving_engine.scheduler.request import FinishReason, Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence, Transition
+from llm_serving_engine.scheduler.slots import Prefix
 from llm_serving_engine.scheduler.step import (
     Capabilities,
-    DecodeRow,
-    PrefillChunk,
+    Run,
     Step,
     StepResult,
 )
@@ -100,7 +101,7 @@ class Course:
     ) -> None:
         self.observer = observer
         request = Request("r", (1, 2, 3, 4, 5), max_tokens=9, priority=priority, tenant=tenant)
-        self.sequence = Sequence(request, [Transition(State.WAITING, at)])
+        self.sequence = Sequence(request, 1, [Transition(State.WAITING, at)])
         observer.transitioned(self.sequence)
 
     def to(self, event: Event, at: float) -> Course:
@@ -264,11 +265,11 @@ def test_refusals(metrics: Metrics, observer: ModelObserver) -> None:
 
 def test_steps(metrics: Metrics, observer: ModelObserver) -> None:
     Course(observer, 0.0).to(Event.ADMIT, 0.0).to(Event.FIRST_TOKEN, 1.0).token(1.0).token(2.0)
-    chunk = PrefillChunk(slot=2, position=0, tokens=(1, 2, 3), sample=False)
-    rows = (DecodeRow(0, 9, 1), DecodeRow(1, 9, 1), DecodeRow(3, 9, 1))
-    step = Step(1, prefills=(chunk,), decodes=rows)
-    observer.stepped(step, StepResult(1, duration=0.25, threads=2))
-    assert value(metrics, "llm_serving_engine_step_seconds_sum") == 0.25
+    rows = tuple(Run(slot, slot, 9, (1,)) for slot in (0, 1, 3))
+    observer.stepped(Step(1, runs=rows), StepResult(1, seconds=0.125, operation_seconds=0.125))
+    chunk = Run(9, 2, 0, (1, 2, 3))
+    observer.stepped(Step(2, runs=(chunk,)), StepResult(2, seconds=0.5, threads=2))
+    assert value(metrics, "llm_serving_engine_step_seconds_sum") == 0.75
     assert value(metrics, "llm_serving_engine_step_decode_rows_sum") == 3
     assert value(metrics, "llm_serving_engine_step_decode_runs_sum") == 2
     assert value(metrics, "llm_serving_engine_step_prefill_tokens_sum") == 3
@@ -320,16 +321,16 @@ def test_what_only_the_scheduler_knows(metrics: Metrics) -> None:
     loaded.append(scheduler)
     assert read() == [0, 0, 0, 0]
     scheduler.tally.preemptions, scheduler.tally.moves, scheduler.tally.prefix_hits = 1, 2, 3
-    scheduler.slots[1].left_over = (4, 5, 6, 7)
+    scheduler.cache.slots[1].usable = 4
     assert read() == [1, 2, 3, 4]
 
 
 def test_the_memory_of_saved_caches(metrics: Metrics) -> None:
-    scheduler = Scheduler(Capabilities(1, 64, save_restore=True, cache_bytes_per_token=10))
+    scheduler = Scheduler(Capabilities(1, 64, snapshots=True, token_bytes=10))
     metrics.watch_scheduler("m", lambda: scheduler)
     name = "llm_serving_engine_saved_cache_bytes"
     assert value(metrics, name) == 0
-    scheduler.preemption._saved[1] = 7
+    scheduler.cache.snapshots[1] = Snapshot(1, Prefix((1,) * 7), last_used=0.0)
     assert value(metrics, name) == 70
 
 

@@ -27,6 +27,8 @@ HIGHEST_FIRST = [
     generation_pb2.PRIORITY_LOW,
 ]
 
+FULL = {"queue_requests_max": 1, "tenant_queue_share": 1.0}
+
 
 async def state_of(server: RunningServer) -> operations_pb2.SchedulerState:
     request = operations_pb2.GetSchedulerStateRequest()
@@ -76,7 +78,7 @@ async def test_the_state() -> None:
             state=DECODE,
             request_id="a",
             priority=generation_pb2.PRIORITY_HIGH,
-            tokens=5 + 4,
+            tokens=5 + 3,  # its last token waits for the next rows
             completion_tokens=4,
             tenant="somebody",
             prompt_tokens=5,
@@ -124,7 +126,7 @@ async def test_what_is_left_when_all_is_done() -> None:
 
 
 async def test_refusals_are_counted() -> None:
-    async with gated(sequences=1, scheduler={"queue_requests_max": 1}) as server:
+    async with gated(sequences=1, scheduler=FULL) as server:
         calls = await server.fill()
         await error_of(server.generate())
         state = await state_of(server)

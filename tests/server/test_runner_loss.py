@@ -174,7 +174,7 @@ async def test_a_runner_that_dies_right_after_a_result() -> None:
 
 
 async def test_requests_wait_while_a_runner_comes_back() -> None:
-    async with serving(scheduler={"queue_requests_max": 2}) as server:
+    async with serving(scheduler={"queue_requests_max": 2, "tenant_queue_share": 1.0}) as server:
         await lose(server)
         await server.recorder.until(lambda: server.model.state.value == "loading")
         model = (await server.models.GetModel(models_pb2.GetModelRequest())).model

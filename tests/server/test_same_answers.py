@@ -14,7 +14,9 @@ from running_server import RunningServer, asked, read_all, serving
 from llm_serving_engine.backends.backend import LoadError
 from llm_serving_engine.scheduler.lifecycle import State
 
-INVARIANT = {"determinism": "batch_invariant", "preemption_share_tokens": 2}
+INVARIANT = {
+    "determinism": "batch_invariant",
+}
 PREFIXES = ("Once upon a time there was a king. " * 5, "def main(argument):\n    " * 12, "")
 
 
@@ -77,7 +79,7 @@ async def test_sixty_requests_alone_and_all_at_once(tiny_quantized_model_path: P
         ]
         together = await all_at_once(server, requests)
         tally = server.model.engine.scheduler.tally
-        assert tally.prefix_hits > 10
+        assert tally.prefix_hits > 5
         assert tally.preemptions > 0
     for request, one, other in zip(requests, alone, together, strict=True):
         # How many tokens come before a caller has left is chance.
@@ -110,8 +112,8 @@ def joined(events: list[Any]) -> list[int]:
 
 
 async def test_a_quota_is_a_limit_with_its_name() -> None:
-    scheduler = {"tenant_tokens_per_second": 1.0, "tenant_tokens_burst": 20}
-    async with serving(scheduler=scheduler) as server:
+    quota = {"tokens_per_second": 1.0, "burst_tokens": 20}
+    async with serving(quota=quota) as server:
         metadata = (("x-tenant-id", "somebody"),)
         spend = asked("hello", max_tokens=15)
         await server.inference.Generate(spend, metadata=metadata)

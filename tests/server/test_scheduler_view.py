@@ -9,7 +9,7 @@ from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.errors import RequestError
 from llm_serving_engine.scheduler.events import Moved
 from llm_serving_engine.scheduler.request import Priority, Request
-from llm_serving_engine.scheduler.step import Capabilities, SampledToken, Step, StepResult
+from llm_serving_engine.scheduler.step import Capabilities, Output, RunResult, Step, StepResult
 from llm_serving_engine.server.latencies import Latencies, percentiles
 from llm_serving_engine.server.scheduler_encoding import PRIORITIES, TENANTS_SHOWN_MAX
 from llm_serving_engine.server.scheduler_view import SchedulerView
@@ -25,7 +25,7 @@ class Driven:
 
     def __init__(self, slots: int = 2, **config) -> None:
         self.now = 100.0
-        capabilities = Capabilities(slots, 256, save_restore=True, cache_bytes_per_token=10)
+        capabilities = Capabilities(slots, 256, snapshots=True, token_bytes=10)
         self.scheduler = Scheduler(capabilities, SchedulerConfig(**config))
         self.view = SchedulerView(clock=lambda: self.now)
 
@@ -40,14 +40,16 @@ class Driven:
 
     def begin(self) -> Step:
         step = self.scheduler.schedule(self.now)
+        assert step is not None
         self._publish()
         return step
 
     def end(self, step: Step, token: int = 7) -> None:
-        slots = [chunk.slot for chunk in step.prefills if chunk.sample]
-        slots += [row.slot for row in step.decodes]
-        tokens = tuple(SampledToken(slot, token) for slot in slots)
-        result = StepResult(step.number, tokens, duration=0.1)
+        runs = (
+            RunResult(run.key, len(run.tokens), (token,) if run.output & Output.SAMPLE else ())
+            for run in step.runs
+        )
+        result = StepResult(step.number, runs=tuple(runs), seconds=0.1)
         self.now += 0.1
         self.scheduler.apply(result, self.now)
         self.view.stepped(step, result)
@@ -58,12 +60,16 @@ class Driven:
             self.end(self.begin(), token)
 
     def cancel(self, name: str) -> None:
-        self.scheduler.cancel(name, self.now)
+        self.scheduler.cancel(self._key(name), self.now)
         self._publish()
 
     def finish(self, name: str, output_tokens: int) -> None:
-        self.scheduler.finish(name, self.now, output_tokens)
+        self.scheduler.finish(self._key(name), self.now, output_tokens)
         self._publish()
+
+    def _key(self, name: str) -> int:
+        (key,) = (s.key for s in self.scheduler.live() if s.request.id == name)
+        return key
 
     @property
     def state(self) -> operations_pb2.SchedulerState:
@@ -116,10 +122,10 @@ def test_the_queue_by_class_and_tenant() -> None:
 
 
 def test_service_is_told_from_the_least_active_tenant_on() -> None:
-    driven = Driven(slots=2, prompt_token_weight=1.0, output_token_weight=2.0)
+    driven = Driven(slots=2)
     driven.submit("r1", (1,) * 10, tenant="acme", max_tokens=50)
     driven.submit("r2", (2,) * 4, tenant="zoo", max_tokens=50)
-    driven.step(2)
+    driven.step(3)  # two prompts, and a row of each
     # 10 and 4 prompt tokens, and 2 of output each.
     assert (driven.tenant("acme").service, driven.tenant("zoo").service) == (6, 0)
     driven.cancel("r2")
@@ -179,11 +185,13 @@ def test_a_slot_that_waits_for_a_shared_prefix() -> None:
     driven.submit("r1", (*PREFIX, 50), max_tokens=20)
     driven.submit("r2", (*PREFIX, 60, 61), max_tokens=20)
     computing = driven.begin()
-    assert driven.slot_states() == ["PREFILL", "SHARING"]
-    assert [slot.sharing_tokens for slot in driven.state.slots] == [0, 40]
-    assert driven.state.totals.prefix_hits == 0
+    # The second one is deferred: it waits in the queue, and holds no slot.
+    assert driven.slot_states() == ["PREFILL", "FREE"]
     driven.end(computing)
-    driven.step()
+    copying = driven.begin()
+    assert driven.slot_states() == ["DECODE", "SHARING"]
+    assert [slot.sharing_tokens for slot in driven.state.slots] == [0, 40]
+    driven.end(copying)
     assert driven.slot_states() == ["DECODE", "DECODE"]
     assert driven.state.last_step.copies == 1
     assert [slot.cached_prompt_tokens for slot in driven.state.slots] == [0, 40]
@@ -192,7 +200,7 @@ def test_a_slot_that_waits_for_a_shared_prefix() -> None:
 
 
 def test_a_preemption() -> None:
-    driven = Driven(slots=1, saved_cache_bytes_max=5000, step_target_seconds=0.2)
+    driven = Driven(slots=1, snapshot_bytes_max=5000, step_target_seconds=0.2)
     driven.submit("r1", (1,) * 60, priority=Priority.LOW, max_tokens=20)
     driven.step(2)
     assert driven.state.saved_cache_bytes == 0
@@ -208,22 +216,18 @@ def test_a_preemption() -> None:
 
 
 def test_the_last_step() -> None:
-    driven = Driven(slots=5, step_target_seconds=0.5, compaction=False)
+    driven = Driven(slots=5, step_target_seconds=0.5)
     for number in range(4):
-        driven.submit(f"r{number}", (number,) * 3, max_tokens=50)
-    driven.step()
+        driven.submit(f"r{number}", (number,) * 3, max_tokens=5)
+    driven.step(5)
+    step = driven.state.last_step
+    assert (step.number, step.decode_rows, step.decode_runs, step.prefill_tokens) == (5, 4, 1, 0)
     driven.cancel("r1")
-    driven.submit("r4", (9,) * 20, tenant="other", max_tokens=50)
+    driven.submit("r4", (9,) * 20, tenant="other", max_tokens=5)
     driven.step()
     step = driven.state.last_step
-    assert (step.number, step.decode_rows, step.prefill_chunks, step.prefill_tokens) == (
-        2,
-        3,
-        1,
-        20,
-    )
-    # Slots 0, 2, and 3 decode.
-    assert step.decode_runs == 2
+    assert (step.number, step.prefill_chunks, step.prefill_tokens) == (6, 1, 20)
+    assert (step.decode_rows, step.decode_runs) == (0, 0)
     assert step.duration.ToMilliseconds() == 100
     assert step.target.ToMilliseconds() == 500
     assert step.predicted.ToNanoseconds() > 0
@@ -243,7 +247,7 @@ def test_rates_are_over_whole_seconds() -> None:
 
 
 def test_refusals_by_reason() -> None:
-    driven = Driven(slots=1, queue_requests_max=1)
+    driven = Driven(slots=1, queue_requests_max=1, tenant_queue_share=1.0)
     driven.submit("r1", (1,) * 300)
     driven.submit("r2", deadline=driven.now - 1)
     driven.submit("r3")
@@ -336,8 +340,8 @@ def test_nothing_is_remembered_of_those_that_ended() -> None:
     driven = Driven()
     for number in range(10):
         driven.submit(f"r{number}", max_tokens=2)
-    driven.step()
+    driven.step(2)
     assert driven.view._latencies._produced
-    driven.step(9)
-    assert driven.scheduler.idle
+    while not driven.scheduler.idle:
+        driven.step()
     assert not driven.view._latencies._produced

@@ -29,6 +29,7 @@ from running_server import (
 
 from llm_serving_engine.backends import registry
 from llm_serving_engine.backends.backend import LoadReport
+from llm_serving_engine.scheduler.step import Output
 from llm_serving_engine.server.model import ModelState
 from llm_serving_engine.v1 import generation_pb2, models_pb2
 
@@ -90,7 +91,7 @@ async def test_eight_streams_are_each_what_it_is_alone(served: RunningServer) ->
     assert together == alone
     assert all(len(tokens) == 24 for _, tokens in alone)
     # They really ran together.
-    rows = [len(step.decodes) for step, _ in served.recorder.steps[steps_before:]]
+    rows = [len(step.runs) for step, _ in served.recorder.steps[steps_before:]]
     assert max(rows) == STREAMS
     assert served.slots_in_use == 0
 
@@ -175,7 +176,7 @@ async def test_the_same_answers_where_classes_take_slots_from_each_other(
 ) -> None:
     skip_where_missing(case)
     runner = asdict(replace(case.config, sequences=2))
-    scheduler = {"determinism": "batch_invariant", "preemption_share_tokens": 2}
+    scheduler = {"determinism": "batch_invariant"}
     path, model = case.write_model(tmp_path), {"backend": case.backend, "runner": runner}
     with examples_on_path():
         async with serving(path, model=model, scheduler=scheduler) as server:
@@ -261,7 +262,7 @@ class WordlessRunner(GatedRunner):
 
     async def start(self, on_vocabulary_read: Callable[[], None] | None = None) -> LoadReport:
         report = await super().start(on_vocabulary_read)
-        able = report.capabilities._replace(logprobs=False)
+        able = report.capabilities._replace(outputs=Output.SAMPLE)
         self._report = report._replace(capabilities=able)
         return self._report
 

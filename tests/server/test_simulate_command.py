@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from llm_serving_engine.scheduler.cost import PRIOR
+from llm_serving_engine.scheduler.cost import DEFAULT_COSTS
 from llm_serving_engine.server.commands.simulate import register
 from llm_serving_engine.server.simulator.trace import read_trace, write_trace
 from llm_serving_engine.server.simulator.trace_example import example_trace
@@ -63,7 +63,7 @@ def test_json_has_all_numbers_and_how_they_came_about(run: Run) -> None:
     result = json.loads(Path("result.json").read_text())
     assert (result["slots"], result["context"]) == (3, 500)
     assert result["scheduler"]["step_target_seconds"] == 0.05
-    assert result["costs"] == PRIOR._asdict()
+    assert result["costs"] == DEFAULT_COSTS._asdict()
     assert [policy["policy"] for policy in result["policies"]] == ["fair", "shortest_job"]
     for policy in result["policies"]:
         assert policy["all"]["requests"] == 44
@@ -73,7 +73,7 @@ def test_json_has_all_numbers_and_how_they_came_about(run: Run) -> None:
 def test_a_given_cost_model_is_used(run: Run) -> None:
     makespans = []
     for factor in (1, 10):
-        costs = {name: seconds * factor for name, seconds in PRIOR._asdict().items()}
+        costs = {name: seconds * factor for name, seconds in DEFAULT_COSTS._asdict().items()}
         Path("cost.json").write_text(json.dumps(costs))
         done = run("--trace", "trace.jsonl", "--cost", "cost.json", "--json", "result.json")
         assert done.exit_code == 0, done.stderr
@@ -147,9 +147,9 @@ def test_a_policy_of_ones_own(run: Run) -> None:
         ("--trace trace.jsonl --policy ,", "no policy is given"),
         ("--trace trace.jsonl --policy bad_policy:Any", "invalid syntax"),
         ("--trace trace.jsonl --cost bad.jsonl", "bad.jsonl is not JSON"),
-        ("--trace trace.jsonl --cost few.json", "few.json is not an object of step, rows"),
+        ("--trace trace.jsonl --cost few.json", "few.json is not an object of row_group, row"),
         ("--trace trace.jsonl --cost none.json", "steps that take no time never end"),
-        ("--trace trace.jsonl --cost below.json", "step is not a number of seconds"),
+        ("--trace trace.jsonl --cost below.json", "row is not a number of seconds"),
         ("--trace trace.jsonl --config bad.jsonl", "bad.jsonl"),
         ("--trace trace.jsonl --json no/such.json", "no/such.json: No such file"),
         ("--example no/such.jsonl", "no/such.jsonl: No such file"),
@@ -159,8 +159,8 @@ def test_failures_are_one_line(run: Run, arguments: str, message: str) -> None:
     Path("bad.jsonl").write_text("nonsense\n")
     Path("bad_policy.py").write_text("class\n")
     Path("few.json").write_text('{"step": 1}')
-    Path("none.json").write_text(json.dumps(dict.fromkeys(PRIOR._fields, 0)))
-    Path("below.json").write_text(json.dumps(PRIOR._asdict() | {"step": -1}))
+    Path("none.json").write_text(json.dumps(dict.fromkeys(DEFAULT_COSTS._fields, 0)))
+    Path("below.json").write_text(json.dumps(DEFAULT_COSTS._asdict() | {"row": -1}))
     failed = run(*arguments.split())
     assert failed.exit_code == 1
     assert failed.stderr.startswith("error: ")

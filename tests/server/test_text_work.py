@@ -74,7 +74,7 @@ async def held_text(server: RunningServer, go: threading.Event) -> asyncio.Task[
 
 
 async def test_requests_that_are_tokenized_count_as_queued() -> None:
-    async with gated(scheduler={"queue_requests_max": 1}) as server:
+    async with gated(scheduler={"queue_requests_max": 1, "tenant_queue_share": 1.0}) as server:
         go = threading.Event()
         held = await held_text(server, go)
         error = await error_of(server.generate())

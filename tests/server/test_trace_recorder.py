@@ -10,7 +10,7 @@ import pytest
 from running_server import asked, error_of, gated
 
 from llm_serving_engine.scheduler.config import SchedulerConfig
-from llm_serving_engine.scheduler.cost import Shape
+from llm_serving_engine.scheduler.cost import DEFAULT_COSTS
 from llm_serving_engine.scheduler.lifecycle import Event, State
 from llm_serving_engine.scheduler.request import Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence, Transition
@@ -29,7 +29,7 @@ def request(prompt: list[int], name: str = "r", tenant: str = "", salt: str = ""
 
 
 def ended(asked: Request, at: float = 10.0) -> Sequence:
-    sequence = Sequence(asked, [Transition(State.WAITING, at)])
+    sequence = Sequence(asked, 1, [Transition(State.WAITING, at)])
     sequence.advance(Event.CANCEL, at + 1)
     return sequence
 
@@ -72,7 +72,7 @@ async def test_what_was_recorded_can_be_replayed(tmp_path: Path) -> None:
     assert [outcome.output_tokens for outcome in found.outcomes] == [3, 3]
     assert found.tally.prefix_tokens == 64
     costs = json.loads((tmp_path / "trace.cost.json").read_text())
-    assert set(costs) == set(Shape._fields)
+    assert set(costs) == set(DEFAULT_COSTS._fields)
 
 
 async def test_no_text_is_recorded(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_request_that_was_cancelled_stands_with_what_it_had(tmp_path: Path) ->
 
 def test_a_request_that_goes_on_is_not_written(tmp_path: Path) -> None:
     recorder = TraceRecorder(tmp_path / "t", 10_000)
-    recorder.transitioned(Sequence(request([1]), [Transition(State.WAITING, 0.0)]))
+    recorder.transitioned(Sequence(request([1]), 1, [Transition(State.WAITING, 0.0)]))
     recorder.close()
     assert (tmp_path / "t").read_text() == ""
 
@@ -134,7 +134,7 @@ def test_a_full_disk_ends_the_recording_and_nothing_else(
     with caplog.at_level(logging.WARNING):
         recorder.transitioned(ended(request([1])))
         recorder.transitioned(ended(request([1])))
-        recorder.close([0.0] * 8)
+        recorder.close(DEFAULT_COSTS)
     assert len(caplog.records) == 2
 
 

@@ -63,7 +63,7 @@ def request(**changes: Any) -> Request:
 
 
 def waiting(clock: Clock, asked: Request | None = None) -> Sequence:
-    return Sequence(asked or request(), [Transition(State.WAITING, clock.now)])
+    return Sequence(asked or request(), 1, [Transition(State.WAITING, clock.now)])
 
 
 def advance(sequence: Sequence, clock: Clock, event: Event, seconds: float) -> None:

@@ -55,8 +55,8 @@ async def test_an_error_after_the_headers_is_an_event() -> None:
         await server.runner.held(1)
         connection.post(PATH, {**ASKED, "stream": True})
         assert (await connection.head()).startswith("HTTP/1.1 200 ")
-        waiting = [name for name, states in server.recorder.states.items() if len(states) == 1]
-        server.model.engine.cancel(waiting[0], error=RunnerFailed("it failed"))
+        (waiting,) = server.model.engine.scheduler.queue
+        server.model.engine.cancel(waiting.key, error=RunnerFailed("it failed"))
         event = await connection.until(b"\n\n")
         error = json.loads(event.partition(b"data: ")[2])["error"]
         assert error["code"] == "runner_failed"
@@ -68,7 +68,7 @@ async def test_an_error_after_the_headers_is_an_event() -> None:
 
 async def test_a_full_queue_is_tried_again_and_succeeds() -> None:
     """Acceptance case 25."""
-    queue = {"queue_requests_max": 1}
+    queue = {"queue_requests_max": 1, "tenant_queue_share": 1.0}
     async with gated(sequences=1, http=HTTP, scheduler=queue) as server:
         first = await server.fill()
         async with httpx.AsyncClient(trust_env=False) as client:

@@ -7,8 +7,12 @@ import json
 import pytest
 
 from llm_serving_engine.scheduler.config import SchedulerConfig
-from llm_serving_engine.scheduler.cost import Shape
+from llm_serving_engine.scheduler.cost import Costs
 from llm_serving_engine.scheduler.lifecycle import State
+from llm_serving_engine.scheduler.policies.fair import (
+    OUTPUT_TOKEN_WEIGHT,
+    PROMPT_TOKEN_WEIGHT,
+)
 from llm_serving_engine.scheduler.request import Priority
 from llm_serving_engine.server.simulator.replay import (
     FairnessGap,
@@ -29,7 +33,7 @@ from llm_serving_engine.server.simulator.trace import TraceRecord
 from llm_serving_engine.server.simulator.trace_example import example_trace
 
 # A second for a step, whatever is in it: times can be counted.
-SECOND = Shape(1.0, 0, 0, 0, 0, 0, 0, 0)
+SECOND = Costs(1.0, 0, 0, 1.0, 0, 0, 0, 0)
 CLOCKWORK = ReplaySettings(
     slots=1,
     costs=SECOND,
@@ -64,24 +68,25 @@ def test_sequences_end_where_they_did(output: int, steps: int) -> None:
 def test_policies_differ_in_whom_they_serve_first() -> None:
     late = record(0.5, priority=Priority.HIGH)
     records = [record(), record(0.25), late]
-    config = SchedulerConfig(step_target_seconds=1000.0, preemption=False)
-    settings = ReplaySettings(slots=1, costs=SECOND, config=config)
     waits = {
-        policy: outcomes_by_arrival(replay(records, policy, settings))[2].first_token_seconds
+        policy: outcomes_by_arrival(replay(records, policy, CLOCKWORK))[2].first_token_seconds
         for policy in ("fair", "first_come")
     }
-    assert waits == {"fair": 3.5, "first_come": 6.5}
+    # It waits for one step that has begun, and takes the slot; or for both before it.
+    assert waits == {"fair": 1.5, "first_come": 6.5}
 
 
 def test_refusals_and_deadlines_are_told_apart() -> None:
-    records = [record(), record(0.5, deadline=1.0), record(0.6, tenant="b")]
-    config = SchedulerConfig(queue_requests_max=1, step_target_seconds=1000.0)
+    records = [record(), record(0.5, deadline=1.0), record(0.6), record(0.7)]
+    config = SchedulerConfig(
+        queue_requests_max=1, tenant_queue_share=1.0, step_target_seconds=1000.0
+    )
     settings = ReplaySettings(slots=1, costs=SECOND, config=config)
     all_of_it = summary(replay(records, "fair", settings).outcomes, 3.0)
-    assert (all_of_it.requests, all_of_it.finished) == (3, 1)
-    assert sum(all_of_it.refused.values()) + sum(all_of_it.ended_early.values()) == 2
+    assert (all_of_it.requests, all_of_it.finished) == (4, 2)
+    assert all_of_it.refused == {"deadline": 1, "limit_reached": 1}
     assert (all_of_it.deadlines, all_of_it.deadlines_met) == (1, 0)
-    assert all_of_it.good_part == pytest.approx(1 / 3)
+    assert all_of_it.good_part == pytest.approx(1 / 2)
 
 
 def test_a_prompt_beyond_the_context_is_refused() -> None:
@@ -105,8 +110,7 @@ def test_only_the_fair_policy_keeps_tenants_together() -> None:
         policy: replay(records, policy, CLOCKWORK).fairness_gaps[Priority.NORMAL]
         for policy in ("fair", "first_come")
     }
-    config = CLOCKWORK.config
-    bound = 2 * max(config.prompt_token_weight * 10, config.output_token_weight * 3)
+    bound = 2 * max(PROMPT_TOKEN_WEIGHT * 10, OUTPUT_TOKEN_WEIGHT * 3)
     assert gaps["fair"] <= bound < gaps["first_come"]
 
 

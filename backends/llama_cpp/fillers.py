@@ -1,0 +1,106 @@
+"""Filler rows: padding that keeps a batch dense; their results are discarded.
+
+llama.cpp computes a run of consecutive slots as one batch, and every batch goes
+through all of the weights. To fill a small hole between two runs costs less than a
+second batch.
+
+The matrix kernels take four rows at a time, and the rest one by one: a row of the
+rest costs more than a fourth of four.
+
+A batch of a single row that looks at many cells is split between the threads, and
+adds up in another order than the same row does beside others: its bits differ. A
+filler beside it keeps them the same.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+
+from llm_serving_engine.backends.llama_cpp.part import FILLER, Part
+
+# Rows that fill a hole cost less than a second batch.
+HOLE_MAX = 2
+ROWS_MIN = 4
+# Of the matrix kernels. Three rows alone are as fast as four.
+TILE_ROWS = 4
+# A row makes all rows of its batch look at as many cells as it does, by so many.
+CELLS_UNIT = 256
+
+# The split begins at 512 cells in view, and cells come into view by 256.
+ALONE_UP_TO = 255
+
+Room = Callable[[int], int | None]
+"""The position at which a slot can take a filler; None where it cannot."""
+
+
+def with_fillers(rows: Sequence[Part], slots: int, room: Room, *, invariant: bool) -> list[Part]:
+    """Rows, and the fillers that make their call faster, or keep their bits.
+
+    Args:
+        rows: Of one token each, in ascending order of slots.
+        slots: How many slots there are.
+        room: Where fillers can be put.
+        invariant: Whether a row's bits must not depend on the rows beside it.
+    """
+    filled = complete_tiles(fill_holes(rows, room), slots, room)
+    return add_neighbours(filled, slots, room) if invariant else filled
+
+
+def fill_holes(rows: Sequence[Part], room: Room) -> list[Part]:
+    """The rows, and fillers in the small holes between them."""
+    if len(rows) < ROWS_MIN:
+        return list(rows)
+    cells = max(row.start for row in rows) // CELLS_UNIT
+    filled = [rows[0]]
+    for before, after in itertools.pairwise(rows):
+        hole = range(before.slot + 1, after.slot)
+        if 0 < len(hole) <= HOLE_MAX:
+            fillers = [_filler(slot, room) for slot in hole]
+            if all(one is not None and one.start // CELLS_UNIT <= cells for one in fillers):
+                filled += (one for one in fillers if one is not None)
+        filled.append(after)
+    return filled
+
+
+def complete_tiles(rows: Sequence[Part], slots: int, room: Room) -> list[Part]:
+    """The rows, and one filler beside each run of rows that lacks one for whole tiles."""
+    completed = {row.slot: row for row in rows}
+    for run in _runs(rows):
+        if len(run) > TILE_ROWS and len(run) % TILE_ROWS == TILE_ROWS - 1:
+            cells = max(row.start for row in run) // CELLS_UNIT
+            for slot in (run[-1].slot + 1, run[0].slot - 1):
+                free = 0 <= slot < slots and slot not in completed
+                filler = _filler(slot, room) if free else None
+                if filler is not None and filler.start // CELLS_UNIT <= cells:
+                    completed[slot] = filler
+                    break
+    return sorted(completed.values())
+
+
+def add_neighbours(rows: Sequence[Part], slots: int, room: Room) -> list[Part]:
+    """The rows, and a filler beside each that would be computed in another way alone."""
+    used = {row.slot for row in rows}
+    fillers = []
+    for row in rows:
+        alone = not {row.slot - 1, row.slot + 1} & used
+        if not alone or row.start < ALONE_UP_TO:
+            continue
+        for slot in (row.slot + 1, row.slot - 1):
+            filler = _filler(slot, room) if 0 <= slot < slots else None
+            if filler is not None:
+                fillers.append(filler)
+                used.add(slot)
+                break
+    return sorted((*rows, *fillers))
+
+
+def _filler(slot: int, room: Room) -> Part | None:
+    position = room(slot)
+    return None if position is None else Part(slot, position, FILLER, wanted=False)
+
+
+def _runs(rows: Sequence[Part]) -> list[list[Part]]:
+    numbered = enumerate(rows)
+    runs = itertools.groupby(numbered, key=lambda item: item[1].slot - item[0])
+    return [[row for _, row in run] for _, run in runs]

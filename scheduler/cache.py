@@ -1,0 +1,368 @@
+"""The runner's caches: slots, snapshots, and which sequence goes where."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from llm_serving_engine.scheduler.config import SchedulerConfig
+from llm_serving_engine.scheduler.cost import CostModel
+from llm_serving_engine.scheduler.lifecycle import (
+    SLOT_TRANSITIONS,
+    SNAPSHOT_TRANSITIONS,
+    SlotEvent,
+    SlotState,
+    SnapshotEvent,
+    SnapshotState,
+    State,
+    following,
+)
+from llm_serving_engine.scheduler.prefix import common_prefix, whole_units
+from llm_serving_engine.scheduler.queue import Awaited
+from llm_serving_engine.scheduler.sequence import Sequence
+from llm_serving_engine.scheduler.slots import NOTHING, Outlook, Prefix, Slot, count_groups
+from llm_serving_engine.scheduler.step import (
+    Capabilities,
+    Copy,
+    Drop,
+    Operation,
+    Restore,
+    Run,
+    Save,
+)
+from llm_serving_engine.scheduler.tally import Tally
+
+# A move must pay for its copy this many times: how long a sequence goes on is a guess.
+MOVE_GAIN = 2.0
+# Common tokens below which prompts only happen to begin alike: all have a first token,
+# and those of chats the marks of a turn.
+PREFIX_TOKENS_MIN = 16
+# How likely it is that the prefix which was used last is asked for again.
+REUSE_CHANCE = 0.5
+
+
+@dataclass(slots=True, eq=False)
+class Snapshot:
+    """A saved cache, of a sequence that waits. Only `Cache` writes it."""
+
+    number: int
+    prefix: Prefix
+    last_used: float
+    state: SnapshotState = SnapshotState.PENDING
+
+    def advance(self, event: SnapshotEvent) -> None:
+        """Take a transition. Raises IllegalTransition."""
+        self.state = following(SNAPSHOT_TRANSITIONS, self.state, event)
+
+
+class Place(NamedTuple):
+    """Where a sequence can go: an idle slot, and how many of its tokens are there then."""
+
+    slot: Slot
+    tokens: int = 0
+    operation: Operation | None = None
+
+
+class Cache:
+    """All slots and snapshots."""
+
+    def __init__(
+        self,
+        capabilities: Capabilities,
+        config: SchedulerConfig,
+        cost: CostModel,
+        tally: Tally,
+    ) -> None:
+        self._can = capabilities
+        self._config = config
+        self._cost = cost
+        self._tally = tally
+        self._numbers = itertools.count(1)
+        self.slots = tuple(Slot(index) for index in range(capabilities.slots))
+        self.snapshots: dict[int, Snapshot] = {}
+        self._unit = capabilities.chunk if config.determinism == "batch_invariant" else 1
+
+    # What there is
+
+    def holders(self) -> Iterator[Sequence]:
+        """The sequences that run, in ascending order of their slots."""
+        return (slot.sequence for slot in self.slots if slot.sequence is not None)
+
+    def idle(self) -> list[Slot]:
+        """The slots in which nothing runs."""
+        return [slot for slot in self.slots if slot.sequence is None]
+
+    @property
+    def in_use(self) -> int:
+        """How many slots are held."""
+        return sum(slot.sequence is not None for slot in self.slots)
+
+    @property
+    def snapshot_bytes(self) -> int:
+        """Memory of all snapshots."""
+        return sum(map(self._bytes, self.snapshots.values()))
+
+    # Where a sequence goes
+
+    def match(self, sequence: Sequence, outlook: Outlook) -> tuple[Slot | Snapshot, int] | None:
+        """The slot or snapshot with the most tokens that a sequence can begin with.
+
+        At least one token is left to compute, because its logits are needed.
+        """
+        needed = sequence.tokens(0, sequence.known_tokens - 1)
+        best: tuple[Slot | Snapshot, int] | None = None
+        for source, prefix, length in self._prefixes(outlook):
+            own = prefix.key == sequence.key
+            if prefix.owner != sequence.owner or not (own or self._config.prefix_cache):
+                continue
+            tokens = common_prefix(needed, prefix.tokens)
+            if not own:
+                prompts = len(sequence.request.prompt), prefix.prompt_tokens
+                tokens = whole_units(tokens, self._unit, prompts)
+                tokens = tokens if tokens >= PREFIX_TOKENS_MIN else 0
+            if tokens > (best[1] if best else 0) and self._can_drop(length - tokens):
+                best = source, tokens
+        return best
+
+    def place(self, sequence: Sequence, outlook: Outlook) -> Place | None:
+        """The best place for a sequence; None where no slot is idle."""
+        idle = self.idle()
+        if not idle:
+            return None
+        source, tokens = self.match(sequence, outlook) or (None, 0)
+        if isinstance(source, Snapshot):
+            slot = self._cheapest(idle, sequence)
+            length = len(source.prefix.tokens)
+            return Place(slot, tokens, Restore(slot.index, source.number, length))
+        if source is None:
+            return Place(self._cheapest(idle, sequence))
+        others = [slot for slot in idle if slot is not source]
+        copies = self._can.copy and self._copy_pays(sequence, 0, tokens)
+        if source.sequence is None:
+            most_is_used = 2 * tokens >= outlook.position(source.index)
+            if most_is_used or not others or not self._can.copy:
+                return Place(source, tokens)
+        slot = self._cheapest(others, sequence)
+        if not copies:
+            return Place(slot)
+        return Place(slot, tokens, Copy(source.index, slot.index, tokens))
+
+    def awaited(self, sequence: Sequence, outlook: Outlook) -> Awaited | None:
+        """What another sequence computes right now of this one's prompt.
+
+        None where waiting for it and copying is not cheaper. Only a sequence of its
+        class or a higher one counts.
+        """
+        if not (self._config.prefix_cache and self._can.copy):
+            return None
+        needed = sequence.tokens(0, sequence.known_tokens - 1)
+        found = self.match(sequence, outlook)
+        best, least = None, found[1] if found else 0
+        for donor in self.holders():
+            lower = donor.request.priority < sequence.request.priority
+            if lower or donor.owner != sequence.owner or donor.state is not State.PREFILL:
+                continue
+            prompts = len(sequence.request.prompt), len(donor.request.prompt)
+            common = common_prefix(needed, donor.tokens(0, donor.known_tokens))
+            tokens = whole_units(common, self._unit, prompts)
+            assert donor.slot is not None
+            computing = outlook.position(donor.slot) < tokens
+            if computing and tokens > least and self._copy_pays(sequence, least, tokens):
+                best, least = Awaited(donor, tokens), tokens
+        return best
+
+    def compaction(self, rows: list[Sequence], outlook: Outlook) -> Copy | None:
+        """The move of the highest row into a lower hole, where that pays.
+
+        Args:
+            rows: The sequences that decode, in ascending order of slots.
+            outlook: What the slots hold.
+        """
+        slots = [sequence.slot for sequence in rows if sequence.slot is not None]
+        groups = count_groups(slots)
+        if not self._can.copy or groups < 2:
+            return None
+        rest, last = slots[:-1], slots[-1]
+        holes = [slot for slot in self.idle() if slot.index < last]
+        if not holes or not outlook.position(last):
+            return None
+        after = {slot: count_groups(sorted([*rest, slot.index])) for slot in holes}
+        target = min(holes, key=lambda slot: (after[slot], slot.index))
+        saved = groups - after[target]
+        gain = saved * self._cost.rows.weights[0] * _expected_steps(rows[-1])
+        if gain <= MOVE_GAIN * (self._cost.copy_seconds + self._loss(target)):
+            return None
+        return Copy(last, target.index, outlook.position(last))
+
+    # What happens to slots
+
+    def take(self, place: Place, sequence: Sequence) -> None:
+        """Give an idle slot to a sequence."""
+        slot = place.slot
+        slot.state = following(SLOT_TRANSITIONS, slot.state, SlotEvent.TAKE)
+        slot.sequence, slot.retained, slot.usable = sequence, NOTHING, place.tokens
+        sequence.slot = slot.index
+
+    def release(self, sequence: Sequence, usable: int, now: float) -> None:
+        """Free a sequence's slot, and keep so many of its tokens for others to begin with."""
+        assert sequence.slot is not None
+        slot = self.slots[sequence.slot]
+        slot.retained = slot.prefix(usable)
+        slot.state = following(SLOT_TRANSITIONS, slot.state, SlotEvent.RELEASE)
+        slot.usable, slot.last_used = len(slot.retained.tokens), now
+        slot.sequence = sequence.slot = None
+        if not slot.usable:
+            self._evict(slot)
+
+    def move(self, copy: Copy, now: float) -> None:
+        """Let the sequence of one slot go on in another."""
+        sequence = self.slots[copy.source].sequence
+        assert sequence is not None
+        self.release(sequence, 0, now)
+        self.take(Place(self.slots[copy.target], copy.tokens), sequence)
+        self._tally.moves += 1
+
+    def commit(self, run: Run, done: int, failed: bool) -> bool:
+        """Take in what a run has done; False where it was refused."""
+        slot = self.slots[run.slot]
+        if run.start > slot.length:
+            return False
+        slot.length = 0 if failed else run.start + done
+        if failed:
+            self._empty(slot)
+        elif slot.key == run.key:
+            slot.usable = slot.length
+        return True
+
+    def confirm(self, operation: Operation, failed: bool) -> None:
+        """Take in that an operation is done, or has failed."""
+        if isinstance(operation, Save):
+            snapshot = self.snapshots.get(operation.snapshot)
+            if snapshot is not None:
+                snapshot.advance(SnapshotEvent.SAVE_FAILED if failed else SnapshotEvent.SAVED)
+                if failed:
+                    del self.snapshots[operation.snapshot]
+        elif isinstance(operation, Copy | Restore):
+            index = operation.target if isinstance(operation, Copy) else operation.slot
+            self.slots[index].length = 0 if failed else operation.tokens
+            if failed:
+                self._empty(self.slots[index])
+
+    def lose(self) -> None:
+        """Take in that the runner died, and all caches with it; nothing runs any more."""
+        for slot in self.slots:
+            slot.length = 0
+            self._empty(slot)
+        for snapshot in self.snapshots.values():
+            snapshot.advance(SnapshotEvent.LOSE)
+        self.snapshots.clear()
+
+    # What happens to snapshots
+
+    def save(
+        self, sequence: Sequence, outlook: Outlook, seconds_max: float, now: float
+    ) -> list[Operation]:
+        """Save the cache of a sequence that loses its slot, where it fits and pays.
+
+        A higher class waits for it, so it must not take longer than `seconds_max`.
+        """
+        assert sequence.slot is not None
+        tokens = outlook.position(sequence.slot)
+        exact = tokens == outlook.lengths[sequence.slot]
+        seconds = self._cost.snapshot_token_seconds * tokens
+        if not self._can.snapshots or not exact or not tokens:
+            return []
+        if seconds > min(seconds_max, self._cost.prefill_seconds(0, tokens, self._can.chunk)):
+            return []
+        prefix = self.slots[sequence.slot].prefix(tokens)
+        snapshot = Snapshot(next(self._numbers), prefix, now)
+        if self._bytes(snapshot) > self._config.snapshot_bytes_max:
+            return []
+        self.snapshots[snapshot.number] = snapshot
+        self._tally.saves += 1
+        return [*self._make_room(), Save(sequence.slot, snapshot.number, tokens)]
+
+    def drop(self, sequence: Sequence, event: SnapshotEvent) -> list[Operation]:
+        """Forget the snapshots of a sequence that has a slot again, or has ended."""
+        own = [s for s in self.snapshots.values() if s.prefix.key == sequence.key]
+        return [self._drop(snapshot, event) for snapshot in own]
+
+    def _make_room(self) -> list[Operation]:
+        """Drop the snapshots that were used longest ago until the rest fits."""
+        drops: list[Operation] = []
+        while self.snapshot_bytes > self._config.snapshot_bytes_max:
+            oldest = min(self.snapshots.values(), key=lambda s: s.last_used)
+            drops.append(self._drop(oldest, SnapshotEvent.EVICT))
+        return drops
+
+    def _drop(self, snapshot: Snapshot, event: SnapshotEvent) -> Drop:
+        if snapshot.state is SnapshotState.PENDING:
+            event = SnapshotEvent.EVICT
+        snapshot.advance(event)
+        del self.snapshots[snapshot.number]
+        return Drop(snapshot.number)
+
+    def _bytes(self, snapshot: Snapshot) -> int:
+        return len(snapshot.prefix.tokens) * self._can.token_bytes + self._can.state_bytes
+
+    # Inside
+
+    def _prefixes(self, outlook: Outlook) -> Iterator[tuple[Slot | Snapshot, Prefix, int]]:
+        """Everything that holds tokens, and how many it holds, usable or not."""
+        for slot in self.slots:
+            usable = outlook.position(slot.index)
+            if usable:
+                yield slot, slot.prefix(usable), outlook.lengths[slot.index]
+        for snapshot in self.snapshots.values():
+            if snapshot.state is SnapshotState.STORED:
+                yield snapshot, snapshot.prefix, len(snapshot.prefix.tokens)
+
+    def _can_drop(self, tokens: int) -> bool:
+        return self._can.rollback is None or tokens <= self._can.rollback
+
+    def _copy_pays(self, sequence: Sequence, start: int, tokens: int) -> bool:
+        """Whether it is cheaper to copy so many tokens than to compute those from `start` on."""
+        known, chunk = sequence.known_tokens, self._can.chunk
+        computed = self._cost.prefill_seconds(start, known, chunk)
+        return self._cost.copy_seconds + self._cost.prefill_seconds(tokens, known, chunk) < computed
+
+    def _cheapest(self, idle: list[Slot], sequence: Sequence) -> Slot:
+        """An idle slot, by what is lost with it and by what it costs in density."""
+        held = {slot.index for slot in self.slots if slot.sequence is not None}
+        groups = count_groups(sorted(held))
+        group_seconds = self._cost.rows.weights[0] * _expected_steps(sequence)
+
+        def price(slot: Slot) -> tuple[float, float, int]:
+            more = count_groups(sorted(held | {slot.index})) - groups
+            return more * group_seconds + self._loss(slot), slot.last_used, slot.index
+
+        return min(idle, key=price)
+
+    def _loss(self, slot: Slot) -> float:
+        """Seconds that are expected to be lost with what an idle slot retains.
+
+        What was used longest ago is asked for least.
+        """
+        if not (self._config.prefix_cache and slot.usable):
+            return 0.0
+        kept = [other for other in self.idle() if other.usable]
+        older = sum(other.last_used < slot.last_used for other in kept)
+        seconds = self._cost.prefill_seconds(0, slot.usable, self._can.chunk)
+        return REUSE_CHANCE * seconds * (older + 1) / len(kept)
+
+    def _empty(self, slot: Slot) -> None:
+        slot.usable = 0
+        if slot.state is SlotState.RETAINED:
+            self._evict(slot)
+
+    @staticmethod
+    def _evict(slot: Slot) -> None:
+        slot.retained = NOTHING
+        slot.state = following(SLOT_TRANSITIONS, slot.state, SlotEvent.EVICT)
+
+
+def _expected_steps(sequence: Sequence) -> float:
+    """Steps that a sequence is expected to go on for: half of what it may."""
+    return (sequence.request.max_tokens - len(sequence.output)) / 2

@@ -1,0 +1,141 @@
+"""The requests that are alive: their ends, and what is said of them and to the runner."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+from llm_serving_engine.scheduler.admission import Admission
+from llm_serving_engine.scheduler.cache import Cache
+from llm_serving_engine.scheduler.errors import DeadlinePassed, RequestError
+from llm_serving_engine.scheduler.events import Moved, SchedulerEvent
+from llm_serving_engine.scheduler.lifecycle import Event, SnapshotEvent, State
+from llm_serving_engine.scheduler.policy import Policy
+from llm_serving_engine.scheduler.queue import Deadlines, WaitingQueue
+from llm_serving_engine.scheduler.request import FinishReason, Request
+from llm_serving_engine.scheduler.sequence import Sequence, Transition
+from llm_serving_engine.scheduler.step import Close, Operation
+from llm_serving_engine.scheduler.suspects import Suspects
+from llm_serving_engine.scheduler.tally import Tally
+
+
+class LiveRequests:
+    """All requests from their arrival to their end.
+
+    Attributes:
+        events: What happened, in order.
+        operations: What the runner is told with the next step, whatever else it does.
+        suspects: Those that may have killed a runner.
+        tally: Counts ends.
+    """
+
+    def __init__(
+        self,
+        queue: WaitingQueue,
+        cache: Cache,
+        admission: Admission,
+        policy: Policy,
+        suspects: Suspects,
+        tally: Tally,
+    ) -> None:
+        self.events: list[SchedulerEvent] = []
+        self.operations: list[Operation] = []
+        self.suspects = suspects
+        self.tally = tally
+        self._queue = queue
+        self._cache = cache
+        self._admission = admission
+        self._policy = policy
+        self._sequences: dict[int, Sequence] = {}
+        self._deadlines = Deadlines()
+        self._keys = itertools.count(1)
+
+    def __len__(self) -> int:
+        return len(self._sequences)
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return iter(self._sequences.values())
+
+    def __getitem__(self, key: int) -> Sequence:
+        return self._sequences[key]
+
+    def get(self, key: int) -> Sequence | None:
+        """The request of that key, if it is alive."""
+        return self._sequences.get(key)
+
+    def arrive(self, request: Request, now: float) -> Sequence:
+        """Let a request in that is within the limits. Raises RequestError for another one."""
+        sequence = Sequence(request, next(self._keys), [Transition(State.WAITING, now)])
+        displaced = self._admission.check(sequence, self._policy.line(sequence), now)
+        if displaced is not None:
+            self.end(displaced, Event.FAIL, now, self._admission.displaced())
+        self._sequences[sequence.key] = sequence
+        if request.deadline is not None:
+            self._deadlines.add(sequence.key, request.deadline)
+        self.events.append(Moved(sequence, sequence.history[-1]))
+        return sequence
+
+    def move(self, sequence: Sequence, event: Event, now: float) -> None:
+        """Let a sequence change its state."""
+        sequence.advance(event, now)
+        self.events.append(Moved(sequence, sequence.history[-1]))
+
+    def vacate(self, sequence: Sequence, event: Event, usable: int, now: float) -> None:
+        """Let a running sequence wait again; so many of its tokens stay in the slot."""
+        self._cache.release(sequence, usable, now)
+        if event is not Event.LOSE:
+            self.operations.append(Close(sequence.key))
+        self.move(sequence, event, now)
+        self._queue.add(sequence, self._policy.line(sequence))
+
+    # Ends
+
+    def finish(self, sequence: Sequence, reason: FinishReason, now: float) -> None:
+        """End a request successfully."""
+        sequence.finish_reason = reason
+        self._admission.finished(sequence)
+        self._leave(sequence, Event.FINISH, now)
+
+    def end(self, sequence: Sequence, event: Event, now: float, error: RequestError) -> None:
+        """End a request with an error."""
+        sequence.error = error
+        self._leave(sequence, event, now)
+
+    def _leave(self, sequence: Sequence, event: Event, now: float) -> None:
+        if sequence.slot is not None:
+            self._refund(sequence)
+            self._cache.release(sequence, self._cache.slots[sequence.slot].usable, now)
+            self.operations.append(Close(sequence.key))
+        else:
+            self._queue.remove(sequence)
+        self.operations += self._cache.drop(sequence, SnapshotEvent.EVICT)
+        del self._sequences[sequence.key]
+        self._deadlines.discard(sequence.key)
+        self.suspects.left(sequence.key)
+        self.move(sequence, event, now)
+        self._policy.left(sequence)
+        self.tally.outcomes[sequence.state] += 1
+
+    def _refund(self, sequence: Sequence) -> None:
+        """Give back what was charged for the part of a prompt that was not computed."""
+        assert sequence.slot is not None
+        computed = self._cache.slots[sequence.slot].usable
+        rest = len(sequence.request.prompt) - computed
+        if sequence.state is State.PREFILL and not sequence.output and rest > 0:
+            self._policy.served(sequence, -rest, 0)
+
+    def expire_overdue(self, now: float) -> None:
+        """End the requests whose deadlines have passed."""
+        for key in self._deadlines.pop_overdue(now):
+            self.expire(self._sequences[key], now)
+
+    def expire(self, sequence: Sequence, now: float) -> None:
+        """End a request whose deadline has passed, or cannot be met any more."""
+        if not sequence.has_run:
+            reason, where = DeadlinePassed.QUEUE_TIMEOUT, "while the request waited in the queue"
+        else:
+            reason, where = DeadlinePassed.RUNNING_TIMEOUT, "before the answer was complete"
+        deadline = sequence.request.deadline
+        passed = "passed" if deadline is None or deadline <= now else "would pass"
+        error = DeadlinePassed(reason, f"the deadline {passed} {where}")
+        self.end(sequence, Event.EXPIRE, now, error)

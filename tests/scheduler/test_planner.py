@@ -1,0 +1,111 @@
+"""What a step computes: rows or chunks, how long, and of whom."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from stepping import answer, run_step
+
+from llm_serving_engine.scheduler.config import SchedulerConfig
+from llm_serving_engine.scheduler.core import Scheduler
+from llm_serving_engine.scheduler.request import Priority, Request
+from llm_serving_engine.scheduler.step import Capabilities, Step
+
+
+def new_scheduler(slots: int = 2, context: int = 32, chunk: int = 64, **config: Any) -> Scheduler:
+    return Scheduler(Capabilities(slots, context, chunk), SchedulerConfig(**config))
+
+
+def ask(name: str = "a", prompt: int = 3, max_tokens: int = 4, **more: object) -> Request:
+    """A request; prompts begin alike where the names do."""
+    start = 1000 * ord(name[0])
+    tokens = tuple(range(start, start + prompt))
+    return Request(name, tokens, max_tokens, **more)  # type: ignore[arg-type]
+
+
+class Clock:
+    """Steps that take the time that the scheduler expects."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler, self.now = scheduler, 0.0
+
+    def step(self) -> Step:
+        step = self.scheduler.schedule(self.now)
+        assert step is not None
+        seconds = self.scheduler.cost.predict(step.shape)
+        self.now += seconds + self.scheduler.cost.operations(step.operations)
+        self.scheduler.apply(answer(step), self.now)
+        return step
+
+
+def test_prompts_and_rows_take_turns_beside_streams() -> None:
+    scheduler = new_scheduler(context=4000, step_target_seconds=0.1)
+    clock = Clock(scheduler)
+    short = scheduler.submit(ask("short", max_tokens=100), now=0.0)
+    clock.step()
+    scheduler.submit(Request("long", tuple(range(100, 3100)), 4), clock.now)
+    kinds = [clock.step().rows for _ in range(20)]
+    assert kinds == [False, True] * 10
+    assert len(short.output) == 11
+
+
+@pytest.mark.parametrize(("prompts", "stretch"), [(1, 1), (2, 1), (3, 2), (9, 2)])
+def test_more_prompts_get_more_time_between_rows(prompts: int, stretch: int) -> None:
+    target = 0.2
+    scheduler = new_scheduler(
+        slots=16, context=4000, step_target_seconds=target, prefix_cache=False
+    )
+    clock = Clock(scheduler)
+    scheduler.submit(ask("running", max_tokens=100), now=0.0)
+    clock.step()
+    for number in range(prompts):
+        scheduler.submit(Request(f"{number}", (number,) * 3000, 4), clock.now)
+    begun = clock.now
+    while not clock.step().rows:
+        pass
+    gap = clock.now - begun
+    assert target * (stretch - 0.5) < gap <= target * stretch
+
+
+def test_chunks_have_the_machines_length_while_nobody_streams() -> None:
+    scheduler = new_scheduler(context=4000, chunk=256, step_target_seconds=0.1)
+    scheduler.submit(ask("long", prompt=3000), now=0.0)
+    assert [run_step(scheduler).prompt_tokens for _ in range(5)] == [256] * 5
+
+
+def test_chunks_keep_to_the_target_where_a_higher_class_came_lately() -> None:
+    scheduler = new_scheduler(context=4000, chunk=256, step_target_seconds=0.2)
+    urgent = ask("urgent", max_tokens=1, priority=Priority.HIGH)
+    scheduler.submit(urgent, now=0.0)
+    run_step(scheduler)
+    scheduler.submit(ask("long", prompt=3000), now=1.0)
+    for _ in range(10):
+        step = run_step(scheduler, now=1.0)
+        assert scheduler.cost.predict(step.shape) <= 0.2
+    assert run_step(scheduler, now=1000.0).prompt_tokens == 256
+
+
+def test_the_end_of_a_prompt_goes_along_with_its_last_chunk() -> None:
+    scheduler = new_scheduler(context=4000, chunk=64)
+    scheduler.submit(ask("a", prompt=64 + 70), now=0.0)
+    assert [run_step(scheduler).prompt_tokens for _ in range(2)] == [64, 70]
+
+
+def test_chunks_of_neighbours_join() -> None:
+    capabilities = Capabilities(4, 4000, 64, joins=True)
+    scheduler = Scheduler(capabilities, SchedulerConfig(step_target_seconds=1.0))
+    lengths = (50, 52, 20, 51)
+    for number, length in enumerate(lengths):
+        scheduler.submit(Request(f"{number}", (number,) * length, 4), now=0.0)
+    joined = [[len(run.tokens) for run in run_step(scheduler).runs] for _ in range(3)]
+    assert joined == [[20], [50, 52], [51]]
+
+
+def test_a_higher_class_is_prefilled_first_and_alone() -> None:
+    capabilities = Capabilities(4, 4000, 64, joins=True)
+    scheduler = Scheduler(capabilities, SchedulerConfig())
+    scheduler.submit(ask("normal", prompt=300), now=0.0)
+    run_step(scheduler)
+    high = scheduler.submit(ask("high", prompt=64, priority=Priority.HIGH), now=1.0)
+    assert [run.key for run in run_step(scheduler, now=1.0).runs] == [high.key]
