@@ -12,6 +12,7 @@ import grpc
 from llm_serving_engine.clients import conversion
 from llm_serving_engine.clients.catalog import Model
 from llm_serving_engine.clients.channels import ADDRESS, Metadata, call_metadata, channel_options
+from llm_serving_engine.clients.explanations import Explanation, explanation
 from llm_serving_engine.clients.operations import SchedulerState
 from llm_serving_engine.clients.operations_conversion import scheduler_state
 from llm_serving_engine.clients.own_process import OwnProcess
@@ -170,6 +171,14 @@ class Client:
         request = operations_pb2.GetSchedulerStateRequest(model=model)
         response = self._call(self._operations.GetSchedulerState, request, timeout)
         return scheduler_state(response.state)
+
+    def explain(
+        self, request_id: str, *, model: str = "", timeout: float | None = None
+    ) -> tuple[Explanation, ...]:
+        """What became of the last requests of that id, the newest first. Raises NotFound."""
+        request = operations_pb2.ExplainRequestRequest(request_id=request_id, model=model)
+        response = self._call(self._operations.ExplainRequest, request, timeout)
+        return tuple(map(explanation, response.explanations))
 
     def watch_scheduler_state(
         self, model: str = "", *, interval: float | None = None, timeout: float | None = None

@@ -145,6 +145,12 @@ class WaitingQueue:
         """How many requests are deferred."""
         return sum(map(len, self._deferred.values()))
 
+    def deferrals(self) -> Iterator[tuple[Sequence, Awaited]]:
+        """The deferred requests, with what each waits for."""
+        for awaited, tickets in self._deferred.items():
+            if isinstance(awaited, Awaited):
+                yield from ((ticket.sequence, awaited) for ticket in tickets)
+
     def of_class(self, priority: Priority) -> Load:
         """The load of a class."""
         return self._by_class[priority]
@@ -152,6 +158,11 @@ class WaitingQueue:
     def of_tenant(self, tenant: str) -> Load:
         """The load of a tenant."""
         return self._by_tenant.get(tenant) or Load()
+
+    @property
+    def tenant_count(self) -> int:
+        """How many tenants have any."""
+        return len(self._by_tenant)
 
     def tenants(self) -> dict[str, Load]:
         """The load of each tenant that has any."""

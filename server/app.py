@@ -26,12 +26,13 @@ from llm_serving_engine.server.api.fingerprint import fingerprint
 from llm_serving_engine.server.api.routes import api_routes
 from llm_serving_engine.server.catalog import Catalog
 from llm_serving_engine.server.config import ConfigError, ServerConfig
-from llm_serving_engine.server.console.routes import console_routes
+from llm_serving_engine.server.console.routes import Console
 from llm_serving_engine.server.grpc_listener import listen, make_server
 from llm_serving_engine.server.health import HealthService
 from llm_serving_engine.server.http import make_app
 from llm_serving_engine.server.http_listener import HttpListener
 from llm_serving_engine.server.inference_service import InferenceService
+from llm_serving_engine.server.lives.lives import Lives
 from llm_serving_engine.server.model import ServedModel
 from llm_serving_engine.server.model_service import ModelService
 from llm_serving_engine.server.operations_service import OperationsService
@@ -81,9 +82,11 @@ class App:
         self.catalog = Catalog([self.model])
         self.inference = Inference(self.catalog, config.generation, self.tracer, self.metrics)
         self._views = {model.name: SchedulerView()}
+        self._lives = {model.name: Lives(config.explained_requests_max)}
+        self._console = Console(self.catalog, self._views, self._lives, config.http)
         self.health = HealthService(("", *SERVICES, model.name))
         self._operations = OperationsService(
-            self.catalog, self._views, config.watch_interval_min_seconds
+            self.catalog, self._views, self._lives, config.watch_interval_min_seconds
         )
         self._grpc = make_server(
             config.grpc,
@@ -98,7 +101,7 @@ class App:
                 *api_routes(
                     self.inference, self.catalog, config.http, fingerprint(model), self._refused
                 ),
-                *console_routes(self.catalog),
+                *self._console.routes(),
             ]
             app = make_app(self.metrics, self.health.serving, config.http, routes)
             self._http = HttpListener(app, config.http, self.metrics.http_refused)
@@ -156,6 +159,7 @@ class App:
         await self.model.drain(drain)
         self.health.close()
         self._operations.close()
+        self._console.close()
         await self._grpc.stop(FLUSH_SECONDS)
         await closing
         await self.model.close()
@@ -193,7 +197,8 @@ class App:
         name = self.model.name
         metrics = self.metrics.observer(name, capabilities.slots)
         traces = () if self._trace is None else (self._trace,)
-        return (metrics, self._views[name], *traces)
+        lives = self._lives[name].observer(self._scheduler)
+        return (metrics, self._views[name], lives, *traces)
 
     def _scheduler(self) -> Scheduler | None:
         engine = self.model.loaded_engine

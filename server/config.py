@@ -216,6 +216,11 @@ class HttpConfig(Part):
     """Silence after which a stream sends a comment, so that proxies do not cut it."""
     listen: tuple[ListenAddress, ...] = ()
     """More addresses: HOST:PORT, [IPV6]:PORT, or unix:PATH."""
+    console_interval_seconds: Annotated[float, Field(ge=0.05, le=60)] = 0.25
+    """How often the console's page hears of the scheduler. Less costs time with each page that
+    watches."""
+    console_watchers_max: Positive = 64
+    """Pages that may watch the scheduler at once. More are answered 429."""
     hosts: tuple[str, ...] = ()
     """Names beside localhost by which requests may reach a loopback address; "*" for all. Others
     are refused, so that no page in a browser reaches the server by a name of its own."""
@@ -272,6 +277,9 @@ class ServerConfig(BaseSettings):
     """How long running requests may take to finish after that. Longer loses fewer answers."""
     watch_interval_min_seconds: Annotated[float, Field(ge=0.01)] = 0.1
     """The highest rate at which WatchSchedulerState sends readings."""
+    explained_requests_max: Positive = 1000
+    """The last requests, of each model, that `explain` and the console know. Each takes a few
+    kilobytes; never what it says."""
     trace_file: str = ""
     """Where to record which requests come, for `simulate`; never what they say. Empty: nowhere."""
     trace_bytes_max: Positive = 100_000_000

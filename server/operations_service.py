@@ -1,15 +1,18 @@
-"""GetSchedulerState and WatchSchedulerState."""
+"""GetSchedulerState, WatchSchedulerState, and ExplainRequest."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import grpc
 
 from llm_serving_engine.scheduler.errors import InvalidField
 from llm_serving_engine.server.catalog import Catalog
+from llm_serving_engine.server.lives.encoding import encode_explanation
+from llm_serving_engine.server.lives.errors import UnknownRequest
+from llm_serving_engine.server.lives.lives import Lives
 from llm_serving_engine.server.model import ServedModel
 from llm_serving_engine.server.scheduler_view import SchedulerView
 from llm_serving_engine.v1 import operations_pb2, operations_pb2_grpc
@@ -17,6 +20,7 @@ from llm_serving_engine.v1 import operations_pb2, operations_pb2_grpc
 SERVICE = operations_pb2.DESCRIPTOR.services_by_name["OperationsService"].full_name
 INTERVAL_DEFAULT_SECONDS = 1.0
 INTERVAL_MAX_SECONDS = 3600.0
+EXPLANATIONS_MAX = 10
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -25,11 +29,16 @@ class OperationsService(operations_pb2_grpc.OperationsServiceServicer):
     """Shows what the schedulers do."""
 
     def __init__(
-        self, catalog: Catalog, views: dict[str, SchedulerView], interval_min: float
+        self,
+        catalog: Catalog,
+        views: Mapping[str, SchedulerView],
+        lives: Mapping[str, Lives],
+        interval_min: float,
     ) -> None:
-        """Show `views`, by model, at most every `interval_min` seconds."""
+        """Show `views` and `lives`, by model, the views at most every `interval_min` seconds."""
         self._catalog = catalog
         self._views = views
+        self._lives = lives
         self._interval_min = interval_min
         self._closing = asyncio.Event()
 
@@ -56,6 +65,13 @@ class OperationsService(operations_pb2_grpc.OperationsServiceServicer):
             except asyncio.TimeoutError:
                 continue
 
+    async def ExplainRequest(  # noqa: N802
+        self, request: operations_pb2.ExplainRequestRequest, context: Context
+    ) -> operations_pb2.ExplainRequestResponse:
+        """What became of a request. Raises InvalidField, UnknownModel, or UnknownRequest."""
+        model = self._catalog.get(request.model)
+        return explained(request.request_id, model.name, self._lives[model.name])
+
     def close(self) -> None:
         """End all watches."""
         self._closing.set()
@@ -73,6 +89,18 @@ class OperationsService(operations_pb2_grpc.OperationsServiceServicer):
                 f"is {seconds:g} s; it can be {self._interval_min:g} to {INTERVAL_MAX_SECONDS:g}",
             )
         return seconds
+
+
+def explained(request_id: str, model: str, lives: Lives) -> operations_pb2.ExplainRequestResponse:
+    """What became of the requests of an id. Raises InvalidField or UnknownRequest."""
+    if not request_id:
+        raise InvalidField("request_id", "is empty")
+    found = lives.of_id(request_id)[:EXPLANATIONS_MAX]
+    if not found:
+        raise UnknownRequest(f"none of the last requests of {model} has the id {request_id!r:.140}")
+    now = lives.clock()
+    explanations = [encode_explanation(life, model, now) for life in found]
+    return operations_pb2.ExplainRequestResponse(explanations=explanations)
 
 
 def _changed(

@@ -10,6 +10,7 @@ import typer
 
 from llm_serving_engine.clients.commands.bench import bench
 from llm_serving_engine.clients.commands.chat import chat
+from llm_serving_engine.clients.commands.explain import explain
 from llm_serving_engine.clients.commands.generate import generate
 from llm_serving_engine.clients.commands.top import top
 
@@ -24,3 +25,4 @@ def register(app: typer.Typer) -> None:
         bench
     )
     app.command(epilog="Example: llm-serving-engine top --interval 0.5")(top)
+    app.command(epilog="Example: llm-serving-engine explain 0c6f2a9d41b7e385")(explain)

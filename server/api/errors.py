@@ -18,6 +18,7 @@ from llm_serving_engine.scheduler.errors import (
     Unavailable,
     UnknownModel,
 )
+from llm_serving_engine.server.lives.errors import UnknownRequest
 from llm_serving_engine.server.retry_delay import with_jitter
 from llm_serving_engine.server.service.errors import INTERNAL_MESSAGE
 from llm_serving_engine.server.service.fields import ContextExceeded
@@ -90,6 +91,8 @@ def http_error(error: RequestError, fields: Mapping[str, str] | None = None) -> 
         return HttpError(400, _INVALID, "invalid_value", message)
     if isinstance(error, UnknownModel):
         return HttpError(404, _INVALID, "model_not_found", message, "model")
+    if isinstance(error, UnknownRequest):
+        return HttpError(404, _INVALID, "request_not_found", message, "request_id")
     if isinstance(error, LimitReached):
         return _limit_reached(error)
     if isinstance(error, DeadlinePassed):

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llm_serving_engine.scheduler.cost import Costs
+    from llm_serving_engine.server.simulator.recorder import Recorder
     from llm_serving_engine.server.simulator.replay import Replay, ReplaySettings
     from llm_serving_engine.server.simulator.trace import TraceRecord
 
@@ -63,6 +64,13 @@ Picture = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Draw the result, such as to result.svg."),
 ]
+Timeline = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Write what each request did when, such as to timeline.json; the console draws it.",
+    ),
+]
 Example = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Write a trace to try, such as trace.jsonl."),
@@ -84,6 +92,7 @@ def simulate(
     cost: Cost = None,
     json_file: JsonFile = None,
     picture: Picture = None,
+    timeline: Timeline = None,
     example: Example = None,
 ) -> None:
     """Replay a trace through the scheduler, to see what each policy would have made of it.
@@ -100,11 +109,13 @@ def simulate(
             _write_example(example)
             return
         assert trace is not None
+        from llm_serving_engine.server.simulator.recorder import Recorder
         from llm_serving_engine.server.simulator.trace import read_trace
 
         settings = _settings(config, slots, context, step_target_ms, cost)
         records = read_trace(trace)
-        replays = _replay_all(records, _names(policy), settings)
+        recorder = Recorder(len(records)) if timeline is not None else None
+        replays = _replay_all(records, _names(policy), settings, recorder)
         _show(replays)
         if json_file is not None:
             _write_json(json_file, replays, settings)
@@ -112,6 +123,8 @@ def simulate(
             from llm_serving_engine.server.commands.simulate_picture import draw
 
             picture.write_text(draw(replays), encoding="utf-8")
+        if timeline is not None and recorder is not None:
+            timeline.write_text(recorder.text(), encoding="utf-8")
 
 
 def _write_example(path: Path) -> None:
@@ -192,7 +205,10 @@ def _names(policies: str) -> list[str]:
 
 
 def _replay_all(
-    records: Sequence[TraceRecord], names: list[str], settings: ReplaySettings
+    records: Sequence[TraceRecord],
+    names: list[str],
+    settings: ReplaySettings,
+    recorder: Recorder | None,
 ) -> list[Replay]:
     import os
     import sys
@@ -208,7 +224,8 @@ def _replay_all(
     console, replays = Console(stderr=True), []
     for name in names:
         with console.status(f"replaying {len(records)} requests under {name}"):
-            replays.append(replay(records, name, settings))
+            observer = None if recorder is None else recorder.begin(name)
+            replays.append(replay(records, name, settings, observer))
     return replays
 
 

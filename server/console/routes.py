@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from google.protobuf.json_format import MessageToDict
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
+from llm_serving_engine.server.api.endpoint import Endpoint
+from llm_serving_engine.server.api.exchange import Exchange
 from llm_serving_engine.server.catalog import Catalog
+from llm_serving_engine.server.config import HttpConfig
+from llm_serving_engine.server.console.feed import SchedulerFeed
 from llm_serving_engine.server.console.models import ModelsData
 from llm_serving_engine.server.console.pages import (
     CACHING,
@@ -14,17 +21,71 @@ from llm_serving_engine.server.console.pages import (
     STATIC,
     ConsoleFiles,
 )
+from llm_serving_engine.server.lives.lives import Lives
+from llm_serving_engine.server.operations_service import explained
+from llm_serving_engine.server.scheduler_view import SchedulerView
 
 DATA = "/console/data"
 
 
-def console_routes(catalog: Catalog) -> list[BaseRoute]:
-    """Every route of the console."""
-    return [
-        Route("/", show_page, methods=["GET"]),
-        Route(f"{DATA}/models", ModelsData(catalog).show, methods=["GET"]),
-        Mount("/console", ConsoleFiles()),
-    ]
+class Console:
+    """The page and what feeds it."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        views: Mapping[str, SchedulerView],
+        lives: Mapping[str, Lives],
+        config: HttpConfig,
+    ) -> None:
+        """Show the models of a catalog, by the views and lives of their names."""
+        self._catalog = catalog
+        self._lives = lives
+        self._config = config
+        self.feeds = {
+            model.name: SchedulerFeed(
+                model,
+                views[model.name],
+                lives[model.name],
+                config.console_interval_seconds,
+                config.console_watchers_max,
+            )
+            for model in catalog
+        }
+
+    def routes(self) -> list[BaseRoute]:
+        """Every route of the console."""
+        watch = Endpoint(self.watch, self._config)
+        explain = Endpoint(self.explain, self._config)
+        return [
+            Route("/", show_page, methods=["GET"]),
+            Route(f"{DATA}/models", ModelsData(self._catalog).show, methods=["GET"]),
+            Route(f"{DATA}/scheduler", watch, methods=["GET"]),
+            Route(f"{DATA}/scheduler/{{model:path}}", watch, methods=["GET"]),
+            Route(f"{DATA}/requests/{{id:path}}", explain, methods=["GET"]),
+            Mount("/console", ConsoleFiles()),
+        ]
+
+    async def watch(self, exchange: Exchange) -> None:
+        """What a scheduler does, as server-sent events. Raises UnknownModel or LimitReached."""
+        model = self._catalog.get(exchange.path_parameters.get("model", ""))
+        await self.feeds[model.name].watch(exchange)
+
+    async def explain(self, exchange: Exchange) -> None:
+        """What became of a request, as ExplainRequest tells it. Raises RequestError."""
+        request_id = exchange.path_parameters["id"]
+        found = [name for name, lives in self._lives.items() if lives.of_id(request_id)]
+        name = found[0] if found else self._catalog.default.name
+        answer = explained(request_id, name, self._lives[name])
+        await exchange.answer(
+            MessageToDict(answer, preserving_proto_field_name=True),
+            headers=(("cache-control", "no-store"),),
+        )
+
+    def close(self) -> None:
+        """End all watching."""
+        for feed in self.feeds.values():
+            feed.close()
 
 
 async def show_page(request: Request) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from llm_serving_engine.scheduler.config import SchedulerConfig
@@ -13,6 +13,7 @@ from llm_serving_engine.scheduler.cost import DEFAULT_COSTS, CostModel, Costs
 from llm_serving_engine.scheduler.errors import RequestError
 from llm_serving_engine.scheduler.events import Begun, Produced, SchedulerEvent
 from llm_serving_engine.scheduler.lifecycle import State
+from llm_serving_engine.scheduler.observer import Observer
 from llm_serving_engine.scheduler.policies.fair import (
     OUTPUT_TOKEN_WEIGHT,
     PROMPT_TOKEN_WEIGHT,
@@ -38,6 +39,9 @@ STOP_TOKEN, OTHER_TOKEN = 0, 1
 TENANTS_FOLLOWED = 8
 # Of the built-in model, a small one.
 CACHE_BYTES_PER_TOKEN = 23_040
+
+
+ObserverFactory = Callable[[Scheduler, Callable[[], float]], Observer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +111,23 @@ class Replay:
 
 
 def replay(
-    records: Sequence[TraceRecord], policy: str, settings: ReplaySettings | None = None
+    records: Sequence[TraceRecord],
+    policy: str,
+    settings: ReplaySettings | None = None,
+    observer: ObserverFactory | None = None,
 ) -> Replay:
-    """Run a trace. Raises ValueError where there is no such policy."""
+    """Run a trace. Raises ValueError where there is no such policy.
+
+    Args:
+        records: The trace.
+        policy: Its name, or an import path.
+        settings: The server.
+        observer: Makes what is told of everything, given the scheduler and its clock.
+    """
     settings = settings or ReplaySettings()
     run = _Run(records, policy, settings)
+    if observer is not None:
+        run.observer = observer(run.scheduler, lambda: run.now)
     # Each turn brings a token or a chunk, or goes on to the next arrival.
     turns = sum(r.prompt_tokens + r.max_tokens + 10 for r in records)
     run.run(steps_max=100 * turns)
@@ -136,6 +152,7 @@ class _Run(Simulation):
         config = replace(settings.config, policy=policy)
         scheduler = Scheduler(_capabilities(settings, cost), config, load_policy(policy, config))
         super().__init__(scheduler, self._answer, cost)
+        self.observer: Observer | None = None
         self.outcomes: list[Outcome] = []
         self.steps_done = 0
         self._records = {str(number): record for number, record in enumerate(records)}
@@ -192,6 +209,8 @@ class _Run(Simulation):
             service[request.tenant] += PROMPT_TOKEN_WEIGHT * computed
         else:
             self._moved(request, event.transition.state)
+            if self.observer is not None and event.transition is sequence.history[-1]:
+                self.observer.transitioned(sequence)
             if event.transition.state.ended:
                 self.outcomes.append(_outcome(self._records[request.id], sequence))
 
@@ -211,6 +230,8 @@ class _Run(Simulation):
     def stepped(self, record: StepRecord) -> None:
         """Follow the tenants' service."""
         self.steps_done += 1
+        if self.observer is not None:
+            self.observer.stepped(record.step, record.result)
         for tenant, line in self.lines.items():
             line.add(self.now, sum(service[tenant] for service in self._service.values()))
 

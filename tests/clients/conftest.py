@@ -143,6 +143,13 @@ class FakeServer(
             await self.failures.pop(0)(context)
         await self._hang()
 
+    async def ExplainRequest(self, request, context):  # noqa: N802
+        await self._admit(request, context)
+        explained = operations_pb2.RequestExplanation(
+            request_id=request.request_id, model=request.model, sentences=["It\nwaited."]
+        )
+        return operations_pb2.ExplainRequestResponse(explanations=[explained])
+
     async def _admit(self, request, context) -> None:
         self.requests.append(request)
         self.metadata.append(dict(context.invocation_metadata()))

@@ -33,7 +33,7 @@ def run(server):
     return invoke
 
 
-@pytest.mark.parametrize("command", ["generate", "chat", "bench", "top"])
+@pytest.mark.parametrize("command", ["generate", "chat", "bench", "top", "explain"])
 def test_help_has_an_example(run, command):
     result = run(command, "--help")
     assert result.exit_code == 0
@@ -230,3 +230,10 @@ def test_bench_says_in_one_line_that_nobody_listens(run):
 @pytest.mark.parametrize("clients", ["", "0", "1,x", "4,-1"])
 def test_bench_refuses_numbers_of_clients_that_are_none(run, clients):
     assert run("bench", "--clients", clients).exit_code == 2
+
+
+def test_explain_prints_no_control_characters(run):
+    result = run("explain", "ab", "--model", "m")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("request ab of ")
+    assert result.stdout.splitlines()[1:] == ["  It?waited."]

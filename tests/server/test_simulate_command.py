@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from llm_serving_engine.scheduler.cost import DEFAULT_COSTS
 from llm_serving_engine.server.commands.simulate import register
+from llm_serving_engine.server.console.timeline import FORMAT
 from llm_serving_engine.server.simulator.trace import read_trace, write_trace
 from llm_serving_engine.server.simulator.trace_example import example_trace
 
@@ -171,3 +172,23 @@ def test_failures_are_one_line(run: Run, arguments: str, message: str) -> None:
 @pytest.mark.parametrize("arguments", ["", "--trace a --example b", "--trace a --slots 0"])
 def test_misuse_is_told_from_failure(run: Run, arguments: str) -> None:
     assert run(*arguments.split()).exit_code == 2
+
+
+def test_a_timeline_tells_what_each_request_did_under_each_policy(run: Run) -> None:
+    done = run(
+        *("--trace", "trace.jsonl", "--policy", "fair,first_come", "--timeline", "timeline.json")
+    )
+    assert done.exit_code == 0
+    content = json.loads(Path("timeline.json").read_text())
+    assert content["format"] == FORMAT
+    assert [one["name"] for one in content["runs"]] == ["fair", "first_come"]
+    for one in content["runs"]:
+        assert one["slots"] == 8
+        assert one["target"] > 0
+        assert one["steps"]
+        ids = [int(life["id"]) for life in one["lives"]]
+        assert sorted(ids) == list(range(len(read_trace(Path("trace.jsonl")))))
+        for life in one["lives"]:
+            times = [at for _, _, at, *_ in life["stages"]]
+            assert times == sorted(times)
+            assert life["stages"][-1][0] == "finished"

@@ -66,6 +66,50 @@ with from another slot.
 """
 Global___SlotState: _TypeAlias = SlotState  # noqa: Y015
 
+class _RequestState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RequestStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RequestState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REQUEST_STATE_UNSPECIFIED: _RequestState.ValueType  # 0
+    """Never sent; a client that sees it is older than the server."""
+    REQUEST_STATE_WAITING: _RequestState.ValueType  # 1
+    """In the queue, new or because it lost its slot."""
+    REQUEST_STATE_PREFILL: _RequestState.ValueType  # 2
+    """Its prompt is being computed."""
+    REQUEST_STATE_DECODE: _RequestState.ValueType  # 3
+    """It gets a token each step."""
+    REQUEST_STATE_FINISHED: _RequestState.ValueType  # 4
+    """It ended well."""
+    REQUEST_STATE_CANCELLED: _RequestState.ValueType  # 5
+    """Its caller went away or cancelled it."""
+    REQUEST_STATE_EXPIRED: _RequestState.ValueType  # 6
+    """Its deadline passed."""
+    REQUEST_STATE_FAILED: _RequestState.ValueType  # 7
+    """It could not go on."""
+
+class RequestState(_RequestState, metaclass=_RequestStateEnumTypeWrapper):
+    """Where a request is."""
+
+REQUEST_STATE_UNSPECIFIED: RequestState.ValueType  # 0
+"""Never sent; a client that sees it is older than the server."""
+REQUEST_STATE_WAITING: RequestState.ValueType  # 1
+"""In the queue, new or because it lost its slot."""
+REQUEST_STATE_PREFILL: RequestState.ValueType  # 2
+"""Its prompt is being computed."""
+REQUEST_STATE_DECODE: RequestState.ValueType  # 3
+"""It gets a token each step."""
+REQUEST_STATE_FINISHED: RequestState.ValueType  # 4
+"""It ended well."""
+REQUEST_STATE_CANCELLED: RequestState.ValueType  # 5
+"""Its caller went away or cancelled it."""
+REQUEST_STATE_EXPIRED: RequestState.ValueType  # 6
+"""Its deadline passed."""
+REQUEST_STATE_FAILED: RequestState.ValueType  # 7
+"""It could not go on."""
+Global___RequestState: _TypeAlias = RequestState  # noqa: Y015
+
 @_typing.final
 class QueueState(_message.Message):
     """The waiting requests of one class."""
@@ -653,3 +697,181 @@ class WatchSchedulerStateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchSchedulerStateResponse: _TypeAlias = WatchSchedulerStateResponse  # noqa: Y015
+
+@_typing.final
+class RequestStage(_message.Message):
+    """A state that a request came into."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    SLOT_FIELD_NUMBER: _builtins.int
+    COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
+    TAKEN_BY_FIELD_NUMBER: _builtins.int
+    RESTORED_TOKENS_FIELD_NUMBER: _builtins.int
+    state: Global___RequestState.ValueType
+    """The state."""
+    event: _builtins.str
+    """What led to it: "submit", "admit", "first token", "preempt", "lose",
+    "finish", "cancel", "expire", "fail".
+    """
+    slot: _builtins.int
+    """The slot that it had; not set while it waited."""
+    completion_tokens: _builtins.int
+    """Tokens that it had produced by then."""
+    taken_by: _builtins.str
+    """After "preempt": the request that took the slot; empty where that is not
+    known.
+    """
+    restored_tokens: _builtins.int
+    """Tokens of a saved or copied cache that were put into the slot."""
+    @_builtins.property
+    def start(self) -> _duration_pb2.Duration:
+        """When, from the request's arrival."""
+
+    def __init__(
+        self,
+        *,
+        state: Global___RequestState.ValueType = ...,
+        event: _builtins.str = ...,
+        start: _duration_pb2.Duration | None = ...,
+        slot: _builtins.int | None = ...,
+        completion_tokens: _builtins.int = ...,
+        taken_by: _builtins.str = ...,
+        restored_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_slot", b"_slot", "slot", b"slot", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_slot", b"_slot", "completion_tokens", b"completion_tokens", "event", b"event", "restored_tokens", b"restored_tokens", "slot", b"slot", "start", b"start", "state", b"state", "taken_by", b"taken_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__slot: _TypeAlias = _typing.Literal["slot"]  # noqa: Y015
+    _WhichOneofArgType__slot: _TypeAlias = _typing.Literal["_slot", b"_slot"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__slot) -> _WhichOneofReturnType__slot | None: ...
+
+Global___RequestStage: _TypeAlias = RequestStage  # noqa: Y015
+
+@_typing.final
+class RequestExplanation(_message.Message):
+    """What became of one request; never what it says."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    ARRIVED_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    STAGES_FIELD_NUMBER: _builtins.int
+    SENTENCES_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Its id, as its caller knows it."""
+    model: _builtins.str
+    """The model."""
+    priority: _generation_pb2.Priority.ValueType
+    """Its class."""
+    tenant: _builtins.str
+    """On whose behalf; empty for callers that name none."""
+    prompt_tokens: _builtins.int
+    """Tokens of its prompt."""
+    cached_prompt_tokens: _builtins.int
+    """Those that were found in the cache. Not set before that is settled."""
+    completion_tokens: _builtins.int
+    """Tokens produced so far."""
+    max_tokens: _builtins.int
+    """Tokens that it may produce."""
+    @_builtins.property
+    def arrived(self) -> _timestamp_pb2.Timestamp:
+        """When it came."""
+
+    @_builtins.property
+    def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestStage]:
+        """The states that it came into, oldest first."""
+
+    @_builtins.property
+    def sentences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The same for people, in English: what it waited for, what was found in the
+        cache, who took its slot, how long each part took.
+        """
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        priority: _generation_pb2.Priority.ValueType = ...,
+        tenant: _builtins.str = ...,
+        arrived: _timestamp_pb2.Timestamp | None = ...,
+        prompt_tokens: _builtins.int = ...,
+        cached_prompt_tokens: _builtins.int | None = ...,
+        completion_tokens: _builtins.int = ...,
+        max_tokens: _builtins.int = ...,
+        stages: _abc.Iterable[Global___RequestStage] | None = ...,
+        sentences: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cached_prompt_tokens", b"_cached_prompt_tokens", "arrived", b"arrived", "cached_prompt_tokens", b"cached_prompt_tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cached_prompt_tokens", b"_cached_prompt_tokens", "arrived", b"arrived", "cached_prompt_tokens", b"cached_prompt_tokens", "completion_tokens", b"completion_tokens", "max_tokens", b"max_tokens", "model", b"model", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "sentences", b"sentences", "stages", b"stages", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cached_prompt_tokens: _TypeAlias = _typing.Literal["cached_prompt_tokens"]  # noqa: Y015
+    _WhichOneofArgType__cached_prompt_tokens: _TypeAlias = _typing.Literal["_cached_prompt_tokens", b"_cached_prompt_tokens"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cached_prompt_tokens) -> _WhichOneofReturnType__cached_prompt_tokens | None: ...
+
+Global___RequestExplanation: _TypeAlias = RequestExplanation  # noqa: Y015
+
+@_typing.final
+class ExplainRequestRequest(_message.Message):
+    """Which request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Its id, as its caller knows it. At least one character."""
+    model: _builtins.str
+    """The model's name. Default: the server's default model."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainRequestRequest: _TypeAlias = ExplainRequestRequest  # noqa: Y015
+
+@_typing.final
+class ExplainRequestResponse(_message.Message):
+    """What became of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPLANATIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def explanations(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestExplanation]:
+        """The newest first; at most 10. There are several where callers used the same
+        id more than once.
+        """
+
+    def __init__(
+        self,
+        *,
+        explanations: _abc.Iterable[Global___RequestExplanation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanations", b"explanations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainRequestResponse: _TypeAlias = ExplainRequestResponse  # noqa: Y015

@@ -46,6 +46,11 @@ class OperationsServiceStub:
                 request_serializer=llm__serving__engine_dot_v1_dot_operations__pb2.WatchSchedulerStateRequest.SerializeToString,
                 response_deserializer=llm__serving__engine_dot_v1_dot_operations__pb2.WatchSchedulerStateResponse.FromString,
                 _registered_method=True)
+        self.ExplainRequest = channel.unary_unary(
+                '/llm_serving_engine.v1.OperationsService/ExplainRequest',
+                request_serializer=llm__serving__engine_dot_v1_dot_operations__pb2.ExplainRequestRequest.SerializeToString,
+                response_deserializer=llm__serving__engine_dot_v1_dot_operations__pb2.ExplainRequestResponse.FromString,
+                _registered_method=True)
 
 
 class OperationsServiceServicer:
@@ -68,6 +73,15 @@ class OperationsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainRequest(self, request, context):
+        """What became of a request, and why it took as long as it did: from the
+        transitions that are kept of the last requests. NOT_FOUND where none of
+        them has that id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperationsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -80,6 +94,11 @@ def add_OperationsServiceServicer_to_server(servicer, server):
                     servicer.WatchSchedulerState,
                     request_deserializer=llm__serving__engine_dot_v1_dot_operations__pb2.WatchSchedulerStateRequest.FromString,
                     response_serializer=llm__serving__engine_dot_v1_dot_operations__pb2.WatchSchedulerStateResponse.SerializeToString,
+            ),
+            'ExplainRequest': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainRequest,
+                    request_deserializer=llm__serving__engine_dot_v1_dot_operations__pb2.ExplainRequestRequest.FromString,
+                    response_serializer=llm__serving__engine_dot_v1_dot_operations__pb2.ExplainRequestResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -138,6 +157,33 @@ class OperationsService:
             '/llm_serving_engine.v1.OperationsService/WatchSchedulerState',
             llm__serving__engine_dot_v1_dot_operations__pb2.WatchSchedulerStateRequest.SerializeToString,
             llm__serving__engine_dot_v1_dot_operations__pb2.WatchSchedulerStateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainRequest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/llm_serving_engine.v1.OperationsService/ExplainRequest',
+            llm__serving__engine_dot_v1_dot_operations__pb2.ExplainRequestRequest.SerializeToString,
+            llm__serving__engine_dot_v1_dot_operations__pb2.ExplainRequestResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,11 @@ class OperationsServiceStub:
     """The state now, and again whenever it has changed, at a bounded rate, until
     the caller ends the stream or the server shuts down.
     """
+    ExplainRequest: _grpc.UnaryUnaryMultiCallable[_operations_pb2.ExplainRequestRequest, _operations_pb2.ExplainRequestResponse]
+    """What became of a request, and why it took as long as it did: from the
+    transitions that are kept of the last requests. NOT_FOUND where none of
+    them has that id.
+    """
 
 @_typing.type_check_only
 class OperationsServiceAsyncStub(OperationsServiceStub):
@@ -54,6 +59,11 @@ class OperationsServiceAsyncStub(OperationsServiceStub):
     WatchSchedulerState: _aio.UnaryStreamMultiCallable[_operations_pb2.WatchSchedulerStateRequest, _operations_pb2.WatchSchedulerStateResponse]  # type: ignore[assignment]
     """The state now, and again whenever it has changed, at a bounded rate, until
     the caller ends the stream or the server shuts down.
+    """
+    ExplainRequest: _aio.UnaryUnaryMultiCallable[_operations_pb2.ExplainRequestRequest, _operations_pb2.ExplainRequestResponse]  # type: ignore[assignment]
+    """What became of a request, and why it took as long as it did: from the
+    transitions that are kept of the last requests. NOT_FOUND where none of
+    them has that id.
     """
 
 class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -77,6 +87,17 @@ class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_operations_pb2.WatchSchedulerStateResponse], _abc.AsyncIterator[_operations_pb2.WatchSchedulerStateResponse]]:
         """The state now, and again whenever it has changed, at a bounded rate, until
         the caller ends the stream or the server shuts down.
+        """
+
+    @_abc_1.abstractmethod
+    def ExplainRequest(
+        self,
+        request: _operations_pb2.ExplainRequestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operations_pb2.ExplainRequestResponse, _abc.Awaitable[_operations_pb2.ExplainRequestResponse]]:
+        """What became of a request, and why it took as long as it did: from the
+        transitions that are kept of the last requests. NOT_FOUND where none of
+        them has that id.
         """
 
 def add_OperationsServiceServicer_to_server(servicer: OperationsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,12 +1,14 @@
-// The page: two views, one of which is shown. The address names it: #chat, #model.
+// The page: three views, one of which is shown. The address names it: #chat, #scheduler, #model.
 
 import { byId } from "./dom.js";
 import { ChatView } from "./chat/view.js";
 import { ModelView } from "./model/view.js";
+import { SchedulerView } from "./scheduler/view.js";
 import { watchServer } from "./server-status.js";
 
 const VIEWS = {
   chat: new ChatView(byId("view-chat")),
+  scheduler: new SchedulerView(byId("view-scheduler")),
   model: new ModelView(byId("view-model")),
 };
 const NAMES = Object.keys(VIEWS);

@@ -10,7 +10,7 @@ import { tokenTable } from "./tokens.js";
  * The list item of a message.
  * @param {object} message As in the conversation.
  * @param {Array} pieces The answer's tokens, while this page is open.
- * @param {object} actions `retry`, `edit`; those that are missing cannot be done.
+ * @param {object} actions `retry`, `edit`, `explain`; those that are missing cannot be done.
  */
 export function messageItem(message, pieces, actions) {
   const item = element(`li.message.${message.role}`);
@@ -44,6 +44,7 @@ function footer(message, actions) {
   if (message.streaming) return place;
   button("Edit", actions.edit);
   button("Retry", actions.retry);
+  if (message.requestId) button("Explain", actions.explain);
   button("Copy", message.content && navigator.clipboard ? () => navigator.clipboard.writeText(message.content) : null);
   return place;
 }

@@ -58,7 +58,10 @@ export class ChatView {
     const { messages } = this.current;
     const message = messages[index];
     if (message.role === "user") return { edit: () => this.#edit(index) };
-    return { retry: index === messages.length - 1 ? () => this.#retry(index) : null };
+    return {
+      retry: index === messages.length - 1 ? () => this.#retry(index) : null,
+      explain: () => { location.hash = `scheduler/${encodeURIComponent(message.requestId)}`; },
+    };
   }
 
   #showRunning() {

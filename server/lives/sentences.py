@@ -1,0 +1,151 @@
+"""Why a request took as long as it did, in plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llm_serving_engine.scheduler.lifecycle import Event, State
+from llm_serving_engine.scheduler.request import FinishReason
+from llm_serving_engine.server.lives.life import Life, Visit
+
+# Waits below this are no waits.
+AT_ONCE_SECONDS = 0.02
+_FINISHES = {
+    FinishReason.END_OF_SEQUENCE: "the model ended its answer",
+    FinishReason.STOP_SEQUENCE: "a stop sequence came",
+    FinishReason.MAX_TOKENS: "it had all the tokens that it may have",
+    FinishReason.CONTEXT_LENGTH: "its context was full",
+}
+
+
+def sentences(life: Life, now: float) -> list[str]:
+    """What became of a request, in the order in which it happened.
+
+    Args:
+        life: The request.
+        now: Seconds of the engine's clock.
+    """
+    return [_asked(life), *_happened(life, now), _outcome(life, now)]
+
+
+def _asked(life: Life) -> str:
+    whose = f" of tenant {life.tenant}" if life.tenant else ""
+    return (
+        f"It is a request{whose} in class {life.priority.name.lower()}, with "
+        f"{_count(life.prompt_tokens, 'prompt token')} and at most {life.max_tokens} to produce."
+    )
+
+
+def _happened(life: Life, now: float) -> Iterator[str]:
+    for visit in life.visits(now):
+        if visit.stage.state is State.WAITING:
+            yield from _waited(life, visit)
+        elif visit.stage.state is State.PREFILL:
+            yield from _prefilled(life, visit)
+        else:
+            yield _decoded(visit)
+
+
+def _waited(life: Life, visit: Visit) -> Iterator[str]:
+    stage, seconds = visit.stage, visit.seconds
+    verb = "It has waited" if visit.lasts else "It waited"
+    again = verb[0].lower() + verb[1:]
+    if stage.event is Event.PREEMPT:
+        taker = stage.taken_by
+        by = "another request" if taker is None else _named(taker)
+        yield f"Its slot went to {by}; {again} {_seconds(seconds)} for another."
+    elif stage.event is Event.LOSE:
+        yield f"Its runner was lost; {again} {_seconds(seconds)} to go on where it was."
+    elif seconds < AT_ONCE_SECONDS and not visit.lasts:
+        yield "It got a slot at once."
+    else:
+        yield f"{verb} {_seconds(seconds)} in the queue: {_queue(life)}."
+        yield from _tenants(life)
+    yield from _deferred(life, visit)
+
+
+def _queue(life: Life) -> str:
+    ahead = life.ahead
+    slots = f"{ahead.held} of {ahead.slots} slots were held"
+    waiting = []
+    if ahead.higher:
+        waiting.append(f"{_count(ahead.higher, 'request')} of higher classes")
+    if ahead.same:
+        waiting.append(f"{ahead.same} of its own class")
+    if not waiting:
+        return f"when it came, {slots}, and no request was ahead of it"
+    return f"when it came, {slots}, and {' and '.join(waiting)} waited"
+
+
+def _tenants(life: Life) -> Iterator[str]:
+    ahead = life.ahead
+    if ahead.tenants > 1 and ahead.own_tenant:
+        yield (
+            f"Of the waiting requests, {ahead.own_tenant} belonged to its own tenant, and "
+            f"{_count(ahead.tenants, 'tenant')} shared the slots."
+        )
+
+
+def _deferred(life: Life, visit: Visit) -> Iterator[str]:
+    stage = visit.stage
+    for deferral in life.deferrals:
+        if stage.at <= deferral.at <= stage.at + visit.seconds:
+            yield (
+                f"From {_seconds(deferral.at - stage.at)} on it was deferred to request "
+                f"{deferral.donor}, which computed {_count(deferral.tokens, 'token')} that both "
+                "prompts begin with."
+            )
+
+
+def _prefilled(life: Life, visit: Visit) -> Iterator[str]:
+    stage = visit.stage
+    where = "" if stage.slot is None else f" in slot {stage.slot}"
+    if stage.restored_at is not None:
+        how = "copied from another slot" if stage.copied else "restored from memory"
+        tokens = _count(stage.restored_tokens, "token")
+        yield f"A cache of {tokens} was {how}{where}, in {_seconds(stage.restored_at - stage.at)}."
+    first = next(one for one in life.stages if one.state is State.PREFILL) is stage
+    if first and life.cached_tokens is not None:
+        found = f"{life.cached_tokens} of its {life.prompt_tokens}"
+        yield f"{found if life.cached_tokens else 'None of its'} prompt tokens were in the cache."
+    begun = "Its prompt was" if first else "What its cache lacked was"
+    yield f"{begun} computed{where} in {_seconds(visit.seconds)}."
+
+
+def _decoded(visit: Visit) -> str:
+    tokens, seconds = visit.tokens, visit.seconds
+    rate = f" ({tokens / seconds:.1f} a second)" if tokens > 1 and seconds > 0 else ""
+    return f"It produced {_count(tokens, 'token')} in {_seconds(seconds)}{rate}."
+
+
+def _outcome(life: Life, now: float) -> str:
+    last = life.stages[-1]
+    if not last.state.ended:
+        return f"It is in state {last.state.value}, {_seconds(now - life.began_at)} after it came."
+    total = _seconds(last.at - life.began_at)
+    if last.state is State.FINISHED:
+        why = "" if life.finish_reason is None else f": {_FINISHES[life.finish_reason]}"
+        return f"It finished after {total}, with {_count(life.output_tokens, 'token')}{why}."
+    because = f": {life.error}" if life.error else ""
+    return f"It {_ENDS[last.state]} after {total}{because}."
+
+
+_ENDS = {
+    State.CANCELLED: "was cancelled",
+    State.EXPIRED: "ran out of time",
+    State.FAILED: "failed",
+}
+
+
+def _named(life: Life) -> str:
+    return f"request {life.request_id} of class {life.priority.name.lower()}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _seconds(seconds: float) -> str:
+    if seconds < 0.0995:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

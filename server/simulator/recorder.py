@@ -1,0 +1,44 @@
+"""What the requests of simulated runs did when, as a file that the console draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llm_serving_engine.scheduler.core import Scheduler
+from llm_serving_engine.scheduler.observer import Observer
+from llm_serving_engine.server.console.timeline import timeline_content, timeline_file
+from llm_serving_engine.server.lives.lives import Lives
+from llm_serving_engine.server.simulator.replay import ObserverFactory
+
+# The last steps of a run, which bound the file.
+STEPS_MAX = 100_000
+
+
+class Recorder:
+    """Records one run after the other, for comparing them."""
+
+    def __init__(self, requests: int) -> None:
+        """Record runs of so many requests."""
+        self._requests = requests
+        self._runs: list[tuple[str, Lives, Scheduler]] = []
+
+    def begin(self, name: str) -> ObserverFactory:
+        """Begin a run; makes what is told of it."""
+
+        def observer(scheduler: Scheduler, clock: Callable[[], float]) -> Observer:
+            lives = Lives(self._requests, clock, clock, STEPS_MAX)
+            self._runs.append((name, lives, scheduler))
+            return lives.observer(lambda: scheduler)
+
+        return observer
+
+    def text(self) -> str:
+        """The file."""
+        return timeline_file(map(_content, self._runs))
+
+
+def _content(run: tuple[str, Lives, Scheduler]) -> dict[str, Any]:
+    name, lives, scheduler = run
+    slots = len(scheduler.cache.slots)
+    return timeline_content(name, slots, scheduler.step_target, lives, lives.take_steps())
