@@ -39,7 +39,7 @@ diagrams: _dev ## write what the documents take from the code again
 bench: _server ## measure the server that `make serve` runs elsewhere
 	@exec $(BIN)/llm-serving-engine bench $(ARGS)
 
-test-external: _dev ## test with real tools: Envoy, grpcurl, the Go and Node clients
+test-external: _dev ## test with real tools: Envoy, grpcurl, the Go and Node clients, clients of the HTTP API
 	@$(BIN)/python deploy/tools.py
 	@$(BIN)/python -m pytest tests/external $(ARGS)
 

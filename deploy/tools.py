@@ -17,6 +17,16 @@ from bootstrap.jobs import Job, run_lanes
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / ".tools"
+# Clients of the HTTP API, each in an environment of its own.
+NODE_PACKAGES = {
+    "openai": ("openai@7",),
+    "ai-sdk": ("ai@7", "@ai-sdk/openai-compatible@3"),
+}
+PYTHON_PACKAGES = {
+    "langchain": ("langchain-openai==1.7.*",),
+    "llama-index": ("llama-index-llms-openai-like==0.8.*",),
+    "litellm": ("litellm==1.110.*",),
+}
 NODE_CLIENT = ROOT / "clients" / "node"
 
 
@@ -74,7 +84,26 @@ def tools() -> list[Tool]:
             [[*node, "--no-audit", "--no-fund"]],
             NODE_CLIENT / "node_modules" / ".package-lock.json",
         ),
+        *(_node_tool(name, packages) for name, packages in NODE_PACKAGES.items()),
+        *(_python_tool(name, packages) for name, packages in PYTHON_PACKAGES.items()),
     ]
+
+
+def _node_tool(name: str, packages: Sequence[str]) -> Tool:
+    folder = TOOLS / name
+    command = ["npm", "install", "--prefix", str(folder), "--no-audit", "--no-fund", *packages]
+    return Tool(f"{name} for Node", "npm", [command], folder / "node_modules/.package-lock.json")
+
+
+def _python_tool(name: str, packages: Sequence[str]) -> Tool:
+    folder = TOOLS / name
+    python, done = folder / "bin" / "python", folder / "installed"
+    commands = [
+        [sys.executable, "-m", "venv", str(folder)],
+        [str(python), "-m", "pip", "install", *packages],
+        [str(python), "-c", f"open({str(done)!r}, 'w')"],
+    ]
+    return Tool(name, sys.executable, commands, done)
 
 
 def main() -> int:
