@@ -15,6 +15,13 @@ from typing import NamedTuple, Protocol
 from llm_serving_engine.backends.text.tokenizer import Tokenizer
 from llm_serving_engine.scheduler.step import Capabilities, Step, StepResult
 
+AUTO = "auto"
+AMX = "amx"
+REPACK = "repack"
+PLAIN = "plain"
+KERNELS = (AUTO, AMX, REPACK, PLAIN)
+"""What `kernels` can be."""
+
 _AT_LEAST_ONE = (
     "sequences",
     "context_per_sequence",
@@ -44,6 +51,9 @@ class BackendConfig:
         flash_attention: Whether to use the fused attention kernel.
         batch_invariant: Whether to spend what it takes for a sequence's bits not
             to depend on its company. Set by `scheduler.determinism`.
+        kernels: Which matrix kernels a processor computes with: "amx", "repack" (weights
+            reordered for vectors, which takes memory for the copies), or "plain"
+            (weights as they are in the file). "auto" measures once which suits.
         gpu_layers: Layers put on the GPU; -1 for all. Nothing without a GPU.
         architecture: What a legacy GGML file holds, such as "gpt2": it does not
             say so itself. A GGUF file does, and this is not asked.
@@ -59,6 +69,7 @@ class BackendConfig:
     prefill_chunk: int | None = None
     cache_type: str = "f16"
     flash_attention: bool = True
+    kernels: str = AUTO
     gpu_layers: int | None = None
     batch_invariant: bool = False
     architecture: str | None = None
@@ -69,6 +80,9 @@ class BackendConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}, which is too small")
+        if self.kernels not in KERNELS:
+            known = ", ".join(KERNELS)
+            raise ValueError(f"kernels is {self.kernels!r}; it can be one of: {known}")
         if self.gpu_layers is not None and self.gpu_layers < -1:
             raise ValueError(f"gpu_layers is {self.gpu_layers}; it can be -1 for all, or a number")
 

@@ -19,6 +19,7 @@ from llm_serving_engine.backends.backend import (
 )
 from llm_serving_engine.backends.key_samplers import KeySamplers
 from llm_serving_engine.backends.llama_cpp.fillers import with_fillers
+from llm_serving_engine.backends.llama_cpp.kernel_choice import with_kernels
 from llm_serving_engine.backends.llama_cpp.memory import estimate_memory
 from llm_serving_engine.backends.llama_cpp.model import DecodeError, LlamaModel, SavedCache
 from llm_serving_engine.backends.llama_cpp.padding import fits, padded, same_kernels
@@ -62,6 +63,7 @@ class LlamaCppBackend:
             info = ModelInfo.read(Path(path))
             check_generates(info)
             settings = Settings.choose(config, info)
+            settings, self._notes = with_kernels(settings, info, config.batch_invariant)
             self._estimate = estimate_memory(info, settings)
             check_fits(self._estimate, config.memory_bytes_max)
             self._model = LlamaModel(path, settings, progress)
@@ -258,4 +260,5 @@ class LlamaCppBackend:
             "cache": cache,
             "buffers": max(resident - model.weights_bytes - cache, 0),
         }
-        return LoadReport(capabilities, settings.described(), memory, self._estimate.total)
+        estimate = self._estimate.total
+        return LoadReport(capabilities, settings.described(), memory, estimate, self._notes)

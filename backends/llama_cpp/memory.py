@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import platform
 
+from llm_serving_engine.backends.backend import AMX, PLAIN
+from llm_serving_engine.backends.cpu import cpu_flags
 from llm_serving_engine.backends.llama_cpp.settings import CACHE_TYPES, Settings
 from llm_serving_engine.backends.models.info import ModelInfo
 from llm_serving_engine.backends.models.memory import MemoryEstimate
@@ -22,8 +24,10 @@ LIVE_ROWS = 4
 FLOAT_BYTES = 4
 
 # Types for which a CPU has kernels that want the weights in another order.
-_REPACKED_ON_X86 = frozenset({"Q4_0", "Q4_K", "IQ4_NL"})
+_REPACKED_ON_X86 = frozenset({"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"})
+_REPACKED_WITH_AVX512 = frozenset({"Q2_K"})
 _REPACKED_ON_ARM = _REPACKED_ON_X86 | {"Q5_K", "Q6_K", "Q8_0"}
+_REORDERED_FOR_AMX = frozenset({"Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "F16"})
 
 
 def estimate_memory(info: ModelInfo, settings: Settings) -> MemoryEstimate:
@@ -33,16 +37,23 @@ def estimate_memory(info: ModelInfo, settings: Settings) -> MemoryEstimate:
     return MemoryEstimate(
         weights=info.weights_bytes,
         # A GPU computes with the weights as they are.
-        repacked=0 if settings.gpu_layers else _repacked(info),
+        repacked=0 if settings.gpu_layers else _repacked(info, settings.kernels),
         cache=settings.sequences * sequence_bytes,
         buffers=PROGRAM_BYTES + info.vocabulary_size * VOCABULARY_TOKEN_BYTES
         + _intermediate(info, settings),
     )  # fmt: skip
 
 
-def _repacked(info: ModelInfo) -> int:
+def _repacked(info: ModelInfo, kernels: str) -> int:
+    """Copies of weights; where the kind of kernels is not chosen yet, those of repacking."""
+    if kernels == PLAIN:
+        return 0
     arm = platform.machine().lower() in {"arm64", "aarch64"}
     types = _REPACKED_ON_ARM if arm else _REPACKED_ON_X86
+    if "avx512f" in cpu_flags():
+        types |= _REPACKED_WITH_AVX512
+    if kernels == AMX:
+        types |= _REORDERED_FOR_AMX
     return sum(size for name, size in info.matrix_bytes.items() if name in types)
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from llm_serving_engine.backends.backend import LoadError
 from llm_serving_engine.backends.llama_cpp.batch import Batch
 from llm_serving_engine.backends.llama_cpp.cache_trial import CacheTraits, try_cache
+from llm_serving_engine.backends.llama_cpp.kernels import Kernels
 from llm_serving_engine.backends.llama_cpp.part import Part
 from llm_serving_engine.backends.llama_cpp.settings import Settings
 from llm_serving_engine.backends.llama_library import captured_errors, library
@@ -71,7 +72,8 @@ class LlamaModel:
 
         params.progress_callback = self._library.llama_progress_callback(on_progress)
         self._library.llama_backend_init()
-        return self._library.llama_model_load_from_file(os.fsencode(path), params)
+        with Kernels().loading(self.settings.kernels) as params.use_extra_bufts:
+            return self._library.llama_model_load_from_file(os.fsencode(path), params)
 
     def _check_kind(self) -> None:
         if self._library.llama_model_has_encoder(self._model):

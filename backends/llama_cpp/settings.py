@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llm_serving_engine.backends import machine
-from llm_serving_engine.backends.backend import BackendConfig, LoadError
+from llm_serving_engine.backends.backend import AUTO, BackendConfig, LoadError
 from llm_serving_engine.backends.models.info import ModelInfo
 
 # Bytes per element. q8_0 stores 32 elements in 34 bytes.
@@ -37,6 +37,7 @@ class Settings:
     cache_type: str
     flash_attention: bool
     gpu_layers: int
+    kernels: str = AUTO
 
     @classmethod
     def choose(cls, config: BackendConfig, info: ModelInfo) -> Settings:
@@ -59,6 +60,7 @@ class Settings:
             cache_type=config.cache_type,
             flash_attention=config.flash_attention,
             gpu_layers=gpu_layers,
+            kernels=config.kernels,
         )
 
     @property
@@ -76,6 +78,7 @@ class Settings:
             "prefill_chunk": str(self.prefill_chunk),
             "cache_type": self.cache_type,
             "flash_attention": "on" if self.flash_attention else "off",
+            "kernels": self.kernels,
             "gpu_layers": "all" if self.gpu_layers == ALL_LAYERS else str(self.gpu_layers),
         }
 

@@ -178,4 +178,5 @@ class RunnerContender:
             cache_type=settings.cache_type,
             flash_attention=settings.flash_attention,
             gpu_layers=settings.gpu_layers,
+            kernels=settings.kernels,
         )

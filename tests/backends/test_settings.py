@@ -146,6 +146,7 @@ def test_described(info: ModelInfo) -> None:
         "prefill_chunk": "512",
         "cache_type": "f16",
         "flash_attention": "on",
+        "kernels": "auto",
         "gpu_layers": "all",
     }
 
