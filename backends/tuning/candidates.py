@@ -8,6 +8,8 @@ from typing import Any
 
 from llm_serving_engine.backends import machine
 from llm_serving_engine.backends.backend import BackendConfig
+from llm_serving_engine.backends.llama_cpp.kernel_times import Weights, distinct_kinds
+from llm_serving_engine.backends.llama_cpp.kernels import Kernels
 from llm_serving_engine.backends.llama_cpp.settings import (
     CACHE_SHARE,
     CACHE_TYPES,
@@ -20,7 +22,7 @@ from llm_serving_engine.backends.tuning.decision import STEP_TARGET_MAX_SECONDS,
 from llm_serving_engine.backends.tuning.reading import Reading
 
 # In the order of what they gain, the most first.
-SETTINGS = ("threads", "sequences", "cache_type", "prefill_chunk")
+SETTINGS = ("threads", "kernels", "sequences", "cache_type", "prefill_chunk")
 
 MARGIN = 0.03
 # A larger chunk makes gaps less even, and prefixes under `determinism` coarser.
@@ -61,7 +63,7 @@ def plan(info: ModelInfo, clients: int, context: int | None) -> Settings:
     Raises:
         LoadError: The model cannot have that context.
     """
-    config = BackendConfig(context_per_sequence=context)
+    config = BackendConfig(context_per_sequence=context, kernels=_kinds(info)[0])
     settings = Settings.choose(config, info)
     if settings.sequences < min(clients, SEQUENCES) and _takes_q8_0(info):
         compact = Settings.choose(replace(config, cache_type="q8_0"), info)
@@ -84,6 +86,9 @@ def axis(
     """
     if name == "threads":
         return Axis(name, settings.threads, _thread_counts(settings.threads))
+    if name == "kernels":
+        others = [kind for kind in _kinds(info) if kind != settings.kernels]
+        return Axis(name, settings.kernels, tuple(others) if len(_kinds(info)) > 1 else ())
     if name == "sequences":
         return _sequences(settings, info, clients)
     if name == "cache_type":
@@ -107,6 +112,11 @@ def room_for_another(settings: Settings, info: ModelInfo) -> bool:
     """Whether one more runner with these settings fits the memory that is free."""
     needed = info.weights_bytes + cache_bytes(settings, info) + _RUNNER_BYTES
     return needed <= machine.available_memory()
+
+
+def _kinds(info: ModelInfo) -> tuple[str, ...]:
+    """The kinds of kernels that differ for a model, the one that llama.cpp prefers first."""
+    return distinct_kinds(Kernels(), Weights.of(info))
 
 
 def _thread_counts(default: int) -> tuple[Value, ...]:

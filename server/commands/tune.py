@@ -97,6 +97,7 @@ def _make_report(model: str, seconds: float, clients: int, context: int | None) 
     from llm_serving_engine.backends.models.info import ModelInfo
     from llm_serving_engine.backends.models.reference import parse_reference
     from llm_serving_engine.backends.models.resolve import resolve
+    from llm_serving_engine.backends.tuning.remembered import remember_kernels
     from llm_serving_engine.server.commands.tune_report import Report
 
     reference = parse_reference(model)
@@ -104,6 +105,7 @@ def _make_report(model: str, seconds: float, clients: int, context: int | None) 
     info = ModelInfo.read(path)
     busy = psutil.cpu_percent(WATCH_SECONDS) / 100
     tuning = _search(path, info, seconds - WATCH_SECONDS - END_SECONDS, clients, context)
+    remember_kernels(path, tuning)
     return Report(tuning, info, _lasting(reference), clients, busy, datetime.date.today())
 
 

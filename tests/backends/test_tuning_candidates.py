@@ -11,6 +11,7 @@ from llm_serving_engine.backends import machine
 from llm_serving_engine.backends.backend import LoadError
 from llm_serving_engine.backends.llama_cpp.settings import Settings
 from llm_serving_engine.backends.models.info import ModelInfo
+from llm_serving_engine.backends.tuning import candidates
 from llm_serving_engine.backends.tuning.candidates import (
     axis,
     cache_bytes,
@@ -54,6 +55,29 @@ def test_threads(
     set_machine(monkeypatch, logical=logical)
     found = axis("threads", replace(SETTINGS, threads=threads), info, 16)
     assert (found.default, found.others) == (threads, others)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "chosen", "others"),
+    [
+        (("plain",), "plain", ()),
+        (("plain",), "auto", ()),
+        (("repack", "plain"), "repack", ("plain",)),
+        (("amx", "repack", "plain"), "amx", ("repack", "plain")),
+    ],
+)
+def test_kinds_of_kernels(
+    info: ModelInfo,
+    monkeypatch: pytest.MonkeyPatch,
+    kinds: tuple[str, ...],
+    chosen: str,
+    others: tuple[str, ...],
+) -> None:
+    set_machine(monkeypatch)
+    monkeypatch.setattr(candidates, "distinct_kinds", lambda kernels, weights: kinds)
+    found = axis("kernels", replace(SETTINGS, kernels=chosen), info, 16)
+    assert (found.default, found.others) == (chosen, others)
+    assert plan(info, 16, None).kernels == kinds[0]
 
 
 @pytest.mark.parametrize(
@@ -118,8 +142,9 @@ def test_chunks(
 
 def test_the_plan_is_the_default(info: ModelInfo, monkeypatch: pytest.MonkeyPatch) -> None:
     set_machine(monkeypatch)
-    assert plan(info, 16, None) == SETTINGS
-    assert plan(info, 16, 4096) == replace(SETTINGS, context_per_sequence=4096)
+    planned = replace(SETTINGS, kernels="plain")
+    assert plan(info, 16, None) == planned
+    assert plan(info, 16, 4096) == replace(planned, context_per_sequence=4096)
     with pytest.raises(LoadError, match="trained for"):
         plan(info, 16, 1_000_000)
 

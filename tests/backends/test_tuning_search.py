@@ -123,6 +123,7 @@ async def test_the_defaults_stay_where_nothing_is_faster(info: ModelInfo) -> Non
     tried = {one.name: [trial.value for trial in one.trials] for one in tuning.choices}
     assert tried == {
         "threads": [1, 4],
+        "kernels": [],
         "sequences": [8],
         "cache_type": ["q8_0"],
         "prefill_chunk": [128, 256, 512],

@@ -80,17 +80,17 @@ def test_a_model_is_tuned_and_the_server_takes_the_file(
 ) -> None:
     done = run(tiny_model_path, "--seconds", "60", "--clients", "4", "-o", "mine.toml")
     assert (done.returncode, done.stderr) == (0, "")
-    names = ["threads", "sequences", "cache_type", "prefill_chunk", "step_target_seconds"]
+    names = ["threads", "kernels", "sequences", "cache_type", "prefill_chunk"]
     rows = [line.split("\t") for line in done.stdout.splitlines() if "\t" in line]
-    assert [row[0] for row in rows] == ["SETTING", *names]
+    assert [row[0] for row in rows] == ["SETTING", *names, "step_target_seconds"]
     assert done.stdout.endswith("try: llm-serving-engine serve --config mine.toml\n")
 
     config = load_config(tmp_path / "mine.toml")
     assert config.model.reference == str(tiny_model_path)
     chosen = {row[0]: row[2] for row in rows[1:]}
     runner = config.model.runner
-    assert {name: str(getattr(runner, name)) for name in names[:4]} == {
-        name: chosen[name] for name in names[:4]
+    assert {name: str(getattr(runner, name)) for name in names} == {
+        name: chosen[name] for name in names
     }
     assert runner.context_per_sequence == 1024  # what the model was trained for
     assert str(config.scheduler.step_target_seconds) == chosen["step_target_seconds"]
