@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from llm_serving_engine.backends.backend import AUTO
 from llm_serving_engine.backends.llama_cpp import kernel_times
-from llm_serving_engine.backends.llama_cpp.kernel_times import KernelTimes, Weights
+from llm_serving_engine.backends.llama_cpp.kernel_times import CannotMeasure, KernelTimes, Weights
 from llm_serving_engine.backends.llama_cpp.kernels import Kernels, fastest
 from llm_serving_engine.backends.llama_cpp.settings import Settings
 from llm_serving_engine.backends.measured import (
@@ -45,19 +45,36 @@ class KernelChoice(NamedTuple):
     reason: str
 
 
+class KernelNotes(NamedTuple):
+    """What an operator should know of the kernels.
+
+    Attributes:
+        kernels: The kind, and why.
+        slow_weights: That the processor has no fast kernels for these weights, and
+            what helps; empty where it has.
+    """
+
+    kernels: str
+    slow_weights: str
+
+    def sentences(self) -> tuple[str, ...]:
+        """Those there are."""
+        return tuple(filter(None, (f"kernels {self.kernels}", self.slow_weights)))
+
+
 def with_kernels(
     settings: Settings, info: ModelInfo, batch_invariant: bool
-) -> tuple[Settings, tuple[str, ...]]:
+) -> tuple[Settings, KernelNotes]:
     """The settings with the kernels chosen, and what an operator should know of it.
 
     Raises:
         LoadError: This processor does not have the kind that is set.
+        LibraryMissing: llama.cpp is not installed, or is compiled for another CPU.
     """
     store = open_store(info.path)
-    choice = choose_kernels(settings, info, batch_invariant, store)
+    kind, reason = choose_kernels(settings, info, batch_invariant, store)
     slow = slow_weights(info, compact_gain(settings, info, store))
-    notes = [f"kernels {choice.kind}: {choice.reason}", *([slow] if slow else [])]
-    return replace(settings, kernels=choice.kind), tuple(notes)
+    return replace(settings, kernels=kind), KernelNotes(f"{kind}: {reason}", slow)
 
 
 def choose_kernels(
@@ -96,8 +113,8 @@ def choose_kernels(
         return KernelChoice(str(remembered.values[SUBJECT]), reason)
     try:
         times = measure(kernels, weights, kinds, settings.threads, rows_of(settings))
-    except MemoryError:
-        return KernelChoice(kinds[-1], "there was no memory to measure")
+    except CannotMeasure as error:
+        return KernelChoice(kinds[0], f"llama.cpp's own choice; {error}")
     measured = decide(times, key)
     if store:
         store.remember(measured)
@@ -174,7 +191,7 @@ def compact_gain(
     compact = replace(weights, bytes={COMPACT: _as_compact(plain)})
     try:
         seconds = [_fastest_seconds(one, settings, measure) for one in (weights, compact)]
-    except MemoryError:
+    except CannotMeasure:
         return 1.0
     gain = seconds[0] / seconds[1]
     if store:

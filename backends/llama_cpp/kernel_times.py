@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from llm_serving_engine.backends import machine
 from llm_serving_engine.backends.llama_cpp import ggml
 from llm_serving_engine.backends.llama_cpp.ggml import Address
 from llm_serving_engine.backends.llama_cpp.kernels import Kernels
@@ -27,6 +28,10 @@ OUTPUT_TOKENS = 150
 CHUNK = 64
 
 ROUNDS_MAX = 5
+# What others may take of the cores meanwhile: with more, the times are of threads that wait.
+BUSY_CORES_MAX = 0.4
+# The system counts in ticks, so that a short time says nothing.
+TICKS_SECONDS = 0.05
 SECONDS_MAX = 0.5
 # Enough that a processor's caches do not hold all of it, as they do not hold a model.
 SAMPLE_BYTES = 32_000_000
@@ -42,6 +47,10 @@ MEASURABLE = frozenset(
 _CODES = {kind.name: code for code, kind in TENSOR_TYPES.items()}
 _ROWS_UNIT = 64
 _QUANTIZED_ROWS = 8
+
+
+class CannotMeasure(Exception):
+    """What was measured would mislead, or could not be measured; the message says why."""
 
 
 class KernelTimes(NamedTuple):
@@ -110,6 +119,7 @@ def measure(
     threads: int,
     rows: int,
     clock: Callable[[], float] = time.perf_counter,
+    others: Callable[[], float] = machine.core_seconds_of_others,
 ) -> dict[str, KernelTimes]:
     """Measure kinds in turns, so that what else the machine does hits all of them.
 
@@ -120,10 +130,26 @@ def measure(
         threads: Threads that compute.
         rows: Rows of a decode step.
         clock: Seconds.
+        others: Core seconds that other processes have had so far.
 
     Raises:
-        MemoryError: There is none for the samples.
+        CannotMeasure: Others computed meanwhile, or there is no memory for the samples.
     """
+    try:
+        return _measure(kernels, weights, kinds, threads, rows, clock, others)
+    except MemoryError as error:
+        raise CannotMeasure("there was no memory to measure") from error
+
+
+def _measure(
+    kernels: Kernels,
+    weights: Weights,
+    kinds: tuple[str, ...],
+    threads: int,
+    rows: int,
+    clock: Callable[[], float],
+    others: Callable[[], float],
+) -> dict[str, KernelTimes]:
     device = ggml.cpu_device()
     assert device is not None
     types = weights.measured_types
@@ -138,7 +164,11 @@ def measure(
                 if (name, place) not in samples:
                     sample = _Sample(device, backend, shape, place, (rows, CHUNK))
                     samples[name, place] = stack.enter_context(sample.open())
+        began, had = clock(), others()
         _run_rounds(list(samples.values()), clock)
+        taken, elapsed = others() - had, clock() - began
+        if taken > BUSY_CORES_MAX * elapsed + TICKS_SECONDS:
+            raise CannotMeasure("other processes were computing, so nothing was measured")
         times = {}
         for kind in kinds:
             chosen = [

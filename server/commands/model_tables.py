@@ -10,11 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from llm_serving_engine.backends.backend import BackendConfig, LoadError
+from llm_serving_engine.backends.llama_cpp.kernel_choice import with_kernels
 from llm_serving_engine.backends.llama_cpp.memory import estimate_memory
 from llm_serving_engine.backends.llama_cpp.settings import CACHE_TYPES, Settings
 from llm_serving_engine.backends.models import hub
 from llm_serving_engine.backends.models.builtin import builtin_path
-from llm_serving_engine.backends.models.errors import ModelNotFound
+from llm_serving_engine.backends.models.errors import LibraryMissing, ModelNotFound
 from llm_serving_engine.backends.models.info import ModelInfo
 from llm_serving_engine.clients.catalog import Model
 
@@ -71,18 +72,31 @@ def print_model(name: str, info: ModelInfo) -> None:
         ("vocabulary", f"{info.vocabulary_size:,} tokens"),
         ("trained for", f"{info.training_context:,} tokens of context"),
         ("chat template", "yes" if info.chat_template else "no"),
-        *_memory_rows(info),
+        *_kernel_rows(info),
     ]
     _print_rows((), rows)
 
 
-def _memory_rows(info: ModelInfo) -> Iterable[tuple[str, str]]:
+def _kernel_rows(info: ModelInfo) -> Iterable[tuple[str, str]]:
+    """The kernels that it is computed with here, and the memory that it takes with them."""
     try:
         settings = Settings.choose(BackendConfig(), info)
     except LoadError as error:
         yield "memory: weights", megabytes(info.weights_bytes)
         yield "memory: cache", str(error)
         return
+    try:
+        settings, notes = with_kernels(settings, info, batch_invariant=False)
+    except LibraryMissing:
+        pass  # what the file says can be shown without the library
+    else:
+        yield "kernels", notes.kernels
+        if notes.slow_weights:
+            yield "slow weights", notes.slow_weights
+    yield from _memory_rows(info, settings)
+
+
+def _memory_rows(info: ModelInfo, settings: Settings) -> Iterable[tuple[str, str]]:
     estimate = estimate_memory(info, settings)
     token_bytes = info.cache_bytes_per_token(CACHE_TYPES[settings.cache_type])
     sequences, context = settings.sequences, settings.context_per_sequence

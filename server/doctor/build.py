@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from llm_serving_engine.backends.build_record import BuildRecord, Outcome, read_build_record
 from llm_serving_engine.backends.cpu import cpu_flags
+from llm_serving_engine.backends.llama_cpp.kernels import Kernels
 from llm_serving_engine.backends.llama_library import library
 from llm_serving_engine.backends.models.errors import ModelError
 from llm_serving_engine.server.doctor.finding import Finding, note, problem
@@ -30,6 +31,7 @@ def look_at_build() -> Iterator[Finding]:
     except ModelError as error:
         yield problem(SECTION, "library", str(error), REBUILD)
         return
+    yield Finding(SECTION, "kernels", ", ".join(Kernels().kinds))
     yield from _checked(record)
 
 

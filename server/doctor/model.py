@@ -7,6 +7,7 @@ from pathlib import Path
 
 from llm_serving_engine.backends import machine, registry
 from llm_serving_engine.backends.backend import LoadError
+from llm_serving_engine.backends.llama_cpp.kernel_choice import with_kernels
 from llm_serving_engine.backends.llama_cpp.memory import estimate_memory
 from llm_serving_engine.backends.llama_cpp.settings import Settings
 from llm_serving_engine.backends.models import hub
@@ -47,7 +48,12 @@ def _look_at_file(path: Path, config: ServerConfig) -> Iterator[Finding]:
     info = ModelInfo.read(path)
     yield Finding(SECTION, "file", f"{path}: {info.description}, {info.quantization}")
     runner = config.model.runner
-    yield _memory(info, Settings.choose(runner, info), runner.memory_bytes_max)
+    invariant = config.scheduler.determinism == "batch_invariant"
+    settings, notes = with_kernels(Settings.choose(runner, info), info, invariant)
+    yield _memory(info, settings, runner.memory_bytes_max)
+    yield Finding(SECTION, "kernels", notes.kernels)
+    if notes.slow_weights:
+        yield note(SECTION, "weights", info.quantization, notes.slow_weights)
 
 
 def _memory(info: ModelInfo, settings: Settings, limit: int | None) -> Finding:

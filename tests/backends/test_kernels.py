@@ -19,7 +19,12 @@ from llm_serving_engine.backends.llama_cpp.kernel_choice import (
     given,
     slow_weights,
 )
-from llm_serving_engine.backends.llama_cpp.kernel_times import KernelTimes, Weights, measure
+from llm_serving_engine.backends.llama_cpp.kernel_times import (
+    CannotMeasure,
+    KernelTimes,
+    Weights,
+    measure,
+)
 from llm_serving_engine.backends.llama_cpp.kernels import Kernels, fastest
 from llm_serving_engine.backends.llama_cpp.settings import Settings
 from llm_serving_engine.backends.measured import Circumstances, Measured, MeasuredStore
@@ -32,6 +37,7 @@ CPU, AMX_TYPE, REPACK_TYPE = 11, 12, 13
 NAMES = {CPU: "CPU", AMX_TYPE: "AMX", REPACK_TYPE: "CPU_REPACK"}
 Q4_0, Q8_0, IQ4_NL, Q5_0 = 2, 8, 20, 6
 TAKEN = {CPU: {Q4_0, Q8_0, IQ4_NL, Q5_0}, AMX_TYPE: {Q4_0, Q8_0}, REPACK_TYPE: {Q4_0, IQ4_NL}}
+SMALL = Weights({"Q4_0": 50_000}, 64, 64)
 SLOW = KernelTimes(decode_seconds=0.04, prefill_seconds=0.4, keeps_bits=True)
 FAST = KernelTimes(decode_seconds=0.02, prefill_seconds=0.2, keeps_bits=False)
 
@@ -274,15 +280,18 @@ def test_a_gpu_needs_no_measurement(
     assert measurements.asked == []
 
 
-def test_where_there_is_no_memory_to_measure(
-    extra_types: list[int], settings: Settings, info: ModelInfo
+def test_what_would_mislead_is_not_remembered(
+    extra_types: list[int], settings: Settings, info: ModelInfo, store: MeasuredStore
 ) -> None:
     def fail(*_arguments: object) -> Mapping[str, KernelTimes]:
-        raise MemoryError
+        raise CannotMeasure("the machine was busy")
 
-    assert choose_kernels(settings, info, False, None, fail).kind == "plain"
+    choice = choose_kernels(settings, info, False, store, fail)
+    assert choice == ("amx", "llama.cpp's own choice; the machine was busy")
     whole = replace(info, matrix_bytes={"F16": 1000})
-    assert compact_gain(settings, whole, None, fail) == 1.0
+    assert compact_gain(settings, whole, store, fail) == 1.0
+    measurements = Measurements({"amx": SLOW, "repack": SLOW, "plain": FAST})
+    assert choose_kernels(settings, info, False, store, measurements).kind == "plain"
 
 
 # What the machine really has
@@ -292,7 +301,7 @@ def test_this_machine_is_measured() -> None:
     """Every kind, on a sample of two types; the numbers are the machine's."""
     kernels = Kernels()
     weights = Weights({"Q4_0": 500_000, "Q8_0": 500_000}, columns=256, rows=512)
-    times = measure(kernels, weights, kernels.kinds, threads=1, rows=2)
+    times = measure(kernels, weights, kernels.kinds, threads=1, rows=2, others=lambda: 0.0)
     assert tuple(times) == kernels.kinds
     assert all(one.decode_seconds > 0 and one.prefill_seconds > 0 for one in times.values())
 
@@ -306,9 +315,25 @@ def test_a_measurement_ends_when_its_time_is_up() -> None:
         return float(ticks[-1])
 
     kernels = Kernels()
-    measure(kernels, Weights({"Q4_0": 50_000}, 64, 64), ("plain",), 1, 2, clock)
-    # One round: its beginning, each of three numbers of rows before and after, its end.
-    assert len(ticks) == 8
+    measure(kernels, SMALL, ("plain",), 1, 2, clock, lambda: 0.0)
+    # The beginning, one round with three numbers of rows, before and after each, its end,
+    # and the end.
+    assert len(ticks) == 10
+
+
+def test_times_are_not_taken_while_others_compute() -> None:
+    had = iter((100.0, 200.0))
+    with pytest.raises(CannotMeasure, match="other processes"):
+        measure(Kernels(), SMALL, ("plain",), 1, 2, others=lambda: next(had))
+
+
+def test_without_memory_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(ggml, "allocated", fail)
+    with pytest.raises(CannotMeasure, match="no memory"):
+        measure(Kernels(), SMALL, ("plain",), 1, 2)
 
 
 @pytest.mark.parametrize("kind", ["repack", "plain"])
