@@ -261,9 +261,7 @@ class ServedModel:
     def _runner_changed(self, report: LoadReport | None) -> None:
         if report is None:
             self._enter(ModelState.LOADING)
-            return
-        self.report = report
-        if self.state is not ModelState.DRAINING:
+        elif self.state is not ModelState.DRAINING:
             _logger.info("the runner of model %s is back", self.name)
             self._enter(ModelState.READY)
 

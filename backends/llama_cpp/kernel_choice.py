@@ -21,6 +21,8 @@ from llm_serving_engine.backends.measured import (
 from llm_serving_engine.backends.models.info import ModelInfo
 
 SUBJECT = "kernels"
+AS_SET = "as set"
+ONLY_KIND = "the only kind for these weights"
 # What is slower by less is as fast: two measurements of the same differ by as much.
 MARGIN = 0.03
 _WEIGHTS_SUBJECT = "weight_type"
@@ -58,8 +60,10 @@ class KernelNotes(NamedTuple):
     slow_weights: str
 
     def sentences(self) -> tuple[str, ...]:
-        """Those there are."""
-        return tuple(filter(None, (f"kernels {self.kernels}", self.slow_weights)))
+        """Those that tell more than the settings do."""
+        obvious = self.kernels.endswith((AS_SET, ONLY_KIND))
+        kernels = "" if obvious else f"kernels {self.kernels}"
+        return tuple(filter(None, (kernels, self.slow_weights)))
 
 
 def with_kernels(
@@ -99,13 +103,13 @@ def choose_kernels(
     kernels = Kernels()
     if settings.kernels != AUTO:
         kernels.check(settings.kernels)
-        return KernelChoice(settings.kernels, "as set")
+        return KernelChoice(settings.kernels, AS_SET)
     if settings.gpu_layers:
         return KernelChoice(kernels.kinds[0], "the first there is; layers are on a GPU")
     weights = Weights.of(info)
     kinds = kernel_times.distinct_kinds(kernels, weights)
     if len(kinds) == 1:
-        return KernelChoice(kinds[0], "the only kind for these weights")
+        return KernelChoice(kinds[0], ONLY_KIND)
     key = given(settings, batch_invariant)
     remembered = store.recall(SUBJECT, key) if store else None
     if remembered and remembered.values.get(SUBJECT) in kinds:

@@ -243,11 +243,14 @@ class ProcessRunner:
         The scheduler has planned with its slots. What the configuration leaves
         open is chosen by the memory there is, which may be another next time.
         """
+        assert self._report is not None
         shape = self.capabilities
         config = replace(
             self._load.config,
             sequences=shape.slots,
             context_per_sequence=shape.context,
+            # Other kernels would give other bits.
+            kernels=self._report.settings.get("kernels", self._load.config.kernels),
         )
         self._load = self._load._replace(config=config, earlier=shape)
 

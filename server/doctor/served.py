@@ -33,7 +33,9 @@ def look_at_server(address: str) -> Iterator[Finding]:
             yield Finding(SECTION, f"{model.name}: slots", value)
             yield Finding(SECTION, f"{model.name}: memory", f"{model.memory_bytes / 1e6:,.0f} MB")
         if model.settings:
-            settings = ", ".join(f"{name} {value}" for name, value in model.settings.items())
+            settings = ", ".join(
+                f"{name} {value}" for name, value in sorted(model.settings.items())
+            )
             yield Finding(SECTION, f"{model.name}: settings", settings)
         for line in model.notes:
             yield Finding(SECTION, f"{model.name}: note", line)
