@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import psutil
 
-from llm_serving_engine.backends import earlier_load
+from llm_serving_engine.backends import earlier_load, machine
 from llm_serving_engine.backends.backend import (
     BackendConfig,
     LoadError,
@@ -25,8 +25,14 @@ from llm_serving_engine.backends.llama_cpp.model import DecodeError, LlamaModel,
 from llm_serving_engine.backends.llama_cpp.padding import fits, padded, same_kernels
 from llm_serving_engine.backends.llama_cpp.part import Part
 from llm_serving_engine.backends.llama_cpp.probe import keeps_bits
-from llm_serving_engine.backends.llama_cpp.settings import CACHE_TYPES, Settings
+from llm_serving_engine.backends.llama_cpp.settings import (
+    CACHE_TYPES,
+    PREFILL_CHUNK_CPU,
+    Settings,
+)
+from llm_serving_engine.backends.llama_cpp.speed_choice import choose_speed
 from llm_serving_engine.backends.llama_cpp.speeds import timed_calls
+from llm_serving_engine.backends.llama_cpp.tails import Tails
 from llm_serving_engine.backends.models.errors import ModelError
 from llm_serving_engine.backends.models.info import ModelInfo
 from llm_serving_engine.backends.models.kinds import check_generates
@@ -65,8 +71,7 @@ class LlamaCppBackend:
             settings = Settings.choose(config, info)
             settings, notes = with_kernels(settings, info, config.batch_invariant)
             self._notes = notes.sentences()
-            self._estimate = estimate_memory(info, settings)
-            check_fits(self._estimate, config.memory_bytes_max)
+            check_fits(estimate_memory(info, settings), config.memory_bytes_max)
             self._model = LlamaModel(path, settings, progress)
         except ModelError as error:
             raise LoadError(str(error)) from error
@@ -75,15 +80,39 @@ class LlamaCppBackend:
         self._lengths = [0] * settings.sequences
         self._executed: list[Part] = []
         self._config = config
+        self._info = info
         self._threads = ThreadCount.of(self._model.settings.threads, config)
         # Requests wait for a runner that replaces another: they warm it up.
         earlier = earlier_load.recall()
         if earlier is None:
-            speeds = timed_calls(self._model, lambda: progress(1.0))
-            invariant = self._model.cache.unlimited and keeps_bits(self._model)
+            speeds = self._measure(lambda: progress(1.0))
+            invariant = self._model.cache.unlimited and keeps_bits(self._model, self._probed_unit())
         else:
             speeds, invariant = earlier.speeds, earlier.batch_invariant
+        pads = self._model.cache.unlimited and not config.batch_invariant
+        self._tails = Tails.of(speeds) if pads else None
         self.report = self._make_report(info, speeds, batch_invariant=invariant)
+
+    def _measure(self, goes_on: Callable[[], None]) -> tuple[tuple[Shape, float], ...]:
+        """Choose attention and unit, and time calls with them."""
+        path = self._info.path
+        choice = choose_speed(self._model, path, self._config, self._could_load, goes_on)
+        self._notes += choice.reasons
+        speeds = timed_calls(self._model, goes_on)
+        return (*speeds, *((call.shape, seconds) for call, seconds in choice.times.items()))
+
+    def _could_load(self, settings: Settings) -> bool:
+        """Whether there is memory for other settings of the model that is loaded."""
+        extra = estimate_memory(self._info, settings).total
+        extra -= estimate_memory(self._info, self._model.settings).total
+        limit = self._config.memory_bytes_max
+        total = psutil.Process().memory_info().rss + extra
+        return extra < machine.available_memory() and (limit is None or total <= limit)
+
+    def _probed_unit(self) -> int:
+        """The length of chunks that is tried for its bits: long ones only where they must hold."""
+        unit = self._model.settings.prefill_chunk
+        return unit if self._config.batch_invariant else min(unit, PREFILL_CHUNK_CPU)
 
     @staticmethod
     def load_tokenizer(path: Path, config: BackendConfig) -> LlamaTokenizer:
@@ -166,7 +195,7 @@ class LlamaCppBackend:
             return []
         if all(len(run.tokens) == 1 for run in runs):
             return self._call(runs, self._rows(runs))
-        parts = padded([Part.of(run) for run in runs])
+        parts = self._whole_tiles(padded([Part.of(run) for run in runs]))
         if len(runs) > 1 and not self._together(parts):
             return [result for run in runs for result in self._compute([run])]
         return self._call(runs, parts)
@@ -175,6 +204,16 @@ class LlamaCppBackend:
         droppable = self._model.cache.unlimited or not any(part.padding for part in parts)
         same = not self._config.batch_invariant or same_kernels(parts)
         return droppable and same and fits(parts, self._model.context_per_sequence)
+
+    def _whole_tiles(self, parts: list[Part]) -> list[Part]:
+        """The ends of prompts, filled up to whole tiles where that is faster."""
+        if self._tails is None:
+            return parts
+        start = max(part.start for part in parts)
+        length = self._tails.padded_length(parts[0].length, start)
+        filled = [part._replace(padding=length - len(part.tokens)) for part in parts]
+        room = length * len(parts) <= self._model.settings.rows_max
+        return filled if room and fits(filled, self._model.context_per_sequence) else parts
 
     def _rows(self, runs: Sequence[Run]) -> list[Part]:
         rows = [Part.of(run) for run in runs]
@@ -261,5 +300,5 @@ class LlamaCppBackend:
             "cache": cache,
             "buffers": max(resident - model.weights_bytes - cache, 0),
         }
-        estimate = self._estimate.total
+        estimate = estimate_memory(info, settings).total
         return LoadReport(capabilities, settings.described(), memory, estimate, self._notes)

@@ -50,17 +50,38 @@ class LlamaModel:
                 reason = _last_words(log, "no reason given")
                 raise ModelFileError(f"{path} cannot be loaded by llama.cpp: {reason}")
             self._check_kind()
-            self._context = self._library.llama_init_from_model(self._model, self._context_params())
-            if not self._context:
-                raise LoadError(_last_words(log, "llama.cpp cannot make a context"))
-        self._memory = self._library.llama_get_memory(self._context)
+        self._context: Any = None
+        self._make_context()
         if not self._memory:
             raise LoadError(f"{path} keeps no cache of a sequence: it does not generate text")
         vocabulary = self._library.llama_model_get_vocab(self._model)
         self.vocabulary_size: int = self._library.llama_vocab_n_tokens(vocabulary)
-        self.context_per_sequence: int = self._library.llama_n_ctx_seq(self._context)
-        self._batch = Batch(self._library, settings.rows_max)
         self.cache: CacheTraits = try_cache(self)
+
+    def renew(self, settings: Settings) -> None:
+        """Make another context of the same weights; nothing is done for the same settings.
+
+        Args:
+            settings: Of the new one, all of whose slots are empty.
+
+        Raises:
+            LoadError: llama.cpp cannot make it. There is none then: renew again.
+        """
+        if settings == self.settings and self._context:
+            return
+        self.settings = settings
+        self._library.llama_free(self._context)
+        self._context = None
+        self._make_context()
+
+    def _make_context(self) -> None:
+        with captured_errors() as log:
+            self._context = self._library.llama_init_from_model(self._model, self._context_params())
+            if not self._context:
+                raise LoadError(_last_words(log, "llama.cpp cannot make a context"))
+        self._memory = self._library.llama_get_memory(self._context)
+        self.context_per_sequence: int = self._library.llama_n_ctx_seq(self._context)
+        self._batch = Batch(self._library, self.settings.rows_max)
 
     def _load(self, path: str, progress: Callable[[float], None]) -> Any:
         params = self._library.llama_model_default_params()
@@ -160,6 +181,10 @@ class LlamaModel:
         """Drop all of a slot's cache. Raises FatalDecodeError where that is refused."""
         if not self._remove(slot, 0):
             raise FatalDecodeError(f"llama.cpp cannot clear slot {slot}")
+
+    def clear_all(self) -> None:
+        """Drop the cache of all slots."""
+        self._library.llama_memory_clear(self._memory, False)
 
     def drop_from(self, slot: int, position: int) -> bool:
         """Drop a slot's cache from a position on, and tell whether what is before is whole.

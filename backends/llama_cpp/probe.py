@@ -23,26 +23,31 @@ Tokens = tuple[int, ...]
 Rows = list[npt.NDArray[np.float32]]
 
 
-def keeps_bits(model: LlamaModel) -> bool:
-    """Compare a prompt and a few decode steps; leaves all slots empty."""
-    unit = model.settings.prefill_chunk
+def keeps_bits(model: LlamaModel, unit: int) -> bool:
+    """Compare a prompt and a few decode steps; leaves all slots empty.
+
+    Args:
+        model: All its slots are empty.
+        unit: The length of chunks.
+    """
     prompt = tuple(np.random.default_rng(0).integers(0, model.vocabulary_size, unit + REST + 1))
     slots = range(min(model.settings.sequences, NEIGHBOURS_MAX + 1))
     if len(prompt) + STEPS > model.context_per_sequence or len(slots) < 2:
         return False
-    alone = _logits(model, prompt, 0, ())
-    beside = _logits(model, prompt, 1, tuple(slot for slot in slots if slot != 1))
+    alone = _logits(model, prompt, unit, 0, ())
+    others = tuple(slot for slot in slots if slot != 1)
+    beside = _logits(model, prompt, unit, 1, others)
     for slot in slots:
         model.clear(slot)
     return all(np.array_equal(a, b) for a, b in zip(alone, beside, strict=True))
 
 
-def _logits(model: LlamaModel, prompt: Tokens, slot: int, others: Tokens) -> Rows:
+def _logits(model: LlamaModel, prompt: Tokens, unit: int, slot: int, others: Tokens) -> Rows:
     """The logits of a prompt and of some steps after it, with others beside it."""
     length = len(prompt) - 1
     for one in (slot, *others):
         model.clear(one)
-    logits = _prompt_logits(model, prompt, slot, others)
+    logits = _prompt_logits(model, prompt, unit, slot, others)
     for other in others:
         model.clear(other)
         model.decode([Part(other, 0, prompt[: other + 2], wanted=False)])
@@ -57,9 +62,8 @@ def _logits(model: LlamaModel, prompt: Tokens, slot: int, others: Tokens) -> Row
     return logits
 
 
-def _prompt_logits(model: LlamaModel, prompt: Tokens, slot: int, others: Tokens) -> Rows:
+def _prompt_logits(model: LlamaModel, prompt: Tokens, unit: int, slot: int, others: Tokens) -> Rows:
     """The others' prompts are longer by a token, with which this one is padded."""
-    unit = model.settings.prefill_chunk
     lengths = dict.fromkeys(others, len(prompt)) | {slot: len(prompt) - 1}
     together = unit * len(lengths) <= model.settings.rows_max
     for start, stop in ((0, unit), (unit, len(prompt))):

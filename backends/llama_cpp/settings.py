@@ -17,8 +17,8 @@ CONTEXT = 2048
 CONTEXT_UNIT = 256  # llama.cpp rounds a sequence's cells up to this
 # The share of the available memory that the cache is chosen to take at most.
 CACHE_SHARE = 0.25
-# On a CPU nothing is gained by larger chunks, and 64 rows are where llama.cpp's
-# tiled attention begins; a GPU wants more at a time.
+# Before anything is measured: 64 rows are where llama.cpp's tiled attention begins; a
+# GPU wants more at a time.
 PREFILL_CHUNK_CPU = 64
 PREFILL_CHUNK_GPU = 512
 # Chunks of several sequences that are computed together: with more, nothing is gained.
@@ -43,6 +43,8 @@ class Settings:
     def choose(cls, config: BackendConfig, info: ModelInfo) -> Settings:
         """Fill in what the configuration leaves open.
 
+        What is to be measured has a default here: `speed_choice.py` replaces it.
+
         Raises:
             LoadError: The configuration asks for what cannot be.
         """
@@ -57,8 +59,8 @@ class Settings:
             threads=config.threads or machine.compute_threads(),
             prefill_chunk=config.prefill_chunk
             or (PREFILL_CHUNK_GPU if gpu_layers else PREFILL_CHUNK_CPU),
-            cache_type=config.cache_type,
-            flash_attention=config.flash_attention,
+            cache_type=_cache_type(config),
+            flash_attention=config.flash_attention is not False,
             gpu_layers=gpu_layers,
             kernels=config.kernels,
         )
@@ -87,7 +89,7 @@ def _shape(config: BackendConfig, info: ModelInfo) -> tuple[int, int]:
     """Sequences, and context of each: halved, context first, until the cache fits its share."""
     sequences = config.sequences or SEQUENCES
     context = config.context_per_sequence or min(CONTEXT, info.training_context or CONTEXT)
-    element_bytes = CACHE_TYPES[config.cache_type]
+    element_bytes = CACHE_TYPES[_cache_type(config)]
     budget = machine.memory_within(config.memory_bytes_max) * CACHE_SHARE
 
     def fits() -> bool:
@@ -100,11 +102,15 @@ def _shape(config: BackendConfig, info: ModelInfo) -> tuple[int, int]:
     return sequences, -(-context // CONTEXT_UNIT) * CONTEXT_UNIT
 
 
+def _cache_type(config: BackendConfig) -> str:
+    return "f16" if config.cache_type == AUTO else config.cache_type
+
+
 def _check(config: BackendConfig, info: ModelInfo) -> None:
-    if config.cache_type not in CACHE_TYPES:
-        known = ", ".join(CACHE_TYPES)
+    if config.cache_type not in (*CACHE_TYPES, AUTO):
+        known = ", ".join((*CACHE_TYPES, AUTO))
         raise LoadError(f"cache_type is {config.cache_type!r}; it can be one of: {known}")
-    if config.cache_type != "f16" and not config.flash_attention:
+    if config.cache_type not in {"f16", AUTO} and config.flash_attention is False:
         raise LoadError(f"cache_type {config.cache_type} needs flash_attention")
     if not 1 <= (config.sequences or 1) <= SEQUENCES_MAX:
         raise LoadError(f"sequences is {config.sequences}; it can be 1 to {SEQUENCES_MAX}")

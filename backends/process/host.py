@@ -8,7 +8,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -249,9 +249,11 @@ class ProcessRunner:
             self._load.config,
             sequences=shape.slots,
             context_per_sequence=shape.context,
+            prefill_chunk=shape.chunk,
             # Other kernels would give other bits.
             kernels=self._report.settings.get("kernels", self._load.config.kernels),
         )
+        config = _with_attention(config, self._report.settings)
         self._load = self._load._replace(config=config, earlier=shape)
 
     # The end of a worker
@@ -303,6 +305,19 @@ class ProcessRunner:
         if last_words is not None:
             return ModelFileError(f"{self._path} cannot be loaded: {explain(last_words)}")
         return DiedLoading(loss)
+
+
+def _with_attention(config: BackendConfig, settings: Mapping[str, str]) -> BackendConfig:
+    """The configuration with the attention that was chosen: another one gives other bits.
+
+    Args:
+        config: As it was.
+        settings: What a load has chosen, in words.
+    """
+    flash = settings.get("flash_attention")
+    if flash is None:
+        return config
+    return replace(config, flash_attention=flash == "on", cache_type=settings["cache_type"])
 
 
 def _end(process: subprocess.Popen[bytes]) -> int:

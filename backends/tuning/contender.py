@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
-from llm_serving_engine.backends.backend import BackendConfig
+from llm_serving_engine.backends.backend import AUTO, BackendConfig
 from llm_serving_engine.backends.llama_cpp.settings import Settings
 from llm_serving_engine.backends.process.host import ProcessRunner
 from llm_serving_engine.backends.tuning.reading import PROMPT_TOKENS, Reading
@@ -176,7 +176,8 @@ class RunnerContender:
             yield_cores=False,
             prefill_chunk=settings.prefill_chunk,
             cache_type=settings.cache_type,
-            flash_attention=settings.flash_attention,
+            # Measured when the first of them is loaded, and remembered.
+            flash_attention=AUTO if settings.flash_attention else False,
             gpu_layers=settings.gpu_layers,
             kernels=settings.kernels,
         )

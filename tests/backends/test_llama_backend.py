@@ -14,6 +14,7 @@ from steps import DRAW_WITH_LOGPROBS, Drawn, Tokens, alone, begin, chunk, draw, 
 
 from llm_serving_engine.backends.backend import BackendConfig, LoadError
 from llm_serving_engine.backends.llama_cpp.backend import LlamaCppBackend
+from llm_serving_engine.backends.llama_cpp.tails import Tails
 from llm_serving_engine.backends.threads import ThreadCount
 from llm_serving_engine.scheduler.step import Output, RunResult, Step
 
@@ -172,4 +173,24 @@ def test_fewer_threads_compute_the_same(tiny_quantized_model_path: Path) -> None
     produced = alone(backend, 0, prompt)
     assert backend.execute(Step(1)).threads == 1
     assert produced == expected
+    backend.close()
+
+
+def test_the_end_of_a_prompt_is_padded_to_a_tile(tiny_quantized_model_path: Path) -> None:
+    config = replace(CONFIG, sequences=2, prefill_chunk=128)
+    backend = LlamaCppBackend(str(tiny_quantized_model_path), config, lambda fraction: None)
+    prompt = prompt_of(30, 60)
+    expected = alone(backend, 0, prompt)
+    backend._tails = Tails(token=1.0, token_growth=0.0, tile=1.0, tile_growth=0.0)
+    open_, run = opened(1), chunk(1, prompt)
+    result = backend.execute(Step(1, (open_,), (run,)))
+    assert result.shape.tokens == 64
+    assert result.runs[0].done == len(prompt)
+    tokens = list(result.runs[0].tokens)
+    for position in range(len(prompt), len(prompt) + 7):
+        tokens += [token for token, _ in draw(backend, row(1, position, tokens[-1]))]
+    assert tokens == [token for token, _ in expected]
+    # At the end of the context there is no room for padding.
+    end = backend.execute(Step(2, runs=(chunk(1, prompt_of(31, CONTEXT - 67), 67),)))
+    assert end.runs[0].done == CONTEXT - 67
     backend.close()

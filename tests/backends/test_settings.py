@@ -111,7 +111,7 @@ def test_the_context_is_the_models_and_whole_units(info: ModelInfo) -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (BackendConfig(cache_type="q1"), "cache_type is 'q1'; it can be one of: f16, q8_0"),
+        (BackendConfig(cache_type="q1"), "cache_type is 'q1'; it can be one of: f16, q8_0, auto"),
         (BackendConfig(cache_type="q8_0", flash_attention=False), "q8_0 needs flash_attention"),
         (BackendConfig(sequences=257), "sequences is 257; it can be 1 to 256"),
         (BackendConfig(context_per_sequence=100_001), "the model was trained for 100000"),

@@ -1,0 +1,255 @@
+"""Attention and unit, chosen by the times of a model that is made up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from llm_serving_engine.backends.backend import BackendConfig, LoadError
+from llm_serving_engine.backends.llama_cpp import speed_choice, timed_calls
+from llm_serving_engine.backends.llama_cpp.part import Part
+from llm_serving_engine.backends.llama_cpp.settings import Settings
+from llm_serving_engine.backends.llama_cpp.speed_choice import (
+    SpeedChoice,
+    choose_speed,
+    fastest_length,
+)
+from llm_serving_engine.backends.llama_cpp.tails import SHORT, TILE, Tails
+from llm_serving_engine.backends.llama_cpp.timed_calls import Call, CallTimer, CannotMeasure
+
+SETTINGS = Settings(
+    sequences=16,
+    context_per_sequence=2048,
+    threads=2,
+    prefill_chunk=64,
+    cache_type="f16",
+    flash_attention=True,
+    gpu_layers=0,
+)
+Seconds = Callable[[Settings, Sequence[Part]], float]
+
+
+class Model:
+    """A model whose calls take what a function says, on a clock of its own."""
+
+    def __init__(self, seconds: Seconds, refuses: str | None = None) -> None:
+        self.settings = SETTINGS
+        self.now = 0.0
+        self.calls = 0
+        self.others = 0.0
+        self.cache = SimpleNamespace(unlimited=True)
+        self._seconds = seconds
+        self._refuses = refuses
+
+    @property
+    def context_per_sequence(self) -> int:
+        return self.settings.context_per_sequence
+
+    def decode(self, parts: Sequence[Part]) -> None:
+        assert sum(part.length for part in parts) <= self.settings.rows_max
+        assert all(part.start + part.length <= self.context_per_sequence for part in parts)
+        self.calls += 1
+        self.now += self._seconds(self.settings, parts)
+
+    def renew(self, settings: Settings) -> None:
+        if settings.cache_type == self._refuses:
+            raise LoadError("no")
+        self.settings = settings
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        assert name in {"clear", "clear_all", "copy", "drop_fillers"}
+        return lambda *arguments: None
+
+
+def by_kernels(settings: Settings, parts: Sequence[Part]) -> float:
+    """As with AMX: flash attention is slow below 64 tokens; chunks gain up to 256."""
+    tokens, cells = 0.001, 0.0000005
+    if settings.flash_attention and parts[0].length < 64:
+        cells *= 40
+    return sum(
+        part.length * (tokens + cells * (part.start + part.length)) + 0.02 / len(parts)
+        for part in parts
+    )
+
+
+@pytest.fixture(autouse=True)
+def _clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path / "cache"))
+
+    def timer(model: Any, seconds: float, goes_on: Callable[[], None]) -> CallTimer:
+        return CallTimer(model, seconds, goes_on, lambda: model.now, lambda: model.others)
+
+    monkeypatch.setattr(speed_choice, "CallTimer", timer)
+
+
+def choose(model: Model, config: BackendConfig, path: Path, memory: int = 512) -> SpeedChoice:
+    def could_load(settings: Settings) -> bool:
+        return settings.prefill_chunk <= memory
+
+    return choose_speed(model, path, config, could_load, lambda: None)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"a model")
+    return file
+
+
+def test_slow_flash_attention_is_left(path: Path) -> None:
+    model = Model(by_kernels)
+    choice = choose(model, BackendConfig(), path)
+    assert not choice.settings.flash_attention
+    assert model.settings == choice.settings
+    assert choice.reasons[0].startswith("flash attention off with f16: measured 1.")
+    assert model.now < speed_choice.ATTENTION_SECONDS + speed_choice.UNIT_SECONDS + 0.5
+
+
+def test_equally_fast_attention_is_the_default(path: Path) -> None:
+    model = Model(lambda _, parts: sum(part.length for part in parts) / 1000)
+    choice = choose(model, BackendConfig(), path)
+    assert choice.settings.flash_attention
+    assert choice.settings.prefill_chunk == 32
+
+
+def test_the_unit_is_the_shortest_that_is_nearly_the_fastest(path: Path) -> None:
+    model = Model(lambda _, parts: 0.008 + sum(part.length for part in parts) / 5000)
+    choice = choose(model, BackendConfig(flash_attention=True), path)
+    # 0.008 s for a call: 16 % of the time of 256 tokens, 8 % of that of 512.
+    assert choice.settings.prefill_chunk == 512
+    assert choose(model, BackendConfig(), path, memory=256).settings.prefill_chunk == 256
+
+
+def test_what_was_measured_is_remembered(path: Path) -> None:
+    first = choose(Model(by_kernels), BackendConfig(), path)
+    model = Model(by_kernels)
+    again = choose(model, BackendConfig(), path)
+    assert model.calls == 0
+    assert (again.settings, dict(again.times)) == (first.settings, dict(first.times))
+    assert "remembered from" in again.reasons[0]
+    other = Model(by_kernels)
+    choose(other, BackendConfig(prefill_chunk=128), path)
+    assert other.calls > 0
+
+
+def test_nothing_is_chosen_while_others_compute(path: Path) -> None:
+    model = Model(by_kernels)
+
+    def busy(settings: Settings, parts: Sequence[Part]) -> float:
+        model.others += 1
+        return by_kernels(settings, parts)
+
+    model._seconds = busy
+    choice = choose(model, BackendConfig(), path)
+    assert choice.settings == model.settings == SETTINGS
+    assert choice.times == {}
+    assert "other processes were computing" in choice.reasons[0]
+    assert model.calls < 5
+    assert choose(Model(by_kernels), BackendConfig(), path).times
+
+
+def test_bits_that_must_hold_need_flash_attention(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed_choice, "keeps_bits", lambda model, unit: unit < 256)
+    model = Model(lambda _, parts: 0.002 + sum(part.length for part in parts) / 5000)
+    choice = choose(model, BackendConfig(batch_invariant=True), path)
+    assert choice.settings.flash_attention
+    assert choice.settings.prefill_chunk == 128
+
+
+def test_a_refused_type_of_cache_is_left_out(path: Path) -> None:
+    model = Model(by_kernels, refuses="q8_0")
+    choice = choose(model, BackendConfig(cache_type="auto"), path)
+    assert choice.settings.cache_type == "f16"
+    faster = Model(lambda settings, _: 0.01 if settings.cache_type == "q8_0" else 0.02)
+    path.write_bytes(b"another model")
+    choice = choose(faster, BackendConfig(cache_type="auto"), path)
+    assert (choice.settings.cache_type, choice.settings.flash_attention) == ("q8_0", True)
+
+
+def test_what_is_set_is_not_measured(path: Path) -> None:
+    model = Model(by_kernels)
+    choice = choose(model, BackendConfig(flash_attention=False, prefill_chunk=64), path)
+    assert (choice.times, choice.reasons, model.calls) == ({}, (), 0)
+
+
+def test_a_tiny_model_is_not_compared(path: Path) -> None:
+    model = Model(lambda _, parts: sum(part.length for part in parts) / 1e6)
+    choice = choose(model, BackendConfig(), path)
+    assert (choice.settings, choice.times) == (SETTINGS, {})
+    assert "too short to compare" in choice.reasons[0]
+
+
+def test_a_large_model_is_timed_at_less_context(path: Path) -> None:
+    model = Model(lambda _, parts: sum(part.length for part in parts) / 100)
+    choice = choose(model, BackendConfig(), path)
+    contexts = {call.context for call in choice.times}
+    assert contexts == {0}
+    assert choice.settings.flash_attention
+
+
+def test_chunks_that_streams_cannot_wait_for_are_no_units_under_batch_invariant() -> None:
+    times = {Call("chunk", 64, 0): 0.09, Call("chunk", 128, 0): 0.12, Call("chunk", 32, 0): 0.04}
+    assert fastest_length(times, batch_invariant=True) == 64
+    assert fastest_length(times, batch_invariant=False) == 128
+
+
+def test_names_of_calls() -> None:
+    call = Call("rows", 16, 448)
+    assert Call.named(call.name) == call
+    assert Call.named("gain") is None
+    assert call.shape.rows
+    assert not Call("chunk", 64, 0).shape.rows
+
+
+def test_a_timer_says_that_others_compute() -> None:
+    model: Any = Model(by_kernels)
+    timer = CallTimer(model, 1.0, clock=lambda: model.now, others=lambda: model.others)
+    model.others = timed_calls.TICKS_SECONDS + 1
+    with pytest.raises(CannotMeasure, match="other processes"):
+        timer.chunk(64)
+
+
+# Tails
+
+
+def speeds(short_deep: float) -> Any:
+    context = 448
+    return [
+        (Call("chunk", SHORT, 0).shape, 0.024),
+        (Call("chunk", TILE, 0).shape, 0.033),
+        (Call("chunk", SHORT, context).shape, short_deep),
+        (Call("chunk", TILE, context).shape, 0.065),
+    ]
+
+
+def test_tails_are_filled_up_where_a_tile_is_faster() -> None:
+    tails = Tails.of(speeds(short_deep=0.075))
+    assert tails is not None
+    assert tails.padded_length(63, 64) == TILE
+    assert tails.padded_length(48, 448) == TILE
+    assert tails.padded_length(40, 448) == 40
+    assert tails.padded_length(16, 0) == 16
+    assert tails.padded_length(1, 2000) == 1
+    assert tails.padded_length(TILE, 0) == TILE
+    assert tails.padded_length(70, 448) == 70
+
+
+def test_tails_stay_where_nothing_is_gained_or_known() -> None:
+    tails = Tails.of(speeds(short_deep=0.040))
+    assert tails is not None
+    assert tails.padded_length(60, 448) == 60
+    assert Tails.of(speeds(0.075)[:3]) is None
+    assert Tails.of([]) is None
+
+
+def test_settings_differ_in_what_was_chosen_only(path: Path) -> None:
+    choice = choose(Model(by_kernels), BackendConfig(), path)
+    chosen = choice.settings
+    assert replace(chosen, flash_attention=True, prefill_chunk=64) == SETTINGS
