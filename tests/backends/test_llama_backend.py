@@ -184,6 +184,7 @@ def test_the_end_of_a_prompt_is_padded_to_a_tile(tiny_quantized_model_path: Path
     backend._tails = Tails(token=1.0, token_growth=0.0, tile=1.0, tile_growth=0.0)
     open_, run = opened(1), chunk(1, prompt)
     result = backend.execute(Step(1, (open_,), (run,)))
+    assert result.shape is not None
     assert result.shape.tokens == 64
     assert result.runs[0].done == len(prompt)
     tokens = list(result.runs[0].tokens)

@@ -1,0 +1,82 @@
+"""Time to the first token of lone prompts: through a server, and by the library alone.
+
+    llm-serving-engine serve --model MODEL
+    python tests/benchmarks/library_alone.py MODEL [--address 127.0.0.1:50051] [--rounds 5]
+
+The library is called in this process: the same binding, threads, attention, and shape
+of context as the server chose, the whole prompt in chunks of the length that is fastest
+here, and logits of the last token only. Server and library take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import time
+from pathlib import Path
+
+from llm_serving_engine.backends.backend import BackendConfig
+from llm_serving_engine.backends.llama_cpp.backend import LlamaCppBackend
+from llm_serving_engine.backends.llama_cpp.model import LlamaModel
+from llm_serving_engine.backends.llama_cpp.part import Part
+from llm_serving_engine.clients.client import Client
+
+LENGTHS = (63, 64, 65, 127, 128, 129, 135, 255, 256, 400, 511, 512, 639, 640, 1023, 1024, 1200)
+CHUNKS = (64, 128, 256, 512)
+VOCABULARY = 40_000
+
+
+def first_token_of_library(model: LlamaModel, prompt: tuple[int, ...], chunk: int) -> float:
+    started = time.perf_counter()
+    for start in range(0, len(prompt), chunk):
+        tokens = prompt[start : start + chunk]
+        logits = model.decode([Part(0, start, tokens, wanted=start + chunk >= len(prompt))])
+    logits.argmax()
+    seconds = time.perf_counter() - started
+    model.clear(0)
+    return seconds
+
+
+def first_token_of_server(client: Client, prompt: tuple[int, ...]) -> float:
+    started = time.perf_counter()
+    for _ in client.stream(prompt, max_tokens=1, temperature=0.0, ignore_eos=True):
+        break
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--address", default="127.0.0.1:50051")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, nargs="*", default=LENGTHS)
+    options = parser.parse_args()
+    # The backend chooses attention and unit as the server's did; its model is used alone.
+    backend = LlamaCppBackend(str(options.model), BackendConfig(), lambda fraction: None)
+    model = backend._model
+    chunks = [chunk for chunk in CHUNKS if chunk <= model.settings.rows_max]
+    print(f"library: {backend.report.settings}")
+    draw = random.Random(0)
+    with Client(options.address) as client:
+        for tokens in options.tokens:
+            library: dict[int, list[float]] = {chunk: [] for chunk in chunks}
+            server = []
+            for _ in range(options.rounds):
+                prompt = tuple(draw.randrange(1000, VOCABULARY) for _ in range(tokens))
+                server.append(first_token_of_server(client, prompt))
+                for chunk in chunks:
+                    library[chunk].append(first_token_of_library(model, prompt, chunk))
+            medians = {chunk: statistics.median(times) for chunk, times in library.items()}
+            best = min(medians, key=lambda chunk: medians[chunk])
+            took = statistics.median(server)
+            print(
+                f"{tokens:5} tokens: server {1000 * took:7.1f} ms, library "
+                f"{1000 * medians[best]:7.1f} ms in chunks of {best}; "
+                f"ratio {took / medians[best]:.2f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
