@@ -350,8 +350,9 @@ class Scheduler:
             sequence.first_token_at = now
         sequence.last_token_at = now
         self.policy.served(sequence, 0, 1)
-        if token in sequence.request.stop_tokens:
-            self._live.finish(sequence, FinishReason.END_OF_SEQUENCE, now)
+        if (ended := sequence.request.ended_by(token)) is not None:
+            sequence.stop_token = token
+            self._live.finish(sequence, ended, now)
             return
         sequence.output.append(token)
         self.suspects.progressed(sequence.key, len(sequence.output))
