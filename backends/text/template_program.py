@@ -20,12 +20,7 @@ import jinja2
 import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
-
-from llm_serving_engine.backends.text.template_bounds import (
-    BoundedEnvironment,
-    TemplateTookTooLong,
-    limited,
-)
+import jinja2.sandbox
 
 OUTPUT_CHARACTERS_MAX = 16 * 1024 * 1024
 
@@ -47,7 +42,7 @@ class TemplateProgram:
         """Compile `source`. Raises TemplateError where it is not a valid template."""
         environment = _environment()
         try:
-            code = environment.compile(environment.bounded(source, _FILE), filename=_FILE)
+            code = environment.compile(source, filename=_FILE)
             self._template = jinja2.Template.from_code(
                 environment, code, environment.make_globals(None)
             )
@@ -70,19 +65,15 @@ class TemplateProgram:
         Raises:
             TemplateError: The template refuses the variables, fails on them, or
                 writes too much. Where it fails, the message names the line.
-            TemplateTookTooLong: It has used the time that `limited` gives.
         """
         parts, written = [], 0
         try:
-            with limited():
-                for part in self._template.generate(variables):
-                    parts.append(part)
-                    written += len(part)
-                    if written > characters_max:
-                        raise TemplateError(
-                            f"the prompt is longer than {characters_max} characters"
-                        )
-        except (TemplateError, TemplateTookTooLong):
+            for part in self._template.generate(variables):
+                parts.append(part)
+                written += len(part)
+                if written > characters_max:
+                    raise TemplateError(f"the prompt is longer than {characters_max} characters")
+        except TemplateError:
             raise
         except _Refusal as error:
             raise TemplateError(_line(error)) from error
@@ -99,8 +90,8 @@ class _Refusal(jinja2.TemplateError):
     """The template called `raise_exception`."""
 
 
-def _environment() -> BoundedEnvironment:
-    environment = BoundedEnvironment(
+def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=["jinja2.ext.loopcontrols", _Generation],

@@ -14,7 +14,6 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "deploy/README.md",
     "docs/backends.md",
-    "docs/console.md",
     "docs/doctor.md",
     "docs/http.md",
     "docs/runners.md",
