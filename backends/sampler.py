@@ -57,6 +57,7 @@ class TokenSampler:
         self._prompt = frozenset(opened.prompt)
         self._output = Counter(opened.output)
         bias = opened.sampling.logit_bias
+        self._withheld = np.fromiter(opened.sampling.withheld, np.intp)
         self._bias_tokens = np.fromiter(bias.keys(), np.intp, len(bias))
         self._bias_values = np.fromiter(bias.values(), np.float32, len(bias))
 
@@ -64,7 +65,8 @@ class TokenSampler:
     def plain_greedy(self) -> bool:
         """Whether the token is just the index of the largest logit."""
         sampling = self._sampling
-        return sampling.greedy and not sampling.penalised and not sampling.logit_bias
+        adjusted = sampling.penalised or sampling.logit_bias or self._withholds
+        return sampling.greedy and not adjusted
 
     @property
     def wants_logprobs(self) -> bool:
@@ -95,15 +97,22 @@ class TokenSampler:
         pairs = tuple((int(t), float(logits[t]) - normaliser) for t in top)
         return Logprobs(float(logits[token]) - normaliser, pairs)
 
+    @property
+    def _withholds(self) -> bool:
+        """Whether some tokens cannot be chosen yet."""
+        return self._index < self._sampling.min_tokens and self._withheld.size > 0
+
     def _adjusted(self, logits: Logits) -> Logits:
         sampling = self._sampling
-        if not (sampling.penalised or sampling.logit_bias):
+        if not (sampling.penalised or sampling.logit_bias or self._withholds):
             return logits
         logits = logits.copy()
         if self._bias_tokens.size:
             logits[self._bias_tokens] += self._bias_values
         if sampling.penalised:
             self._penalise(logits)
+        if self._withholds:
+            logits[self._withheld] = -np.inf
         return logits
 
     def _penalise(self, logits: Logits) -> None:

@@ -47,6 +47,8 @@ class GenerateOptions(TypedDict, total=False):
         frequency_penalty: The same, for each time they were produced.
         logit_bias: Added to the logits, by token id.
         stop: Texts that end the output and are not part of it.
+        stop_token_ids: Tokens that end the output and are not part of it.
+        min_tokens: Tokens to produce at least.
         ignore_eos: Go on past the model's own end.
         top_logprobs: Report log-probabilities, with this many alternatives.
         priority: The request's class.
@@ -69,6 +71,8 @@ class GenerateOptions(TypedDict, total=False):
     frequency_penalty: float | None
     logit_bias: Mapping[int, float] | None
     stop: str | Sequence[str] | None
+    stop_token_ids: Sequence[int] | None
+    min_tokens: int | None
     ignore_eos: bool | None
     top_logprobs: int | None
     priority: Priority | None

@@ -1,20 +1,14 @@
 """What is taken into the queue, and what is refused, with when to try again.
 
 A deadline is for the whole answer. A request is taken where its answer is expected
-in time: its wait, its own prompt, and its output at the pace that its slot will
-have. The same is asked again when it could get a slot, and of what runs while others
+in time: its wait, its own prompt, and its output at the rate that its slot will
+have. The same is asked again when it gets a slot, and of what runs while others
 wait, so capacity is not spent on answers that will come too late.
-
-The pace depends on how many run: with n of them, a token takes the time of n rows,
-and the time that prompts take for each token of output, n times. So where deadlines
-are short, fewer requests run at once, and the others are held back.
 """
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Hashable
-from typing import NamedTuple
 
 from llm_serving_engine.scheduler.cache import Cache
 from llm_serving_engine.scheduler.config import SchedulerConfig
@@ -28,34 +22,14 @@ from llm_serving_engine.scheduler.step import Capabilities
 
 RETRY_AFTER_MIN = 0.05
 RETRY_AFTER_MAX = 60.0
-# What a wait may take longer than expected; what an answer may take longer beside as
-# many as there are slots; and the part of the expected rest at which what runs is given
-# up. In the simulator, twice and four times the capacity, deadlines of 5 and 10 s, the
-# goodput of what fills the slots: 0.82 and 0.91, 0.76 and 0.85 with a spread of 1.0,
-# 0.79 and 0.93, 0.70 and 0.83 with 0.7; a wait of 1.0 or 1.3 changes less than 0.05.
-WAIT_MARGIN, OWN_SPREAD, RUNNING_MARGIN = 1.1, 1.0, 0.8
-# How much of a mean the newest value says; of the prompts' share, the newest call.
-RATE, CALL_RATE = 0.05, 0.02
-# Step targets that prompts take between two tokens of a stream, at most.
-GAP_MAX = 2
+# What an answer may take longer than expected: the wait at the door, what is
+# expected of a request when it gets a slot, and what runs before it is given up.
+WAIT_MARGIN, OWN_MARGIN, RUNNING_MARGIN = 1.1, 1.1, 0.8
+# How much of a mean the newest value says.
+RATE = 0.05
 # A tenant's own mean counts from so many finished requests on.
 TENANT_FINISHED_MIN = 8
 TENANTS_MAX = 1000
-
-
-class Verdict(enum.Enum):
-    """What becomes of a request that could get a slot."""
-
-    ADMIT = "admit"
-    HOLD = "hold"  # fewer should run at once
-
-
-class Work(NamedTuple):
-    """What is left to compute of a request: the prompt from `start` to `end`, and output."""
-
-    start: int
-    end: int
-    output: float
 
 
 class OutputShare:
@@ -104,8 +78,8 @@ class Admission:
         self._cost_at_load = CostModel.of(capabilities)
         self._target = target
         self._share = OutputShare()
-        # Of calls lately: the seconds that chunks took, and the tokens that rows gave.
-        self._chunk_seconds = self._row_tokens = 0.0
+        # Seconds between two tokens of a stream, as they were lately.
+        self._pace = cost.rows_seconds(capabilities.slots)
 
     # What is learned
 
@@ -113,12 +87,9 @@ class Admission:
         """Take in what a finished request produced."""
         self._share.learn(sequence)
 
-    def called(self, rows: int, seconds: float) -> None:
-        """Take in a call: of so many rows, or 0 for chunks."""
-        self._chunk_seconds *= 1 - CALL_RATE
-        self._row_tokens *= 1 - CALL_RATE
-        self._row_tokens += rows
-        self._chunk_seconds += 0.0 if rows else seconds
+    def paced(self, seconds: float) -> None:
+        """Take in the time between two tokens of a stream."""
+        self._pace += RATE * (seconds - self._pace)
 
     # At the door
 
@@ -177,7 +148,10 @@ class Admission:
         if remaining <= 0:
             reason = DeadlinePassed.DEADLINE_UNREACHABLE
             raise DeadlinePassed(reason, "the deadline had passed on arrival")
-        needed = self._needed(sequence, line, Outlook(self._cache.slots, ()))
+        outlook = Outlook(self._cache.slots, ())
+        wait = self.wait_seconds(sequence, line)
+        own = self._own_seconds(sequence, outlook)
+        needed = WAIT_MARGIN * wait + OWN_MARGIN * own if wait else own
         if needed > remaining:
             raise self.unreachable(needed, remaining)
 
@@ -199,146 +173,93 @@ class Admission:
         """Seconds until the queue is expected to have room for one more."""
         loads = [self._queue.of_class(priority) for priority in Priority]
         requests = sum(load.requests for load in loads)
-        many = self._can.slots
-        seconds = sum(load.requests * self._mean_seconds(load, many) for load in loads)
+        seconds = sum(load.requests * self._mean_seconds(load) for load in loads)
         return _bounded(seconds / max(requests, 1) / self._can.slots)
 
     # When it gets a slot, and while it runs
 
-    def verdict(self, sequence: Sequence, outlook: Outlook, now: float) -> Verdict | DeadlinePassed:
-        """Whether a waiting request is to run now; the error where it is too late for it.
-
-        It is held back where its answer, or one of those that run, would come too late
-        beside the others, and not if it waits for some of these to end.
-        """
+    def too_late(self, sequence: Sequence, outlook: Outlook, now: float) -> DeadlinePassed | None:
+        """The error of a request that would get a slot too late for its answer."""
         if sequence.request.deadline is None:
-            return Verdict.ADMIT
+            return None
         remaining = sequence.request.deadline - now
-        work, running = self._work(sequence, outlook), self._rivals(sequence)
-        many = len(running) + 1
-        needed = self._seconds(work, many) if many > 1 else self._seconds_alone(work)
-        in_time = self._margin(many) * needed <= remaining
-        if in_time and not self._harms(running, outlook, now):
-            return Verdict.ADMIT
-        needed = self._soonest(sequence, work, 0, running, outlook)
-        return Verdict.HOLD if needed <= remaining else self.unreachable(needed, remaining)
-
-    def _harms(self, running: list[Sequence], outlook: Outlook, now: float) -> bool:
-        """Whether what runs in time now would not, with one more beside it."""
-        many = len(running)
-        for one in running:
-            if one.request.deadline is not None:
-                left = one.request.deadline - now
-                work = self._work(one, outlook)
-                before = self._seconds(work, many)
-                if before <= left < self._margin(many + 1) * self._seconds(work, many + 1):
-                    return True
-        return False
+        needed = self._own_seconds(sequence, outlook)
+        return self.unreachable(needed, remaining) if needed > remaining else None
 
     def hopeless(self, sequence: Sequence, outlook: Outlook, now: float) -> bool:
         """Whether what runs cannot be expected to end in time, even if it is fast."""
         deadline = sequence.request.deadline
         if deadline is None:
             return False
-        rest = self._seconds(self._work(sequence, outlook), self._cache.in_use)
-        return RUNNING_MARGIN * rest > deadline - now
+        return RUNNING_MARGIN * self._rest_seconds(sequence, outlook) > deadline - now
 
     # What is expected
 
-    def _needed(self, sequence: Sequence, line: Hashable, outlook: Outlook) -> float:
-        """Seconds from the arrival of a request to the end of its answer.
+    def wait_seconds(self, sequence: Sequence, line: Hashable) -> float:
+        """Seconds until a new request is expected to get a slot.
 
-        It waits for what it does not preempt or overtake: what runs and waits of its
-        class and of higher ones.
+        It waits for what it does not preempt or overtake: slots of its class and of
+        higher ones, and requests that are served before it. They take the slots in turn.
         """
         priority = sequence.request.priority
-        work, running = self._work(sequence, outlook), self._rivals(sequence)
+        outlook = Outlook(self._cache.slots, ())
+        running = [s for s in self._cache.holders() if s.request.priority >= priority]
+        free = [0.0] * (self._can.slots - len(running))
+        free += sorted(self._rest_seconds(one, outlook) for one in running)
         higher = [self._queue.of_class(other) for other in Priority if other > priority]
-        ahead = sum(load.requests for load in higher) + self._queue.ahead(line, priority)
-        if not ahead and not running:
-            return self._seconds_alone(work)
-        return self._soonest(sequence, work, ahead, running, outlook)
+        mine = self._queue.ahead(line, priority)
+        ahead = sum(load.requests for load in higher) + mine
+        if not ahead:
+            return free[0]
+        seconds = sum(load.requests * self._mean_seconds(load) for load in higher)
+        seconds += mine * self._mean_seconds(self._queue.of_class(priority))
+        return free[ahead % len(free)] + ahead // len(free) * seconds / ahead
 
-    def _soonest(
-        self,
-        sequence: Sequence,
-        work: Work,
-        ahead: int,
-        running: list[Sequence],
-        outlook: Outlook,
-    ) -> float:
-        """Seconds to the end of an answer that some go before.
-
-        The fewer run at once, the longer it waits, and the shorter it runs: the best
-        number counts.
-        """
-        load, many = self._queue.of_class(sequence.request.priority), max(len(running), 1)
-        rests = sorted(self._seconds(self._work(one, outlook), many) for one in running)
-        soonest = float("inf")
-        for most in range(1, self._can.slots + 1):
-            own = self._margin(most) * self._seconds(work, most)
-            ends = len(running) + ahead + 1 - most
-            if ends <= 0:
-                return min(soonest, own)
-            free = ([0.0] * (most - len(rests)) + rests)[-most:]
-            turns, place = divmod(ends - 1 - max(len(running) - most, 0), most)
-            mean = self._mean_seconds(load, most) if turns else 0.0
-            wait = free[max(place, 0)] + max(turns, 0) * (mean or own)
-            soonest = min(soonest, own + WAIT_MARGIN * wait)
-        return soonest
-
-    def _rivals(self, sequence: Sequence) -> list[Sequence]:
-        """What runs and does not give way to a sequence."""
-        priority = sequence.request.priority
-        return [s for s in self._cache.holders() if s.request.priority >= priority]
-
-    def _mean_seconds(self, load: Load, many: int) -> float:
-        """Seconds that a request of a load is expected to hold a slot, with so many running."""
+    def _mean_seconds(self, load: Load) -> float:
+        """Seconds that a request of a load is expected to hold a slot."""
         if not load.requests:
             return 0.0
         prompt = load.prompt_tokens // load.requests
         output = self._share.of("") * (load.tokens - load.prompt_tokens) / load.requests
-        return self._prefill_seconds(0, prompt, many) + output * self.pace(many)
+        return self._prefill_seconds(self._cost, 0, prompt) + output * self._pace
 
-    def _work(self, sequence: Sequence, outlook: Outlook) -> Work:
-        """What is left to compute of a sequence, waiting or running."""
-        if sequence.slot is not None:
-            start = outlook.position(sequence.slot)
-        else:
-            match = self._cache.match(sequence, outlook)
-            start = match[1] if match else 0
-        output = self._share.of(sequence.request.tenant) * sequence.request.max_tokens
-        return Work(start, sequence.known_tokens, max(output - len(sequence.output), 1.0))
+    def _rest_seconds(self, sequence: Sequence, outlook: Outlook) -> float:
+        """Seconds until a running request is expected to end."""
+        assert sequence.slot is not None
+        position, produced = outlook.position(sequence.slot), len(sequence.output)
+        prefill = self._prefill_seconds(self._cost, position, sequence.known_tokens)
+        return prefill + max(self._output_tokens(sequence.request) - produced, 1) * self._pace
 
-    def _seconds(self, work: Work, many: int) -> float:
-        """Seconds that work takes with so many running."""
-        return self._prefill_seconds(work.start, work.end, many) + work.output * self.pace(many)
+    def _own_seconds(self, sequence: Sequence, outlook: Outlook) -> float:
+        """Seconds from a slot to the end of the answer.
 
-    def _seconds_alone(self, work: Work) -> float:
-        """Seconds that work takes on a server with nothing else to do.
-
-        The lower of learned and load-time costs counts: what was learned in a slow
-        spell must not refuse for ever.
+        On a server with nothing else to do, by the lower of learned and load-time
+        costs: what was learned in a slow spell must not refuse for ever.
         """
+        match = self._cache.match(sequence, outlook)
+        cached = match[1] if match else 0
+        known, tokens = sequence.known_tokens, self._output_tokens(sequence.request)
+        tokens = max(tokens - len(sequence.output), 1)
+        if self._cache.in_use:
+            return self._prefill_seconds(self._cost, cached, known) + tokens * self._busy_pace()
         return min(
-            cost.prefill_seconds(work.start, work.end, self._can.chunk)
-            + work.output * cost.rows_seconds(1)
+            cost.prefill_seconds(cached, known, self._can.chunk) + tokens * cost.rows_seconds(1)
             for cost in (self._cost, self._cost_at_load)
         )
 
-    def _margin(self, many: int) -> float:
-        """What an answer may take longer than expected, with so many running."""
-        return 1 + OWN_SPREAD * (many - 1) / self._can.slots
+    def _busy_pace(self) -> float:
+        """Seconds between two tokens, for one more request beside those that run."""
+        if len(self._queue) or not self._cache.idle():
+            return self._pace
+        return min(self._cost.rows_seconds(self._cache.in_use + 1), self._pace)
 
-    def pace(self, many: int) -> float:
-        """Seconds between two tokens of a stream, with so many running."""
-        prompts = many * self._chunk_seconds / max(self._row_tokens, 1.0)
-        return self._cost.rows_seconds(many) + min(prompts, GAP_MAX * self._target)
+    def _output_tokens(self, request: Request) -> float:
+        return self._share.of(request.tenant) * request.max_tokens
 
-    def _prefill_seconds(self, start: int, end: int, many: int) -> float:
+    def _prefill_seconds(self, cost: CostModel, start: int, end: int) -> float:
         """Seconds to compute a prompt, with a rows step of the others after each chunk."""
-        seconds = self._cost.prefill_seconds(start, end, self._can.chunk)
-        rows = self._cost.rows_seconds(many - 1) if many > 1 else 0.0
+        seconds = cost.prefill_seconds(start, end, self._can.chunk)
+        rows = cost.rows_seconds(max(self._cache.in_use, 1))
         return seconds * (1 + rows / self._target)
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from llm_serving_engine.scheduler.admission import Admission, Verdict
+from llm_serving_engine.scheduler.admission import Admission
 from llm_serving_engine.scheduler.cache import Cache
 from llm_serving_engine.scheduler.cost import CostModel
 from llm_serving_engine.scheduler.dispatch import Dispatch
-from llm_serving_engine.scheduler.errors import RequestError
 from llm_serving_engine.scheduler.lifecycle import Event, SnapshotEvent
 from llm_serving_engine.scheduler.live import LiveRequests
 from llm_serving_engine.scheduler.queue import WaitingQueue
@@ -42,14 +41,10 @@ class Allocation:
             self._try_suspect(outlook, now)
             return
         self._dispatch.resume(outlook)
-        held: set[int] = set()
-        while (sequence := self._dispatch.next(outlook, now, held)) is not None:
-            verdict = self._admission.verdict(sequence, outlook, now)
-            if isinstance(verdict, RequestError):
-                self._live.end(sequence, Event.EXPIRE, now, verdict)
-                continue
-            if verdict is Verdict.HOLD:
-                held.add(sequence.key)
+        while (sequence := self._dispatch.next(outlook, now)) is not None:
+            late = self._admission.too_late(sequence, outlook, now)
+            if late is not None:
+                self._live.end(sequence, Event.EXPIRE, now, late)
                 continue
             if not self._cache.idle() and not self._free_slot(sequence, outlook, now):
                 return

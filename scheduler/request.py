@@ -30,7 +30,8 @@ class Sampling:
     """How a token is chosen from logits; every value is within its range.
 
     The ranges and the order of application are those of the wire message of
-    the same name. `seed` is always set: whoever makes a request draws one.
+    the same name. `seed` is always set. The tokens of `withheld` are not chosen
+    before `min_tokens` others have been.
     """
 
     temperature: float = 0.8
@@ -42,6 +43,8 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    min_tokens: int = 0
+    withheld: frozenset[int] = frozenset()
 
     @property
     def greedy(self) -> bool:
@@ -68,6 +71,8 @@ class Request:
         max_tokens: Tokens to produce at most, at least 1.
         sampling: How tokens are chosen.
         stop_tokens: Token ids that end the output and are not part of it.
+        stop_token_ids: Those of `stop_tokens` that the caller asked for: they
+            end it as stop sequences do.
         top_logprobs: Alternatives to report with each token; None for no
             log-probabilities at all.
         priority: The class.
@@ -82,6 +87,7 @@ class Request:
     max_tokens: int
     sampling: Sampling = Sampling()
     stop_tokens: frozenset[int] = frozenset()
+    stop_token_ids: frozenset[int] = frozenset()
     top_logprobs: int | None = None
     priority: Priority = Priority.NORMAL
     tenant: str = ""
@@ -92,3 +98,10 @@ class Request:
     def tokens(self) -> int:
         """The cache cells that the request may need: its prompt and all it may produce."""
         return len(self.prompt) + self.max_tokens
+
+    def ended_by(self, token: int) -> FinishReason | None:
+        """Why `token` ends the output, or None where it does not."""
+        if token not in self.stop_tokens:
+            return None
+        asked = token in self.stop_token_ids
+        return FinishReason.STOP_SEQUENCE if asked else FinishReason.END_OF_SEQUENCE

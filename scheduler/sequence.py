@@ -38,6 +38,7 @@ class Sequence:
         cache_losses: How often its cache could not be copied or restored.
         protected_until: It cannot lose its slot before it has so many tokens.
             Written when it gets a slot.
+        stop_token: The token that ended it, which is no output. Written by `apply`.
         finish_reason: Set when it is FINISHED.
         error: Set when it is CANCELLED, EXPIRED, or FAILED.
     """
@@ -54,6 +55,7 @@ class Sequence:
     runner_losses: int = 0
     cache_losses: int = 0
     protected_until: int = 0
+    stop_token: int | None = None
     finish_reason: FinishReason | None = None
     error: RequestError | None = None
 

@@ -41,6 +41,8 @@ def decode_generate(message: inference_pb2.GenerateRequest) -> GenerationRequest
         max_tokens=_optional(message, "max_tokens"),
         sampling=_sampling(message.sampling),
         stop=message.stop,
+        stop_token_ids=message.stop_token_ids,
+        min_tokens=_optional(message, "min_tokens"),
         ignore_eos=message.ignore_eos,
         top_logprobs=_optional(message, "top_logprobs"),
         priority=message.priority or None,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from llm_serving_engine.scheduler.lifecycle import State
-from llm_serving_engine.scheduler.request import FinishReason, Priority
+from llm_serving_engine.scheduler.request import Priority
 from llm_serving_engine.scheduler.sequence import Sequence
 
 REQUESTS_MAX = 1000
@@ -67,8 +67,8 @@ class Latencies:
         first, last = sequence.first_token_at, sequence.last_token_at
         if sequence.state is not State.FINISHED or first is None or last is None:
             return
-        # The end-of-sequence token took its time too, though it is no output.
-        sampled = produced + (sequence.finish_reason is FinishReason.END_OF_SEQUENCE)
+        # The token that ended it took its time too, though it is no output.
+        sampled = produced + (sequence.stop_token is not None)
         each = (last - first) / (sampled - 1) if sampled > 1 else None
         request = sequence.request
         self._times.append(_Times(request.priority, first - sequence.arrived_at, each))

@@ -22,7 +22,8 @@ texts without markers. `docs/chat-templates.md` says what this leaves open.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,7 @@ from llm_serving_engine.backends.text.control_tokens import ControlTokens
 from llm_serving_engine.backends.text.conversation import Conversation, Message
 from llm_serving_engine.backends.text.reasoning import ReasoningFormat, find_reasoning
 from llm_serving_engine.backends.text.stand_ins import StandIns
+from llm_serving_engine.backends.text.template_bounds import RUN_SECONDS_MAX, TemplateTookTooLong
 from llm_serving_engine.backends.text.template_program import (
     OUTPUT_CHARACTERS_MAX,
     TemplateError,
@@ -46,6 +48,16 @@ RESERVED_ARGUMENTS = frozenset(
 
 
 _ANSWER = "1234567890"
+
+
+@contextlib.contextmanager
+def _time_told() -> Iterator[None]:
+    try:
+        yield
+    except TemplateTookTooLong:
+        raise TemplateError(
+            f"the chat template takes more than {RUN_SECONDS_MAX:g} s of processor time"
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +104,7 @@ class ChatTemplate:
             arguments: Variables for the template that `render` does not get.
 
         Raises:
-            TemplateError: It is not a valid template.
+            TemplateError: It is not a valid template, or takes too long on a short conversation.
         """
         self._program = TemplateProgram(source)
         self._source = source
@@ -101,8 +113,9 @@ class ChatTemplate:
         self._arguments = dict(arguments or {})
         self._forms = ContentForms(self._run)
         self._knows_developer = "developer" in source
-        self.end_tokens = self._find_end_tokens()
-        self.reasoning: ReasoningFormat | None = find_reasoning(self._run_probe, source)
+        with _time_told():
+            self.end_tokens = self._find_end_tokens()
+            self.reasoning: ReasoningFormat | None = find_reasoning(self._run_probe, source)
 
     def render(
         self,
@@ -123,9 +136,19 @@ class ChatTemplate:
 
         Raises:
             TemplateError: The template refuses the messages, fails on them,
-                leaves out the text of one, or writes too much.
+                leaves out the text of one, writes too much, or takes too long.
         """
-        every_argument = {**self._arguments, **(arguments or {})}
+        with _time_told():
+            return self._render(messages, arguments or {}, continue_last, characters_max)
+
+    def _render(
+        self,
+        messages: Sequence[Message],
+        arguments: Mapping[str, Any],
+        continue_last: bool,
+        characters_max: int,
+    ) -> ChatPrompt:
+        every_argument = {**self._arguments, **arguments}
         turns = [self._known_fields(message) for message in self._known_roles(messages)]
         conversation = Conversation(turns, every_argument, continue_last)
         texts = list(conversation.texts())

@@ -60,6 +60,17 @@ def strings(value: Any) -> Iterator[str]:
             yield from strings(entry)
 
 
+def depth(value: Any) -> int:
+    """How many dictionaries and lists lie inside each other, at the deepest place."""
+    levels, level = 0, [value]
+    while level := [one for one in level if isinstance(one, Mapping | list)]:
+        levels += 1
+        level = [
+            entry for one in level for entry in (one.values() if isinstance(one, Mapping) else one)
+        ]
+    return levels
+
+
 def replaced(value: Any, change: Callable[[str], str]) -> Any:
     """The same tree with every text changed, their keys included."""
     if isinstance(value, str):

@@ -20,7 +20,12 @@ import jinja2
 import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
-import jinja2.sandbox
+
+from llm_serving_engine.backends.text.template_bounds import (
+    BoundedEnvironment,
+    TemplateTookTooLong,
+    limited,
+)
 
 OUTPUT_CHARACTERS_MAX = 16 * 1024 * 1024
 
@@ -42,7 +47,7 @@ class TemplateProgram:
         """Compile `source`. Raises TemplateError where it is not a valid template."""
         environment = _environment()
         try:
-            code = environment.compile(source, filename=_FILE)
+            code = environment.compile(environment.bounded(source, _FILE), filename=_FILE)
             self._template = jinja2.Template.from_code(
                 environment, code, environment.make_globals(None)
             )
@@ -65,15 +70,19 @@ class TemplateProgram:
         Raises:
             TemplateError: The template refuses the variables, fails on them, or
                 writes too much. Where it fails, the message names the line.
+            TemplateTookTooLong: It has used the time that `limited` gives.
         """
         parts, written = [], 0
         try:
-            for part in self._template.generate(variables):
-                parts.append(part)
-                written += len(part)
-                if written > characters_max:
-                    raise TemplateError(f"the prompt is longer than {characters_max} characters")
-        except TemplateError:
+            with limited():
+                for part in self._template.generate(variables):
+                    parts.append(part)
+                    written += len(part)
+                    if written > characters_max:
+                        raise TemplateError(
+                            f"the prompt is longer than {characters_max} characters"
+                        )
+        except (TemplateError, TemplateTookTooLong):
             raise
         except _Refusal as error:
             raise TemplateError(_line(error)) from error
@@ -90,8 +99,8 @@ class _Refusal(jinja2.TemplateError):
     """The template called `raise_exception`."""
 
 
-def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+def _environment() -> BoundedEnvironment:
+    environment = BoundedEnvironment(
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=["jinja2.ext.loopcontrols", _Generation],

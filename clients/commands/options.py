@@ -59,6 +59,11 @@ Stop = Annotated[
     list[str] | None,
     typer.Option(help="A text that ends the output; may be given several times."),
 ]
+StopTokenIds = Annotated[
+    list[int] | None,
+    typer.Option("--stop-token-id", min=0, help="A token that ends the output; as --stop."),
+]
+MinTokens = Annotated[int | None, typer.Option(min=0, help="Tokens to produce at least.")]
 ParseSpecial = Annotated[
     bool, typer.Option("--parse-special", help='Read "<|im_start|>" and the like as tokens.')
 ]

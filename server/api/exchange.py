@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -27,6 +28,8 @@ RETRY_SECONDS = 1.0
 REQUEST_ID_HEADER = "x-request-id"
 # Smaller bodies are parsed in a few milliseconds, whatever is in them.
 UNCOUNTED_BYTES_MAX = 256 * 1024
+# Characters beyond 16 bits are escaped in halves.
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class Exchange:
@@ -86,10 +89,7 @@ class Exchange:
             items, objects = body.count(b","), body.count(b"{") + body.count(b"[")
             self._check_count("items", items, self.config.body_items_max)
             self._check_count("objects and lists", objects, self.config.body_objects_max)
-        try:
-            return json.loads(body)
-        except (ValueError, RecursionError) as error:
-            raise BadBody(f"the body is not valid JSON: {error}") from None
+        return _value(body)
 
     def _check_count(self, what: str, count: int, limit: int) -> None:
         if count > limit:
@@ -157,6 +157,22 @@ class Exchange:
 def _request_id(wish: str) -> str:
     fits = len(wish) <= REQUEST_ID_CHARACTERS_MAX and wish.isascii() and wish.isprintable()
     return wish if wish and fits else secrets.token_hex(8)
+
+
+def _value(body: bytes) -> Any:
+    """What a body says. Raises BadBody."""
+    try:
+        # Given bytes, json.loads would guess at their encoding, and let halves of characters by.
+        value = json.loads(body.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise BadBody(f"the body is not valid JSON: {error}") from None
+    if _SURROGATE_ESCAPE.search(body):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = ascii(error.object[error.start])[1:-1]
+            raise BadBody(f"the body has {half}, which is half of a character") from None
+    return value
 
 
 class EventStream:

@@ -27,6 +27,8 @@ class Powers(Body):
     min_p: float | None = None
     seed: int | None = None
     ignore_eos: bool = False
+    stop_token_ids: list[int] | None = None
+    min_tokens: int | None = None
     priority: Literal["low", "normal", "high", "critical"] | None = None
     cache_salt: str | None = None
     timeout: float | None = Field(None, gt=0, allow_inf_nan=False)
@@ -82,6 +84,8 @@ class Powers(Body):
             sampling=sampling,
             stop=stop,
             ignore_eos=self.ignore_eos,
+            stop_token_ids=self.stop_token_ids or (),
+            min_tokens=self.min_tokens,
             top_logprobs=top_logprobs,
             priority=self.priority_value,
             cache_salt=self.cache_salt or "",

@@ -34,8 +34,9 @@ def doctor(
 ) -> None:
     """Check the machine, the build, the model, the ports, and the configuration.
 
-    Each line is ok, or says what to do. No model is loaded or fetched. The exit
-    code is 0 where there is no problem; notes, which say what could be better, are none.
+    Each line is ok, or says what to do. No model is loaded or fetched.
+
+    The exit code is 1 where there is a problem. A note is not a problem.
     """
     from llm_serving_engine.clients.commands.failures import failing_in_one_line
     from llm_serving_engine.server.commands.doctor_report import print_findings

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _REFERENCE_HELP = (
     r"builtin, a path to a GGUF file, hf:OWNER/REPO\[/FILE], hf:OWNER/REPO:QUANT, or https://..."
 )
-_HUB_HELP = r"hf:OWNER/REPO\[/FILE], hf:OWNER/REPO:QUANT, or https://...; without FILE, the best."
+_HUB_HELP = r"hf:OWNER/REPO\[/FILE], hf:OWNER/REPO:QUANT, or https://..."
 _LIST_TIMEOUT_SECONDS = 10.0
 
 Reference = Annotated[str, typer.Argument(metavar="MODEL", help=_REFERENCE_HELP)]
@@ -85,6 +85,8 @@ def show(model: Reference) -> None:
 @models.command(epilog="Example: llm-serving-engine models pull hf:OWNER/REPO/model.Q4_0.gguf")
 def pull(model: HubReference) -> None:
     """Fetch a model from the Hugging Face hub or an address, or bring it up to date.
+
+    Without FILE or QUANT, the best that fits the memory.
 
     HF_ENDPOINT, HF_TOKEN, and HF_HOME are respected.
     """

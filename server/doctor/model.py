@@ -13,6 +13,7 @@ from llm_serving_engine.backends.llama_cpp.settings import Settings
 from llm_serving_engine.backends.models import hub
 from llm_serving_engine.backends.models.errors import ModelError
 from llm_serving_engine.backends.models.info import ModelInfo
+from llm_serving_engine.backends.models.kinds import check_generates
 from llm_serving_engine.backends.models.memory import check_fits
 from llm_serving_engine.backends.models.reference import HubModel, parse_reference
 from llm_serving_engine.backends.models.resolve import resolve
@@ -46,6 +47,7 @@ def _look_at_file(path: Path, config: ServerConfig) -> Iterator[Finding]:
         yield Finding(SECTION, "file", f"{path}, run by {backend}")
         return
     info = ModelInfo.read(path)
+    check_generates(info)
     yield Finding(SECTION, "file", f"{path}: {info.description}, {info.quantization}")
     runner = config.model.runner
     invariant = config.scheduler.determinism == "batch_invariant"

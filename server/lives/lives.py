@@ -124,6 +124,7 @@ class LifeObserver:
         self._lives = lives
         self._scheduler = scheduler
         self._live: dict[int, Life] = {}
+        self._sequences: dict[int, Sequence] = {}
         # Where each running request was last, by key.
         self._slots: dict[int, int] = {}
         # Who lost a slot last, by slot, and when.
@@ -136,11 +137,12 @@ class LifeObserver:
             ahead = _ahead(sequence, self._scheduler())
             life = self._lives.begin(sequence.request, sequence.arrived_at, ahead)
             self._live[sequence.key] = life
+            self._sequences[sequence.key] = sequence
         for transition in sequence.history[len(life.stages) :]:
             life.stages.append(self._stage(life, sequence, transition))
         self._settle(life, sequence)
         if sequence.state.ended:
-            del self._live[sequence.key]
+            del self._live[sequence.key], self._sequences[sequence.key]
         self._lives.changed(life)
 
     def refused(self, request: Request, error: RequestError) -> None:
@@ -158,6 +160,7 @@ class LifeObserver:
             if (life := self._live.get(run.key)) is None:
                 continue
             stage = life.stages[-1]
+            life.output_tokens = len(self._sequences[run.key].output)
             if run.slot in filled and stage.restored_at is None and stage.state is State.PREFILL:
                 stage.restored_at = now
                 stage.restored_tokens, stage.copied = filled[run.slot]

@@ -41,7 +41,11 @@ class Generation:
         self._engine = engine
         self._tokenizer = tokenizer
         self._output = TextOutput(
-            tokenizer, call.stops, reasoning=call.reasoning, inside=call.opens_reasoning
+            tokenizer,
+            call.stops,
+            min_tokens=call.request.sampling.min_tokens,
+            reasoning=call.reasoning,
+            inside=call.opens_reasoning,
         )
         self._stream = engine.submit(call.request)
 

@@ -15,7 +15,7 @@ from llm_serving_engine.backends.text.chat import (
 )
 from llm_serving_engine.backends.text.detokenizer import Detokenizer
 from llm_serving_engine.backends.text.reasoning import ReasoningFormat
-from llm_serving_engine.backends.text.stand_ins import strings
+from llm_serving_engine.backends.text.stand_ins import depth, strings
 from llm_serving_engine.scheduler.errors import InvalidField
 from llm_serving_engine.server.config import GenerationConfig
 from llm_serving_engine.server.model import ServedModel
@@ -34,6 +34,8 @@ INLINE_TEXT_CHARACTERS_MAX = 4096
 # A message costs a template as much time as this many characters.
 MESSAGE_WEIGHT = 16
 ROLE_CHARACTERS_MAX = 64
+# Templates and the search for control tokens walk through arguments by recursion.
+ARGUMENTS_DEPTH_MAX = 32
 
 # Templates write roles into control tokens such as "<|user|>": a role is a word.
 _ROLE = re.compile(r"[\w.-]+")
@@ -213,6 +215,12 @@ def _check_arguments(arguments: Mapping[str, Any], config: GenerationConfig) -> 
     field = "chat.template_arguments"
     for name in arguments:
         check(name not in RESERVED_ARGUMENTS, f"{field}.{name}", "is set by the server")
+    levels = depth(arguments)
+    check(
+        levels <= ARGUMENTS_DEPTH_MAX,
+        field,
+        f"have {levels} levels of lists and objects; the limit is {ARGUMENTS_DEPTH_MAX}",
+    )
     text_bytes = sum(len(text.encode()) for text in strings(arguments))
     check(
         text_bytes <= config.prompt_bytes_max,

@@ -117,6 +117,8 @@ class GenerationRequest:
         max_tokens: Tokens to produce at most.
         sampling: How tokens are chosen.
         stop: Texts that end the output.
+        stop_token_ids: Tokens that end the output.
+        min_tokens: Tokens to produce at least.
         ignore_eos: Go on past the model's end-of-generation tokens.
         top_logprobs: Alternatives to report with each token's log-probability.
         priority: A value of `scheduler.request.Priority`.
@@ -129,6 +131,8 @@ class GenerationRequest:
     max_tokens: int | None = None
     sampling: SamplingFields = SamplingFields()
     stop: Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
+    min_tokens: int | None = None
     ignore_eos: bool = False
     top_logprobs: int | None = None
     priority: int | None = None

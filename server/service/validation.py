@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llm_serving_engine.backends.text.reasoning import ReasoningFormat
 from llm_serving_engine.scheduler.errors import InvalidField
@@ -12,7 +12,7 @@ from llm_serving_engine.scheduler.request import Priority, Request
 from llm_serving_engine.scheduler.step import Output
 from llm_serving_engine.server.config import GenerationConfig
 from llm_serving_engine.server.model import ServedModel
-from llm_serving_engine.server.service.fields import check, check_fits
+from llm_serving_engine.server.service.fields import check, check_fits, check_tokens
 from llm_serving_engine.server.service.prompts import input_field, parse_prompt
 from llm_serving_engine.server.service.request import Chat, GenerationRequest
 from llm_serving_engine.server.service.sampling import parse_sampling
@@ -22,6 +22,7 @@ TENANT_CHARACTERS_MAX = 128
 CACHE_SALT_BYTES_MAX = 128
 STOPS_MAX = 16
 STOP_BYTES_MAX = 256
+STOP_TOKEN_IDS_MAX = 64
 TOP_LOGPROBS_MAX = 20
 
 
@@ -70,27 +71,24 @@ async def parse_generate(
     request_id = _request_id(request)
     sampling = parse_sampling(request.sampling, config, model.vocabulary_size)
     stops = _stops(request.stop)
+    stop_token_ids = _stop_token_ids(request.stop_token_ids, model.vocabulary_size)
     top_logprobs = _top_logprobs(request, model)
     priority = _priority(request)
-    check(
-        len(request.cache_salt.encode()) <= CACHE_SALT_BYTES_MAX,
-        "cache_salt",
-        f"is longer than {CACHE_SALT_BYTES_MAX} bytes",
-    )
-    check(
-        len(tenant) <= TENANT_CHARACTERS_MAX,
-        "x-tenant-id",
-        f"is longer than {TENANT_CHARACTERS_MAX} characters",
-    )
+    _check_shares(request, tenant)
     _check_max_tokens(request, config)
     parsed = await parse_prompt(request.input, model, config)
     prompt = parsed.tokens
+    max_tokens = _max_tokens(request, len(prompt), model, config)
+    stop_tokens = stop_token_ids if request.ignore_eos else model.text.stop_tokens | stop_token_ids
+    if min_tokens := _min_tokens(request, max_tokens):
+        sampling = replace(sampling, min_tokens=min_tokens, withheld=stop_tokens)
     scheduled = Request(
         id=request_id,
         prompt=prompt,
-        max_tokens=_max_tokens(request, len(prompt), model, config),
+        max_tokens=max_tokens,
         sampling=sampling,
-        stop_tokens=frozenset() if request.ignore_eos else model.text.stop_tokens,
+        stop_tokens=stop_tokens,
+        stop_token_ids=stop_token_ids,
         top_logprobs=top_logprobs,
         priority=priority,
         tenant=tenant,
@@ -105,6 +103,20 @@ async def parse_generate(
         isinstance(request.input, Chat),
         parsed.reasoning,
         parsed.opens_reasoning,
+    )
+
+
+def _check_shares(request: GenerationRequest, tenant: str) -> None:
+    """Check what decides with whom the request shares its turn and its cache."""
+    check(
+        len(request.cache_salt.encode()) <= CACHE_SALT_BYTES_MAX,
+        "cache_salt",
+        f"is longer than {CACHE_SALT_BYTES_MAX} bytes",
+    )
+    check(
+        len(tenant) <= TENANT_CHARACTERS_MAX,
+        "x-tenant-id",
+        f"is longer than {TENANT_CHARACTERS_MAX} characters",
     )
 
 
@@ -132,6 +144,27 @@ def _stops(stops: Sequence[str]) -> tuple[str, ...]:
             f"has {len(stop.encode())} bytes; it can have 1 to {STOP_BYTES_MAX}",
         )
     return tuple(stops)
+
+
+def _stop_token_ids(ids: Sequence[int], vocabulary_size: int) -> frozenset[int]:
+    field = "stop_token_ids"
+    check(
+        len(ids) <= STOP_TOKEN_IDS_MAX,
+        field,
+        f"has {len(ids)} entries; at most {STOP_TOKEN_IDS_MAX} are possible",
+    )
+    check_tokens(ids, field, vocabulary_size)
+    return frozenset(ids)
+
+
+def _min_tokens(request: GenerationRequest, max_tokens: int) -> int:
+    wanted = request.min_tokens or 0
+    check(
+        0 <= wanted <= max_tokens,
+        "min_tokens",
+        f"is {wanted}; it can be 0 to max_tokens, which is {max_tokens}",
+    )
+    return wanted
 
 
 def _top_logprobs(request: GenerationRequest, model: ServedModel) -> int | None:

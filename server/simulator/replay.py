@@ -19,7 +19,7 @@ from llm_serving_engine.scheduler.policies.fair import (
     PROMPT_TOKEN_WEIGHT,
 )
 from llm_serving_engine.scheduler.policy import load_policy
-from llm_serving_engine.scheduler.request import FinishReason, Priority, Request
+from llm_serving_engine.scheduler.request import Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence as Running
 from llm_serving_engine.scheduler.step import (
     Capabilities,
@@ -312,7 +312,7 @@ def _outcome(record: TraceRecord, sequence: Running) -> Outcome:
     finished, ended = sequence.state is State.FINISHED, sequence.history[-1].at
     deadline = sequence.request.deadline
     # The stop token took its time too, though it is no output.
-    stopped = sequence.finish_reason is FinishReason.END_OF_SEQUENCE
+    stopped = sequence.stop_token is not None
     sampled = len(sequence.output) + stopped
     between = None
     if first is not None and last is not None and sampled > 1:

@@ -25,7 +25,7 @@ from prometheus_client.metrics_core import Metric
 from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.errors import RequestError
 from llm_serving_engine.scheduler.lifecycle import State
-from llm_serving_engine.scheduler.request import FinishReason, Priority, Request
+from llm_serving_engine.scheduler.request import Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.slots import count_groups
 from llm_serving_engine.scheduler.step import Step, StepResult
@@ -347,8 +347,8 @@ class ModelObserver:
         if first is None or last is None:
             return
         self._first_token_seconds.observe(first - sequence.arrived_at)
-        # The end-of-sequence token took its time too, though it is no output.
-        sampled = told.tokens + (sequence.finish_reason is FinishReason.END_OF_SEQUENCE)
+        # The token that ended it took its time too, though it is no output.
+        sampled = told.tokens + (sequence.stop_token is not None)
         if sampled > 1:
             self._output_token_seconds.observe((last - first) / (sampled - 1))
 

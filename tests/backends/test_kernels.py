@@ -156,7 +156,15 @@ async def test_a_model_is_loaded_for_a_kind(
         pytest.skip(f"this machine has no kernels of the kind {kind!r}")
     path = tmp_path / "q4_0.gguf"
     quantize(builtin_model_path, path, "Q4_0")
-    config = BackendConfig(sequences=2, context_per_sequence=256, threads=1, kernels=kind)
+    # What is set needs no note of why it was chosen.
+    config = BackendConfig(
+        sequences=2,
+        context_per_sequence=256,
+        threads=1,
+        kernels=kind,
+        flash_attention=True,
+        prefill_chunk=64,
+    )
     runner = ProcessRunner("llama.cpp", str(path), config)
     try:
         report = await runner.start()

@@ -233,6 +233,20 @@ def test_plain_greedy_needs_no_sampler() -> None:
     assert not plain(repetition_penalty=1.1)
     assert not plain(presence_penalty=0.1)
     assert not plain(frequency_penalty=-0.1)
+    assert not plain(min_tokens=1, withheld=frozenset({3}))
+    assert plain(min_tokens=1)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_withheld_tokens_are_not_chosen_before_their_time(temperature: float) -> None:
+    sampling = Sampling(temperature=temperature, min_tokens=3, withheld=frozenset({1}))
+    logits = row([0.0, 50.0, 0.0, 0.0])
+    sampler = TokenSampler(Open(0, sampling))
+    assert [sampler.sample(logits) == 1 for _ in range(4)] == [False, False, False, True]
+    # A sequence that comes to another slot goes on where it was.
+    moved = TokenSampler(Open(0, sampling, output=(0, 0)))
+    assert [moved.sample(logits) == 1 for _ in range(2)] == [False, True]
+    assert logits.max() == 50.0
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-45, 1.0, 100.0])

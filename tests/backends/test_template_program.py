@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from llm_serving_engine.backends.text import template_bounds
+from llm_serving_engine.backends.text.template_bounds import VALUE_SIZE_MAX, TemplateTookTooLong
 from llm_serving_engine.backends.text.template_program import TemplateError, TemplateProgram
 
 MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "{{ 1 + 1 }}"}]
@@ -100,3 +102,41 @@ def test_output_is_bounded() -> None:
     assert len(render(source)) == 900_000
     with pytest.raises(TemplateError, match="longer than 1000 characters"):
         render(source, characters_max=1000)
+
+
+ENDLESS = {
+    "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "macro": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}"
+    "{{ f(99) }}",
+    "caller": "{% macro f() %}{{ caller() }}{{ caller() }}{% endmacro %}"
+    "{% macro g(n) %}{% call f() %}{% if n %}{{ g(n - 1) }}{% endif %}{% endcall %}{% endmacro %}"
+    "{{ g(24) }}",
+}
+
+
+@pytest.mark.parametrize("source", ENDLESS.values(), ids=ENDLESS)
+def test_a_template_that_takes_too_long_is_ended(
+    source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(template_bounds, "RUN_SECONDS_MAX", 0.05)
+    with pytest.raises(TemplateTookTooLong):
+        render(source)
+
+
+def test_the_limit_of_time_cannot_be_set_from_within(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_bounds, "RUN_SECONDS_MAX", 0.05)
+    with pytest.raises(TemplateTookTooLong):
+        render("{% set environment = 1 %}{% set look_at_time = 1 %}" + ENDLESS["loops"])
+
+
+@pytest.mark.parametrize("source", ["'a' * %d", "%d * 'a'", "([0] * %d) | length"])
+def test_products_have_a_greatest_size(source: str) -> None:
+    assert render(f"{{{{ ({source % VALUE_SIZE_MAX}) | string | length }}}}")
+    with pytest.raises(TemplateError, match=r"the result of '\*' is too large"):
+        render(f"{{{{ {source % (VALUE_SIZE_MAX + 1)} }}}}")
+
+
+def test_powers_have_a_greatest_size() -> None:
+    assert render("{{ 2 ** 2048 > 0 }}{{ 2 ** -1 }}{{ 1.5 ** 2 }}") == "True0.52.25"
+    with pytest.raises(TemplateError, match=r"the result of '\*\*' is too large"):
+        render("{{ 9 ** 9999 }}")

@@ -38,6 +38,8 @@ def test_every_option_lands_in_its_field():
             "top_logprobs": 2,
             "priority": "critical",
             "cache_salt": "s",
+            "stop_token_ids": [4, 5],
+            "min_tokens": 2,
             "parse_special": True,
         },
     )
@@ -57,6 +59,7 @@ def test_every_option_lands_in_its_field():
     assert (list(request.stop), request.ignore_eos) == (["a", "b"], True)
     assert (request.top_logprobs, request.cache_salt) == (2, "s")
     assert request.priority == generation_pb2.PRIORITY_CRITICAL
+    assert (list(request.stop_token_ids), request.min_tokens) == ([4, 5], 2)
     assert request.parse_special
 
 

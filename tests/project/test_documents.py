@@ -14,6 +14,7 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "deploy/README.md",
     "docs/backends.md",
+    "docs/console.md",
     "docs/doctor.md",
     "docs/http.md",
     "docs/runners.md",

@@ -12,6 +12,7 @@ from google.rpc import error_details_pb2
 from running_server import RunningServer, detail, error_of, serving
 
 from llm_serving_engine.backends.backend import LoadError
+from llm_serving_engine.backends.text import template_bounds
 from llm_serving_engine.server.model_text import TEMPLATE_BYTES_MAX
 from llm_serving_engine.v1 import inference_pb2, models_pb2
 
@@ -91,6 +92,37 @@ async def test_a_model_whose_template_is_broken_says_where(
         assert violation.field == "chat"
         assert "cannot chat: the chat template is not valid: line 2: " in violation.description
         assert (await server.generate("hello")).text
+
+
+async def test_a_model_whose_template_loops_for_ever_serves_prompts(
+    write_tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(template_bounds, "RUN_SECONDS_MAX", 0.05)
+    turns = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    path = write_tiny_model(tmp_path / "loop.gguf", chat_template=turns)
+    async with serving(path) as server:
+        error = await error_of(server.generate(chat=HELLO))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "cannot chat: the chat template takes more than" in str(error.details())
+        assert (await server.generate("hello")).text
+
+
+async def test_a_template_that_loops_on_some_messages_refuses_these(
+    write_tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(template_bounds, "RUN_SECONDS_MAX", 0.5)
+    turns = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    template = (
+        "{% for m in messages %}{{ m.content }}{% endfor %}"
+        "{% if 'forever' in messages[0].content %}" + turns + "{% endif %}"
+    )
+    path = write_tiny_model(tmp_path / "loop.gguf", chat_template=template)
+    async with serving(path) as server:
+        slow = {"messages": [{"role": "user", "content": "forever"}]}
+        error = await error_of(server.generate(chat=slow))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "takes more than" in str(error.details())
+        assert (await server.generate(chat=HELLO)).token_ids
 
 
 @pytest.mark.parametrize(

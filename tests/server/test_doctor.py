@@ -8,7 +8,7 @@ import platform
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -369,3 +369,10 @@ def test_help_has_an_example() -> None:
     done = doctor("--help")
     assert done.returncode == 0
     assert "Example: llm-serving-engine doctor" in done.stdout
+
+
+def test_a_model_of_another_kind(write_tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    path = write_tiny_model(tmp_path / "bert.gguf", architecture="bert")
+    (refused,) = look_at_model(config_of(reference=str(path)))
+    assert refused.verdict is Verdict.PROBLEM
+    assert "is an embedding model (architecture bert)" in refused.value

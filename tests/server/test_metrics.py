@@ -166,6 +166,7 @@ def test_an_end_of_sequence_token_takes_time_and_is_no_output(
     course = Course(observer, 0.0).to(Event.ADMIT, 0.0).to(Event.FIRST_TOKEN, 1.0).token(1.0)
     course.token(1.5)
     course.sequence.last_token_at = 2.0
+    course.sequence.stop_token = 2
     course.sequence.finish_reason = FinishReason.END_OF_SEQUENCE
     course.to(Event.FINISH, 2.0)
     assert value(metrics, "llm_serving_engine_completion_tokens_total") == 2

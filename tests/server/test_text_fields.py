@@ -1,16 +1,18 @@
-"""What goes in and out as text: control tokens, template arguments, and Detokenize."""
+"""What goes in and out as text: control tokens, stop tokens, least tokens, and Detokenize."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import grpc
+import pytest
 from google.rpc import error_details_pb2
 from running_server import RunningServer, asked, detail, error_of, serving
 
 from llm_serving_engine.v1 import generation_pb2, inference_pb2
 
 STOP = generation_pb2.FINISH_REASON_STOP_SEQUENCE
+EOS = generation_pb2.FINISH_REASON_END_OF_SEQUENCE
 BOS, END = 1, 2
 HELLO = {"role": "user", "content": "hello"}
 
@@ -83,11 +85,57 @@ async def test_template_arguments(write_tiny_model: Any, tmp_path: Any) -> None:
         )
 
 
+async def test_a_stop_token_ends_the_output_and_is_no_part_of_it(tiny: RunningServer) -> None:
+    whole = await tiny.generate("once", max_tokens=8)
+    stop = whole.token_ids[3]
+    first = list(whole.token_ids).index(stop)
+    for ignore_eos in (False, True):
+        answer = await tiny.generate(
+            "once", max_tokens=8, stop_token_ids=[stop], ignore_eos=ignore_eos
+        )
+        assert list(answer.token_ids) == list(whole.token_ids[:first])
+        assert answer.finish_reason == STOP
+
+
+async def test_stop_tokens_are_bounded(tiny: RunningServer) -> None:
+    size = tiny.model.vocabulary_size
+    assert (await tiny.generate(stop_token_ids=[size - 1] * 64)).text
+    error = await error_of(tiny.generate(stop_token_ids=[0] * 65))
+    assert "at most 64" in refused(error, "stop_token_ids")
+    error = await error_of(tiny.generate(stop_token_ids=[size]))
+    assert f"ends at {size - 1}" in refused(error, "stop_token_ids")
+
+
 async def test_a_stop_sequence_that_names_a_control_token(tiny: RunningServer) -> None:
     (user,) = tiny.model.tokenizer.control_tokens.split("<|user|>")
     bias = {"temperature": 0.0, "logit_bias": {user: 100.0}}
     answer = await tiny.generate(sampling=bias, stop=["<|user|>"])
     assert (answer.text, answer.finish_reason) == ("", STOP)
+
+
+@pytest.mark.parametrize("least", [0, 1, 5, 8])
+async def test_no_end_comes_before_the_least_number_of_tokens(
+    tiny: RunningServer, least: int
+) -> None:
+    bias = {"temperature": 0.0, "logit_bias": {END: 100.0}}
+    answer = await tiny.generate(ignore_eos=False, sampling=bias, min_tokens=least)
+    assert len(answer.token_ids) == least
+    assert answer.finish_reason == (EOS if least < 8 else generation_pb2.FINISH_REASON_MAX_TOKENS)
+
+
+async def test_stop_tokens_and_stop_sequences_wait_for_it_too(tiny: RunningServer) -> None:
+    (user,) = tiny.model.tokenizer.control_tokens.split("<|user|>")
+    bias = {"temperature": 0.0, "logit_bias": {user: 100.0}}
+    answer = await tiny.generate(sampling=bias, stop_token_ids=[user], min_tokens=3)
+    assert (len(answer.token_ids), answer.finish_reason) == (3, STOP)
+    assert user not in answer.token_ids
+    answer = await tiny.generate(sampling=bias, stop=["<|user|>"], min_tokens=3)
+    assert (list(answer.token_ids), answer.finish_reason) == ([user] * 4, STOP)
+
+
+async def test_the_least_number_is_within_max_tokens(tiny: RunningServer) -> None:
+    error = await error_of(tiny.generate(max_tokens=8, min_tokens=9))
+    assert "0 to max_tokens, which is 8" in refused(error, "min_tokens")
 
 
 async def test_detokenize_turns_tokens_back(tiny: RunningServer) -> None:

@@ -94,7 +94,8 @@ const (
 	// The model produced one of its end-of-generation tokens. That token is not
 	// part of the output.
 	FinishReason_FINISH_REASON_END_OF_SEQUENCE FinishReason = 1
-	// One of the request's stop sequences appeared. It is not part of the text.
+	// One of the request's stop sequences or stop_token_ids appeared. It is not
+	// part of the text.
 	FinishReason_FINISH_REASON_STOP_SEQUENCE FinishReason = 2
 	// `max_tokens` tokens were produced.
 	FinishReason_FINISH_REASON_MAX_TOKENS FinishReason = 3

@@ -60,9 +60,17 @@ type GenerateRequest struct {
 	// Prompts share cached prefixes only with prompts of the same salt and the
 	// same tenant. At most 128 bytes. Default: empty.
 	CacheSalt string `protobuf:"bytes,12,opt,name=cache_salt,json=cacheSalt,proto3" json:"cache_salt,omitempty"`
+	// Tokens that end the output when the model produces them, with
+	// FINISH_REASON_STOP_SEQUENCE; never part of it. At most 64, each in
+	// [0, vocabulary size). They count under ignore_eos, too. Default: none.
+	StopTokenIds []uint32 `protobuf:"varint,18,rep,packed,name=stop_token_ids,json=stopTokenIds,proto3" json:"stop_token_ids,omitempty"`
 	// Make the control tokens that `prompt` names these tokens. Default false:
 	// they are text. Chats do not need it: their template's names always are.
-	ParseSpecial  bool `protobuf:"varint,19,opt,name=parse_special,json=parseSpecial,proto3" json:"parse_special,omitempty"`
+	ParseSpecial bool `protobuf:"varint,19,opt,name=parse_special,json=parseSpecial,proto3" json:"parse_special,omitempty"`
+	// Tokens to produce at least. Before that, the model's end-of-generation
+	// tokens and stop_token_ids are not chosen, and stop sequences end nothing.
+	// At most max_tokens. Default 0.
+	MinTokens     *uint32 `protobuf:"varint,20,opt,name=min_tokens,json=minTokens,proto3,oneof" json:"min_tokens,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -194,11 +202,25 @@ func (x *GenerateRequest) GetCacheSalt() string {
 	return ""
 }
 
+func (x *GenerateRequest) GetStopTokenIds() []uint32 {
+	if x != nil {
+		return x.StopTokenIds
+	}
+	return nil
+}
+
 func (x *GenerateRequest) GetParseSpecial() bool {
 	if x != nil {
 		return x.ParseSpecial
 	}
 	return false
+}
+
+func (x *GenerateRequest) GetMinTokens() uint32 {
+	if x != nil && x.MinTokens != nil {
+		return *x.MinTokens
+	}
+	return 0
 }
 
 type isGenerateRequest_Input interface {
@@ -976,7 +998,7 @@ var File_llm_serving_engine_v1_inference_proto protoreflect.FileDescriptor
 
 const file_llm_serving_engine_v1_inference_proto_rawDesc = "" +
 	"\n" +
-	"%llm_serving_engine/v1/inference.proto\x12\x15llm_serving_engine.v1\x1a&llm_serving_engine/v1/generation.proto\"\xb0\x05\n" +
+	"%llm_serving_engine/v1/inference.proto\x12\x15llm_serving_engine.v1\x1a&llm_serving_engine/v1/generation.proto\"\xf3\x05\n" +
 	"\x0fGenerateRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x14\n" +
@@ -994,12 +1016,15 @@ const file_llm_serving_engine_v1_inference_proto_rawDesc = "" +
 	" \x01(\rH\x02R\vtopLogprobs\x88\x01\x01\x12;\n" +
 	"\bpriority\x18\v \x01(\x0e2\x1f.llm_serving_engine.v1.PriorityR\bpriority\x12\x1d\n" +
 	"\n" +
-	"cache_salt\x18\f \x01(\tR\tcacheSalt\x12#\n" +
-	"\rparse_special\x18\x13 \x01(\bR\fparseSpecialB\a\n" +
+	"cache_salt\x18\f \x01(\tR\tcacheSalt\x12$\n" +
+	"\x0estop_token_ids\x18\x12 \x03(\rR\fstopTokenIds\x12#\n" +
+	"\rparse_special\x18\x13 \x01(\bR\fparseSpecial\x12\"\n" +
+	"\n" +
+	"min_tokens\x18\x14 \x01(\rH\x03R\tminTokens\x88\x01\x01B\a\n" +
 	"\x05inputB\r\n" +
 	"\v_max_tokensB\x0f\n" +
-	"\r_top_logprobsJ\x04\b\r\x10\x13J\x04\b\x14\x10\x17R\vjson_schemaR\agrammarR\x05regexR\x04larkR\achoicesR\x0estop_token_idsR\n" +
-	"min_tokensR\x0fprompt_logprobsR\badapters\"\xbc\x03\n" +
+	"\r_top_logprobsB\r\n" +
+	"\v_min_tokensJ\x04\b\r\x10\x12J\x04\b\x15\x10\x16J\x04\b\x16\x10\x17R\vjson_schemaR\agrammarR\x05regexR\x04larkR\achoicesR\x0fprompt_logprobsR\badapters\"\xbc\x03\n" +
 	"\x10GenerateResponse\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x14\n" +

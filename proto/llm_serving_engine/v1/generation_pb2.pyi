@@ -68,7 +68,9 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     part of the output.
     """
     FINISH_REASON_STOP_SEQUENCE: _FinishReason.ValueType  # 2
-    """One of the request's stop sequences appeared. It is not part of the text."""
+    """One of the request's stop sequences or stop_token_ids appeared. It is not
+    part of the text.
+    """
     FINISH_REASON_MAX_TOKENS: _FinishReason.ValueType  # 3
     """`max_tokens` tokens were produced."""
     FINISH_REASON_CONTEXT_LENGTH: _FinishReason.ValueType  # 4
@@ -84,7 +86,9 @@ FINISH_REASON_END_OF_SEQUENCE: FinishReason.ValueType  # 1
 part of the output.
 """
 FINISH_REASON_STOP_SEQUENCE: FinishReason.ValueType  # 2
-"""One of the request's stop sequences appeared. It is not part of the text."""
+"""One of the request's stop sequences or stop_token_ids appeared. It is not
+part of the text.
+"""
 FINISH_REASON_MAX_TOKENS: FinishReason.ValueType  # 3
 """`max_tokens` tokens were produced."""
 FINISH_REASON_CONTEXT_LENGTH: FinishReason.ValueType  # 4

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from llm_serving_engine.v1 import generation_pb2 as llm__serving__engine_dot_v1_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%llm_serving_engine/v1/inference.proto\x12\x15llm_serving_engine.v1\x1a&llm_serving_engine/v1/generation.proto\"\xac\x04\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x06prompt\x18\x03 \x01(\tH\x00\x12\x38\n\rprompt_tokens\x18\x04 \x01(\x0b\x32\x1f.llm_serving_engine.v1.TokenIdsH\x00\x12+\n\x04\x63hat\x18\x05 \x01(\x0b\x32\x1b.llm_serving_engine.v1.ChatH\x00\x12\x17\n\nmax_tokens\x18\x06 \x01(\rH\x01\x88\x01\x01\x12\x31\n\x08sampling\x18\x07 \x01(\x0b\x32\x1f.llm_serving_engine.v1.Sampling\x12\x0c\n\x04stop\x18\x08 \x03(\t\x12\x12\n\nignore_eos\x18\t \x01(\x08\x12\x19\n\x0ctop_logprobs\x18\n \x01(\rH\x02\x88\x01\x01\x12\x31\n\x08priority\x18\x0b \x01(\x0e\x32\x1f.llm_serving_engine.v1.Priority\x12\x12\n\ncache_salt\x18\x0c \x01(\t\x12\x15\n\rparse_special\x18\x13 \x01(\x08\x42\x07\n\x05inputB\r\n\x0b_max_tokensB\x0f\n\r_top_logprobsJ\x04\x08\r\x10\x13J\x04\x08\x14\x10\x17R\x0bjson_schemaR\x07grammarR\x05regexR\x04larkR\x07\x63hoicesR\x0estop_token_idsR\nmin_tokensR\x0fprompt_logprobsR\x08\x61\x64\x61pters\"\xe7\x02\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12\x39\n\x08logprobs\x18\x05 \x03(\x0b\x32\'.llm_serving_engine.v1.PositionLogprobs\x12:\n\rfinish_reason\x18\x06 \x01(\x0e\x32#.llm_serving_engine.v1.FinishReason\x12+\n\x05usage\x18\x07 \x01(\x0b\x32\x1c.llm_serving_engine.v1.Usage\x12/\n\x07timings\x18\x08 \x01(\x0b\x32\x1e.llm_serving_engine.v1.Timings\x12\x11\n\treasoning\x18\t \x01(\tJ\x04\x08\n\x10\x0bJ\x04\x08\x0b\x10\x0cR\ntool_callsR\x0fprompt_logprobs\"\x89\x05\n\x0eStreamResponse\x12@\n\x07started\x18\x01 \x01(\x0b\x32-.llm_serving_engine.v1.StreamResponse.StartedH\x00\x12<\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32+.llm_serving_engine.v1.StreamResponse.DeltaH\x00\x12\x42\n\x08\x66inished\x18\x03 \x01(\x0b\x32..llm_serving_engine.v1.StreamResponse.FinishedH\x00\x1ax\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x04 \x01(\rJ\x04\x08\x05\x10\x06R\x0fprompt_logprobs\x1a\x88\x01\n\x05\x44\x65lta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x39\n\x08logprobs\x18\x03 \x03(\x0b\x32\'.llm_serving_engine.v1.PositionLogprobs\x12\x11\n\treasoning\x18\x04 \x01(\tJ\x04\x08\x05\x10\x06R\ntool_calls\x1a\xa4\x01\n\x08\x46inished\x12:\n\rfinish_reason\x18\x01 \x01(\x0e\x32#.llm_serving_engine.v1.FinishReason\x12+\n\x05usage\x18\x02 \x01(\x0b\x32\x1c.llm_serving_engine.v1.Usage\x12/\n\x07timings\x18\x03 \x01(\x0b\x32\x1e.llm_serving_engine.v1.TimingsB\x07\n\x05\x65vent\"\x8f\x01\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12+\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x1b.llm_serving_engine.v1.ChatH\x00\x12\x15\n\rparse_special\x18\x04 \x01(\x08\x12\x10\n\x08ids_only\x18\x05 \x01(\x08\x42\x07\n\x05input\"D\n\x10TokenizeResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0e\n\x06tokens\x18\x03 \x03(\x0c\"K\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x14\n\x0cshow_special\x18\x03 \x01(\x08\"1\n\x12\x44\x65tokenizeResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t2\x8a\x03\n\x10InferenceService\x12[\n\x08Generate\x12&.llm_serving_engine.v1.GenerateRequest\x1a\'.llm_serving_engine.v1.GenerateResponse\x12Y\n\x06Stream\x12&.llm_serving_engine.v1.GenerateRequest\x1a%.llm_serving_engine.v1.StreamResponse0\x01\x12[\n\x08Tokenize\x12&.llm_serving_engine.v1.TokenizeRequest\x1a\'.llm_serving_engine.v1.TokenizeResponse\x12\x61\n\nDetokenize\x12(.llm_serving_engine.v1.DetokenizeRequest\x1a).llm_serving_engine.v1.DetokenizeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%llm_serving_engine/v1/inference.proto\x12\x15llm_serving_engine.v1\x1a&llm_serving_engine/v1/generation.proto\"\xd6\x04\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x06prompt\x18\x03 \x01(\tH\x00\x12\x38\n\rprompt_tokens\x18\x04 \x01(\x0b\x32\x1f.llm_serving_engine.v1.TokenIdsH\x00\x12+\n\x04\x63hat\x18\x05 \x01(\x0b\x32\x1b.llm_serving_engine.v1.ChatH\x00\x12\x17\n\nmax_tokens\x18\x06 \x01(\rH\x01\x88\x01\x01\x12\x31\n\x08sampling\x18\x07 \x01(\x0b\x32\x1f.llm_serving_engine.v1.Sampling\x12\x0c\n\x04stop\x18\x08 \x03(\t\x12\x12\n\nignore_eos\x18\t \x01(\x08\x12\x19\n\x0ctop_logprobs\x18\n \x01(\rH\x02\x88\x01\x01\x12\x31\n\x08priority\x18\x0b \x01(\x0e\x32\x1f.llm_serving_engine.v1.Priority\x12\x12\n\ncache_salt\x18\x0c \x01(\t\x12\x16\n\x0estop_token_ids\x18\x12 \x03(\r\x12\x15\n\rparse_special\x18\x13 \x01(\x08\x12\x17\n\nmin_tokens\x18\x14 \x01(\rH\x03\x88\x01\x01\x42\x07\n\x05inputB\r\n\x0b_max_tokensB\x0f\n\r_top_logprobsB\r\n\x0b_min_tokensJ\x04\x08\r\x10\x12J\x04\x08\x15\x10\x16J\x04\x08\x16\x10\x17R\x0bjson_schemaR\x07grammarR\x05regexR\x04larkR\x07\x63hoicesR\x0fprompt_logprobsR\x08\x61\x64\x61pters\"\xe7\x02\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12\x39\n\x08logprobs\x18\x05 \x03(\x0b\x32\'.llm_serving_engine.v1.PositionLogprobs\x12:\n\rfinish_reason\x18\x06 \x01(\x0e\x32#.llm_serving_engine.v1.FinishReason\x12+\n\x05usage\x18\x07 \x01(\x0b\x32\x1c.llm_serving_engine.v1.Usage\x12/\n\x07timings\x18\x08 \x01(\x0b\x32\x1e.llm_serving_engine.v1.Timings\x12\x11\n\treasoning\x18\t \x01(\tJ\x04\x08\n\x10\x0bJ\x04\x08\x0b\x10\x0cR\ntool_callsR\x0fprompt_logprobs\"\x89\x05\n\x0eStreamResponse\x12@\n\x07started\x18\x01 \x01(\x0b\x32-.llm_serving_engine.v1.StreamResponse.StartedH\x00\x12<\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32+.llm_serving_engine.v1.StreamResponse.DeltaH\x00\x12\x42\n\x08\x66inished\x18\x03 \x01(\x0b\x32..llm_serving_engine.v1.StreamResponse.FinishedH\x00\x1ax\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x04 \x01(\rJ\x04\x08\x05\x10\x06R\x0fprompt_logprobs\x1a\x88\x01\n\x05\x44\x65lta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x39\n\x08logprobs\x18\x03 \x03(\x0b\x32\'.llm_serving_engine.v1.PositionLogprobs\x12\x11\n\treasoning\x18\x04 \x01(\tJ\x04\x08\x05\x10\x06R\ntool_calls\x1a\xa4\x01\n\x08\x46inished\x12:\n\rfinish_reason\x18\x01 \x01(\x0e\x32#.llm_serving_engine.v1.FinishReason\x12+\n\x05usage\x18\x02 \x01(\x0b\x32\x1c.llm_serving_engine.v1.Usage\x12/\n\x07timings\x18\x03 \x01(\x0b\x32\x1e.llm_serving_engine.v1.TimingsB\x07\n\x05\x65vent\"\x8f\x01\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12+\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x1b.llm_serving_engine.v1.ChatH\x00\x12\x15\n\rparse_special\x18\x04 \x01(\x08\x12\x10\n\x08ids_only\x18\x05 \x01(\x08\x42\x07\n\x05input\"D\n\x10TokenizeResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0e\n\x06tokens\x18\x03 \x03(\x0c\"K\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x14\n\x0cshow_special\x18\x03 \x01(\x08\"1\n\x12\x44\x65tokenizeResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t2\x8a\x03\n\x10InferenceService\x12[\n\x08Generate\x12&.llm_serving_engine.v1.GenerateRequest\x1a\'.llm_serving_engine.v1.GenerateResponse\x12Y\n\x06Stream\x12&.llm_serving_engine.v1.GenerateRequest\x1a%.llm_serving_engine.v1.StreamResponse0\x01\x12[\n\x08Tokenize\x12&.llm_serving_engine.v1.TokenizeRequest\x1a\'.llm_serving_engine.v1.TokenizeResponse\x12\x61\n\nDetokenize\x12(.llm_serving_engine.v1.DetokenizeRequest\x1a).llm_serving_engine.v1.DetokenizeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,25 +33,25 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'llm_serving_engine.v1.infer
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GENERATEREQUEST']._serialized_start=105
-  _globals['_GENERATEREQUEST']._serialized_end=661
-  _globals['_GENERATERESPONSE']._serialized_start=664
-  _globals['_GENERATERESPONSE']._serialized_end=1023
-  _globals['_STREAMRESPONSE']._serialized_start=1026
-  _globals['_STREAMRESPONSE']._serialized_end=1675
-  _globals['_STREAMRESPONSE_STARTED']._serialized_start=1240
-  _globals['_STREAMRESPONSE_STARTED']._serialized_end=1360
-  _globals['_STREAMRESPONSE_DELTA']._serialized_start=1363
-  _globals['_STREAMRESPONSE_DELTA']._serialized_end=1499
-  _globals['_STREAMRESPONSE_FINISHED']._serialized_start=1502
-  _globals['_STREAMRESPONSE_FINISHED']._serialized_end=1666
-  _globals['_TOKENIZEREQUEST']._serialized_start=1678
-  _globals['_TOKENIZEREQUEST']._serialized_end=1821
-  _globals['_TOKENIZERESPONSE']._serialized_start=1823
-  _globals['_TOKENIZERESPONSE']._serialized_end=1891
-  _globals['_DETOKENIZEREQUEST']._serialized_start=1893
-  _globals['_DETOKENIZEREQUEST']._serialized_end=1968
-  _globals['_DETOKENIZERESPONSE']._serialized_start=1970
-  _globals['_DETOKENIZERESPONSE']._serialized_end=2019
-  _globals['_INFERENCESERVICE']._serialized_start=2022
-  _globals['_INFERENCESERVICE']._serialized_end=2416
+  _globals['_GENERATEREQUEST']._serialized_end=703
+  _globals['_GENERATERESPONSE']._serialized_start=706
+  _globals['_GENERATERESPONSE']._serialized_end=1065
+  _globals['_STREAMRESPONSE']._serialized_start=1068
+  _globals['_STREAMRESPONSE']._serialized_end=1717
+  _globals['_STREAMRESPONSE_STARTED']._serialized_start=1282
+  _globals['_STREAMRESPONSE_STARTED']._serialized_end=1402
+  _globals['_STREAMRESPONSE_DELTA']._serialized_start=1405
+  _globals['_STREAMRESPONSE_DELTA']._serialized_end=1541
+  _globals['_STREAMRESPONSE_FINISHED']._serialized_start=1544
+  _globals['_STREAMRESPONSE_FINISHED']._serialized_end=1708
+  _globals['_TOKENIZEREQUEST']._serialized_start=1720
+  _globals['_TOKENIZEREQUEST']._serialized_end=1863
+  _globals['_TOKENIZERESPONSE']._serialized_start=1865
+  _globals['_TOKENIZERESPONSE']._serialized_end=1933
+  _globals['_DETOKENIZEREQUEST']._serialized_start=1935
+  _globals['_DETOKENIZEREQUEST']._serialized_end=2010
+  _globals['_DETOKENIZERESPONSE']._serialized_start=2012
+  _globals['_DETOKENIZERESPONSE']._serialized_end=2061
+  _globals['_INFERENCESERVICE']._serialized_start=2064
+  _globals['_INFERENCESERVICE']._serialized_end=2458
 # @@protoc_insertion_point(module_scope)

@@ -84,3 +84,21 @@ async def test_refusals_name_the_field(
         answer = await client.post(address, json={"prompt": "x", "max_tokens": 1, **fields})
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == param
+
+
+async def test_tokens_that_end_the_output_and_a_least_number(chatty: RunningServer) -> None:
+    address = f"http://127.0.0.1:{chatty.app.http_port}/v1/completions"
+    asked = {"prompt": "One, two,", "max_tokens": 6, "temperature": 0, "ignore_eos": True}
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+        first = (await client.post(address, json={**asked, "max_tokens": 1})).json()
+        spelled = {"content": first["choices"][0]["text"]}
+        (token,) = (
+            await client.post(address.replace("completions", "tokenize"), json=spelled)
+        ).json()["tokens"]
+        stopped = (await client.post(address, json={**asked, "stop_token_ids": [token]})).json()
+        more = (
+            await client.post(address, json={**asked, "stop_token_ids": [token], "min_tokens": 4})
+        ).json()
+    assert stopped["choices"][0]["text"] == ""
+    assert stopped["choices"][0]["finish_reason"] == "stop"
+    assert more["usage"]["completion_tokens"] >= 4

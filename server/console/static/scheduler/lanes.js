@@ -60,7 +60,7 @@ export class Lanes {
       const box = queued
         ? { y: queueTop + span.row * ROW.queue[1], height: ROW.queue[1] - GAP }
         : { y: span.slot * slotHeight, height: slotHeight - GAP };
-      Object.assign(box, { x: left, width: Math.max(right - left, 1), life: span.life, kind: span.kind });
+      Object.assign(box, { x: left, width: Math.max(right - left, 1), life: span.life, kind: span.kind, lasted: span.to - span.from });
       paint(context, box, colour(span.life), colours, span.life.n === this.selected);
       this.hits.push(box);
     }

@@ -28,17 +28,16 @@ export class Pane {
       hideTip();
       return;
     }
-    const { life, kind } = hit;
+    const { life, kind, lasted } = hit;
     const last = life.stages.at(-1);
     showTip(pairs([
       ["Request", life.id],
-      ["Here", kind],
+      ["Here", `${kind}, ${seconds(lasted)}`],
       ["Class", life.class],
       life.tenant && ["Tenant", life.tenant],
       ["Prompt", `${count(life.prompt)} tokens${life.cached ? `, ${count(life.cached)} cached` : ""}`],
       ["Produced", `${count(life.output)} of ${count(life.max)}`],
       ["Now", `${last.state}${last.takenBy ? `, slot taken by ${last.takenBy}` : ""}`],
-      ["So far", seconds((last.end ?? last.at) - life.stages[0].at)],
     ]), event.clientX, event.clientY);
   }
 }

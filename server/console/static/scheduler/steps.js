@@ -6,6 +6,7 @@ import { fitted } from "./lanes.js";
 
 const HEIGHT = 92;
 const LABEL = 62;
+const TARGETS_SHOWN = 3;
 
 /** Draw the steps between two times. */
 export function drawSteps(canvas, run, begin, end) {
@@ -13,8 +14,10 @@ export function drawSteps(canvas, run, begin, end) {
   const width = canvas.clientWidth;
   const colours = palette();
   const shown = run.steps.filter(([at]) => at >= begin && at <= end);
-  const longest = Math.max(...shown.map(([, took]) => took), run.target * 1.25, 0.001);
-  const y = (value) => HEIGHT - 4 - (value / longest) * (HEIGHT - 14);
+  // One very long step must not make all others invisible.
+  const limit = run.target ? run.target * TARGETS_SHOWN : Infinity;
+  const longest = Math.min(Math.max(...shown.map(([, took]) => took), run.target * 1.25, 0.001), limit);
+  const y = (value) => HEIGHT - 4 - (Math.min(value, longest) / longest) * (HEIGHT - 14);
   const scale = (width - LABEL) / (end - begin);
   context.clearRect(0, 0, width, HEIGHT);
   context.font = "11px ui-monospace, monospace";
@@ -24,10 +27,10 @@ export function drawSteps(canvas, run, begin, end) {
   context.fillText("step", LABEL - 8, 8);
   for (const [at, took, , prompt] of shown) {
     const right = LABEL + (at - begin) * scale;
-    const wide = Math.max(took * scale - 0.5, 1);
+    const left = Math.max(right - Math.max(took * scale - 0.5, 1), LABEL);
     context.globalAlpha = prompt ? 0.55 : 1;
     context.fillStyle = run.target && took > run.target ? colours.bad : colours.accent;
-    if (right - wide > LABEL) context.fillRect(right - wide, y(took), wide, HEIGHT - 4 - y(took));
+    context.fillRect(left, y(took), right - left, HEIGHT - 4 - y(took));
   }
   context.globalAlpha = 1;
   context.fillStyle = colours.line;

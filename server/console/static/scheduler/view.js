@@ -142,6 +142,7 @@ export class SchedulerView {
 
   #show(panes) {
     this.files = panes;
+    this.selected = null;
     this.live.root.hidden = panes.length > 0;
     this.close.hidden = this.range.hidden = panes.length === 0;
     this.loaded.replaceChildren(...panes.map((pane) => pane.root));

@@ -1,0 +1,43 @@
+"""Bodies that are no text, or hold what is none, are refused as such."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+from running_server import RunningServer
+
+CHAT = b'{"messages":[{"role":"user","content":"%s"}],"max_tokens":1}'
+
+
+async def post(server: RunningServer, body: bytes) -> httpx.Response:
+    """Send a conversation."""
+    url = f"http://127.0.0.1:{server.app.http_port}/v1/chat/completions"
+    async with httpx.AsyncClient(trust_env=False) as client:
+        return await client.post(url, content=body)
+
+
+@pytest.mark.parametrize("text", [rb"a\ud83d", rb"\uDE00b", rb"\ude00\ud83d", rb"\\\ud83d!"])
+async def test_half_of_a_character(chatty: RunningServer, text: bytes) -> None:
+    answer = await post(chatty, CHAT % text)
+    assert answer.status_code == 400
+    assert "which is half of a character" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("text", [rb"\ud83d\ude00", rb"\\ud83d"])
+async def test_a_whole_one(chatty: RunningServer, text: bytes) -> None:
+    assert (await post(chatty, CHAT % text)).status_code == 200
+
+
+@pytest.mark.parametrize("body", [CHAT % b"\xed\xa0\xbd", (CHAT % b"a").decode().encode("utf-16")])
+async def test_another_encoding(chatty: RunningServer, body: bytes) -> None:
+    answer = await post(chatty, body)
+    assert answer.status_code == 400
+    assert "not valid JSON: 'utf-8'" in answer.json()["error"]["message"]
+
+
+async def test_deep_template_arguments(chatty: RunningServer) -> None:
+    body = (CHAT % b"a")[:-1] + b',"chat_template_kwargs":{"a":%s%s}}'
+    assert (await post(chatty, body % (b"[" * 31, b"]" * 31))).status_code == 200
+    answer = await post(chatty, body % (b"[" * 500, b"]" * 500))
+    assert answer.status_code == 400
+    assert "have 501 levels of lists and objects; the limit is 32" in answer.text
