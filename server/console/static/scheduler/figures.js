@@ -15,7 +15,7 @@ export function figures(state) {
     figure("tokens/s", digits(state.tokens_per_second ?? 0), `${digits(state.prefill_tokens_per_second ?? 0)} of prompts`),
     figure("running", `${running} of ${state.slots.length}`, `${count(waiting)} waiting`),
     figure("last step", step ? seconds(duration(step.duration)) : "–", step ? `target ${seconds(duration(step.target))}` : ""),
-    figure("prefix hits", count(Number(totals.prefix_hits ?? 0)), `${count(Number(totals.prefix_tokens ?? 0))} tokens not computed`),
+    figure("prefix hits", count(Number(totals.prefix_hits ?? 0)), `${count(Number(totals.prefix_tokens ?? 0))} tokens reused`),
     figure("preemptions", count(Number(totals.preemptions ?? 0)), `${count(Number(totals.saves ?? 0))} saved · ${count(Number(totals.moves ?? 0))} moves`),
     figure("saved caches", bytes(Number(state.saved_cache_bytes ?? 0)), `of ${bytes(Number(state.saved_cache_bytes_max ?? 0))}`),
     figure("ended", count(outcomes), Object.entries(state.outcomes ?? {}).map(([name, n]) => `${count(Number(n))} ${name}`).join(" · ")),
