@@ -119,14 +119,17 @@ class GenerationConfig(Part):
     refused."""
     text_bytes_max: Positive = 16 * 1024 * 1024
     """Text of all of them together."""
-    temperature: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 0.8
-    """Default of Sampling.temperature."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
-    """Default of Sampling.top_p."""
-    min_p: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """Default of Sampling.min_p."""
-    top_k: Annotated[int, Field(ge=0)] = 40
-    """Default of Sampling.top_k."""
+    temperature: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
+    """Default of Sampling.temperature. Default: what the model's file recommends, or else 0.8."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Default of Sampling.top_p. Default: what the model's file recommends, or else 0.95."""
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Default of Sampling.min_p. Default: what the model's file recommends, or else 0.05."""
+    top_k: Annotated[int, Field(ge=0)] | None = None
+    """Default of Sampling.top_k. Default: what the model's file recommends, or else 40."""
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    """Default of Sampling.repetition_penalty. Default: what the model's file recommends, or else
+    1."""
 
 
 class QuotaConfig(Part):

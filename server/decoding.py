@@ -18,18 +18,10 @@ from llm_serving_engine.server.service.request import (
     TokenizeRequest,
     Tokens,
 )
+from llm_serving_engine.server.service.sampling import SCALARS
 from llm_serving_engine.v1 import generation_pb2, inference_pb2
 
-_SAMPLING_SCALARS = (
-    "temperature",
-    "top_p",
-    "min_p",
-    "top_k",
-    "seed",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-)
+_SAMPLING_SCALARS = (*SCALARS, "seed")
 
 
 def decode_generate(message: inference_pb2.GenerateRequest) -> GenerationRequest:

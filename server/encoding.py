@@ -18,6 +18,7 @@ from llm_serving_engine.server.service.events import (
     Usage,
 )
 from llm_serving_engine.server.service.inference import Tokenized
+from llm_serving_engine.server.service.sampling import told
 from llm_serving_engine.v1 import generation_pb2, inference_pb2, models_pb2
 
 FINISH_REASONS = {
@@ -155,6 +156,8 @@ def encode_model(model: ServedModel, is_default: bool) -> models_pb2.Model:
     if (engine := model.loaded_engine) is not None:
         message.capabilities.CopyFrom(_encode_capabilities(engine.scheduler.capabilities))
         message.capabilities.chat = model.text.chat_template is not None
+        defaults = generation_pb2.Sampling(**told(model.default_sampling))
+        message.default_sampling.CopyFrom(defaults)
     return message
 
 

@@ -27,6 +27,7 @@ from llm_serving_engine.server.config import ServerConfig
 from llm_serving_engine.server.engine_keeper import EngineKeeper
 from llm_serving_engine.server.model_text import ModelText
 from llm_serving_engine.server.quota import TenantQuota
+from llm_serving_engine.server.service.sampling import default_sampling
 from llm_serving_engine.server.service.text_work import TextWork
 
 _logger = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ class ServedModel:
         name: What requests call it.
         path: Its file.
         state: Whether it can answer.
+        default_sampling: What holds where a request says nothing; the file has a
+            word in it once the vocabulary is loaded.
         text_work: Where its long prompts are tokenized.
         on_state: Called after each change of `state` or `serving`.
         on_loss: Called whenever its runner was lost, or could not be replaced.
@@ -83,6 +86,7 @@ class ServedModel:
         self.on_given_up: Callable[[str], None] = lambda message: None
         self.backend = registry.choose(config.model.backend, path)
         self.info: ModelInfo | None = None
+        self.default_sampling = default_sampling(config.generation, None)
         self.report: LoadReport | None = None
         self.path = path
         self._config = config
@@ -250,6 +254,7 @@ class ServedModel:
         tokenizer = factory.load_tokenizer(self.path, self._config.model.runner)
         self._text = ModelText.make(self.name, tokenizer, self._config.model)
         self.info = tokenizer.info
+        self.default_sampling = default_sampling(self._config.generation, self.info)
 
     def _progress(self, fraction: float) -> None:
         self.on_progress(fraction)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from llm_serving_engine.backends.models.errors import ModelFileError
 from llm_serving_engine.backends.models.gguf_file import GGUFFile, Tensor
+from llm_serving_engine.backends.models.recommended_sampling import recommended_sampling
 from llm_serving_engine.backends.models.recurrent_state import StateShape, recurrent_layers
 from llm_serving_engine.backends.models.split import read_whole
 
@@ -101,6 +102,7 @@ class ModelInfo:
         state_bytes: What recurrent layers keep of a sequence, however long it is;
             0 where there are none.
         causal: Whether a token sees those before it alone: not in encoders.
+        sampling: How the file recommends to choose tokens, by the names of `Sampling`.
     """
 
     path: Path
@@ -126,6 +128,7 @@ class ModelInfo:
     special_tokens: Mapping[str, int] = field(default_factory=dict)
     state_bytes: int = 0
     causal: bool = True
+    sampling: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> ModelInfo:
@@ -179,6 +182,7 @@ class ModelInfo:
             special_tokens=facts.special_tokens(),
             state_bytes=state_bytes,
             causal=facts.flag(f"{architecture}.attention.causal", default=True),
+            sampling=recommended_sampling(file.metadata),
         )
 
     def cache_bytes_per_token(self, bytes_per_element: float = 2.0) -> int:

@@ -12,6 +12,7 @@ from llm_serving_engine.scheduler.errors import RequestError, UnknownModel
 from llm_serving_engine.server.api.errors import http_error, openai_body
 from llm_serving_engine.server.catalog import Catalog
 from llm_serving_engine.server.model import ServedModel
+from llm_serving_engine.server.service.sampling import told
 
 OWNER = "llm-serving-engine"
 
@@ -55,4 +56,5 @@ class Models:
             "owned_by": OWNER,
             "max_model_len": context,
             "aliases": list(model.aliases),
+            "default_sampling": told(model.default_sampling),
         }

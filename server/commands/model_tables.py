@@ -72,9 +72,16 @@ def print_model(name: str, info: ModelInfo) -> None:
         ("vocabulary", f"{info.vocabulary_size:,} tokens"),
         ("trained for", f"{info.training_context:,} tokens of context"),
         ("chat template", "yes" if info.chat_template else "no"),
+        ("sampling", _recommended(info)),
         *_kernel_rows(info),
     ]
     _print_rows((), rows)
+
+
+def _recommended(info: ModelInfo) -> str:
+    """What the file recommends where a request says nothing."""
+    words = (f"{name} {value:g}" for name, value in info.sampling.items())
+    return ", ".join(words) or "nothing recommended"
 
 
 def _kernel_rows(info: ModelInfo) -> Iterable[tuple[str, str]]:

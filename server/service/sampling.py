@@ -5,25 +5,50 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Mapping
+from typing import Any
 
+from llm_serving_engine.backends.models.info import ModelInfo
 from llm_serving_engine.scheduler.request import Sampling
 from llm_serving_engine.server.config import GenerationConfig
 from llm_serving_engine.server.service.fields import check
 from llm_serving_engine.server.service.request import SamplingFields
 
 LOGIT_BIAS_ENTRIES_MAX = 1024
+_CONFIGURABLE = ("temperature", "top_p", "min_p", "top_k", "repetition_penalty")
+SCALARS = (*_CONFIGURABLE, "presence_penalty", "frequency_penalty")
+"""The fields of `Sampling` that have a default which callers are told."""
 
 
-def parse_sampling(
-    fields: SamplingFields, config: GenerationConfig, vocabulary_size: int
-) -> Sampling:
-    """How tokens are chosen, with the configured defaults. Raises InvalidField."""
+def default_sampling(config: GenerationConfig, info: ModelInfo | None) -> Sampling:
+    """What holds where a request says nothing.
 
-    def number(
-        field: str, default: float, low: float, high: float, open_low: bool = False
-    ) -> float:
+    The configuration counts most, then the model's file, then `Sampling`.
+    """
+    defaults: dict[str, Any] = dict(info.sampling) if info else {}
+    for name in _CONFIGURABLE:
+        if (value := getattr(config, name)) is not None:
+            defaults[name] = value
+    return Sampling(**defaults)
+
+
+def told(sampling: Sampling) -> dict[str, Any]:
+    """What callers are told of defaults, by the names of the fields."""
+    return {name: getattr(sampling, name) for name in SCALARS}
+
+
+def parse_sampling(fields: SamplingFields, defaults: Sampling, vocabulary_size: int) -> Sampling:
+    """How tokens are chosen. Raises InvalidField.
+
+    Args:
+        fields: What the request says.
+        defaults: What holds where it says nothing.
+        vocabulary_size: Token ids are below it.
+    """
+
+    def number(field: str, low: float, high: float, open_low: bool = False) -> float:
         value: float | None = getattr(fields, field)
         if value is None:
+            default: float = getattr(defaults, field)
             return default
         inside = (low < value if open_low else low <= value) and value <= high
         check(
@@ -34,14 +59,14 @@ def parse_sampling(
         return value
 
     return Sampling(
-        temperature=number("temperature", config.temperature, 0, 100),
-        top_p=number("top_p", config.top_p, 0, 1, open_low=True),
-        min_p=number("min_p", config.min_p, 0, 1),
-        top_k=config.top_k if fields.top_k is None else fields.top_k,
+        temperature=number("temperature", 0, 100),
+        top_p=number("top_p", 0, 1, open_low=True),
+        min_p=number("min_p", 0, 1),
+        top_k=defaults.top_k if fields.top_k is None else fields.top_k,
         seed=secrets.randbits(64) if fields.seed is None else fields.seed,
-        repetition_penalty=number("repetition_penalty", 1.0, 0, 10, open_low=True),
-        presence_penalty=number("presence_penalty", 0.0, -2, 2),
-        frequency_penalty=number("frequency_penalty", 0.0, -2, 2),
+        repetition_penalty=number("repetition_penalty", 0, 10, open_low=True),
+        presence_penalty=number("presence_penalty", -2, 2),
+        frequency_penalty=number("frequency_penalty", -2, 2),
         logit_bias=_logit_bias(fields.logit_bias, vocabulary_size),
     )
 

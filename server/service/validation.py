@@ -69,7 +69,7 @@ async def parse_generate(
         InvalidField: Naming the first field that is wrong.
     """
     request_id = _request_id(request)
-    sampling = parse_sampling(request.sampling, config, model.vocabulary_size)
+    sampling = parse_sampling(request.sampling, model.default_sampling, model.vocabulary_size)
     stops = _stops(request.stop)
     stop_token_ids = _stop_token_ids(request.stop_token_ids, model.vocabulary_size)
     top_logprobs = _top_logprobs(request, model)

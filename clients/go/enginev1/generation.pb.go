@@ -333,8 +333,9 @@ func (x *Chat) GetContinueLast() bool {
 
 // How the next token is chosen from the model's logits. The steps are applied
 // in the order: logit_bias, penalties, top_k, top_p, min_p, temperature. A
-// field that is not set takes the server's configured default; the defaults
-// named below are those of an unconfigured server.
+// field that is not set takes the model's default: what the server's
+// configuration says, or else what the weights file recommends, or else the
+// default named below. `Model.default_sampling` tells it.
 type Sampling struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Divides the logits. Range [0, 100]; 0 is greedy: the most likely token,

@@ -202,8 +202,9 @@ Global___Chat: _TypeAlias = Chat  # noqa: Y015
 class Sampling(_message.Message):
     """How the next token is chosen from the model's logits. The steps are applied
     in the order: logit_bias, penalties, top_k, top_p, min_p, temperature. A
-    field that is not set takes the server's configured default; the defaults
-    named below are those of an unconfigured server.
+    field that is not set takes the model's default: what the server's
+    configuration says, or else what the weights file recommends, or else the
+    default named below. `Model.default_sampling` tells it.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

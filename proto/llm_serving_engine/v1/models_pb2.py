@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from llm_serving_engine.v1 import generation_pb2 as llm__serving__engine_dot_v1_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"llm_serving_engine/v1/models.proto\x12\x15llm_serving_engine.v1\"\xcf\x01\n\x0c\x43\x61pabilities\x12\x15\n\rsequences_max\x18\x01 \x01(\r\x12\x1c\n\x14\x63ontext_per_sequence\x18\x02 \x01(\r\x12\x10\n\x08logprobs\x18\x03 \x01(\x08\x12\x0c\n\x04\x63hat\x18\x04 \x01(\x08\x12\x15\n\rpartial_clear\x18\x05 \x01(\x08\x12\x13\n\x0bprefix_copy\x18\x06 \x01(\x08\x12\x14\n\x0csave_restore\x18\x07 \x01(\x08\x12\x0f\n\x07grammar\x18\x08 \x01(\x08\x12\x17\n\x0f\x62\x61tch_invariant\x18\t \x01(\x08\"\xde\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x17\n\x0fparameter_count\x18\x05 \x01(\x04\x12\x14\n\x0cquantization\x18\x06 \x01(\t\x12\x17\n\x0fvocabulary_size\x18\x07 \x01(\r\x12\x18\n\x10training_context\x18\x08 \x01(\r\x12\x14\n\x0cmemory_bytes\x18\t \x01(\x04\x12\x30\n\x05state\x18\n \x01(\x0e\x32!.llm_serving_engine.v1.ModelState\x12\x14\n\x0cstate_reason\x18\x0b \x01(\t\x12\x39\n\x0c\x63\x61pabilities\x18\x0c \x01(\x0b\x32#.llm_serving_engine.v1.Capabilities\x12\x12\n\nis_default\x18\r \x01(\x08\x12<\n\x08settings\x18\x0e \x03(\x0b\x32*.llm_serving_engine.v1.Model.SettingsEntry\x12\r\n\x05notes\x18\x0f \x03(\t\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x13\n\x11ListModelsRequest\"B\n\x12ListModelsResponse\x12,\n\x06models\x18\x01 \x03(\x0b\x32\x1c.llm_serving_engine.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"?\n\x10GetModelResponse\x12+\n\x05model\x18\x01 \x01(\x0b\x32\x1c.llm_serving_engine.v1.Model*\x8b\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x16\n\x12MODEL_STATE_FAILED\x10\x03\x12\x18\n\x14MODEL_STATE_DRAINING\x10\x04\x32\xce\x01\n\x0cModelService\x12\x61\n\nListModels\x12(.llm_serving_engine.v1.ListModelsRequest\x1a).llm_serving_engine.v1.ListModelsResponse\x12[\n\x08GetModel\x12&.llm_serving_engine.v1.GetModelRequest\x1a\'.llm_serving_engine.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"llm_serving_engine/v1/models.proto\x12\x15llm_serving_engine.v1\x1a&llm_serving_engine/v1/generation.proto\"\xcf\x01\n\x0c\x43\x61pabilities\x12\x15\n\rsequences_max\x18\x01 \x01(\r\x12\x1c\n\x14\x63ontext_per_sequence\x18\x02 \x01(\r\x12\x10\n\x08logprobs\x18\x03 \x01(\x08\x12\x0c\n\x04\x63hat\x18\x04 \x01(\x08\x12\x15\n\rpartial_clear\x18\x05 \x01(\x08\x12\x13\n\x0bprefix_copy\x18\x06 \x01(\x08\x12\x14\n\x0csave_restore\x18\x07 \x01(\x08\x12\x0f\n\x07grammar\x18\x08 \x01(\x08\x12\x17\n\x0f\x62\x61tch_invariant\x18\t \x01(\x08\"\x99\x04\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x17\n\x0fparameter_count\x18\x05 \x01(\x04\x12\x14\n\x0cquantization\x18\x06 \x01(\t\x12\x17\n\x0fvocabulary_size\x18\x07 \x01(\r\x12\x18\n\x10training_context\x18\x08 \x01(\r\x12\x14\n\x0cmemory_bytes\x18\t \x01(\x04\x12\x30\n\x05state\x18\n \x01(\x0e\x32!.llm_serving_engine.v1.ModelState\x12\x14\n\x0cstate_reason\x18\x0b \x01(\t\x12\x39\n\x0c\x63\x61pabilities\x18\x0c \x01(\x0b\x32#.llm_serving_engine.v1.Capabilities\x12\x12\n\nis_default\x18\r \x01(\x08\x12<\n\x08settings\x18\x0e \x03(\x0b\x32*.llm_serving_engine.v1.Model.SettingsEntry\x12\r\n\x05notes\x18\x0f \x03(\t\x12\x39\n\x10\x64\x65\x66\x61ult_sampling\x18\x10 \x01(\x0b\x32\x1f.llm_serving_engine.v1.Sampling\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x13\n\x11ListModelsRequest\"B\n\x12ListModelsResponse\x12,\n\x06models\x18\x01 \x03(\x0b\x32\x1c.llm_serving_engine.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"?\n\x10GetModelResponse\x12+\n\x05model\x18\x01 \x01(\x0b\x32\x1c.llm_serving_engine.v1.Model*\x8b\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x16\n\x12MODEL_STATE_FAILED\x10\x03\x12\x18\n\x14MODEL_STATE_DRAINING\x10\x04\x32\xce\x01\n\x0cModelService\x12\x61\n\nListModels\x12(.llm_serving_engine.v1.ListModelsRequest\x1a).llm_serving_engine.v1.ListModelsResponse\x12[\n\x08GetModel\x12&.llm_serving_engine.v1.GetModelRequest\x1a\'.llm_serving_engine.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,22 +34,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODEL_SETTINGSENTRY']._loaded_options = None
   _globals['_MODEL_SETTINGSENTRY']._serialized_options = b'8\001'
-  _globals['_MODELSTATE']._serialized_start=940
-  _globals['_MODELSTATE']._serialized_end=1079
-  _globals['_CAPABILITIES']._serialized_start=62
-  _globals['_CAPABILITIES']._serialized_end=269
-  _globals['_MODEL']._serialized_start=272
-  _globals['_MODEL']._serialized_end=750
-  _globals['_MODEL_SETTINGSENTRY']._serialized_start=703
-  _globals['_MODEL_SETTINGSENTRY']._serialized_end=750
-  _globals['_LISTMODELSREQUEST']._serialized_start=752
-  _globals['_LISTMODELSREQUEST']._serialized_end=771
-  _globals['_LISTMODELSRESPONSE']._serialized_start=773
-  _globals['_LISTMODELSRESPONSE']._serialized_end=839
-  _globals['_GETMODELREQUEST']._serialized_start=841
-  _globals['_GETMODELREQUEST']._serialized_end=872
-  _globals['_GETMODELRESPONSE']._serialized_start=874
-  _globals['_GETMODELRESPONSE']._serialized_end=937
-  _globals['_MODELSERVICE']._serialized_start=1082
-  _globals['_MODELSERVICE']._serialized_end=1288
+  _globals['_MODELSTATE']._serialized_start=1039
+  _globals['_MODELSTATE']._serialized_end=1178
+  _globals['_CAPABILITIES']._serialized_start=102
+  _globals['_CAPABILITIES']._serialized_end=309
+  _globals['_MODEL']._serialized_start=312
+  _globals['_MODEL']._serialized_end=849
+  _globals['_MODEL_SETTINGSENTRY']._serialized_start=802
+  _globals['_MODEL_SETTINGSENTRY']._serialized_end=849
+  _globals['_LISTMODELSREQUEST']._serialized_start=851
+  _globals['_LISTMODELSREQUEST']._serialized_end=870
+  _globals['_LISTMODELSRESPONSE']._serialized_start=872
+  _globals['_LISTMODELSRESPONSE']._serialized_end=938
+  _globals['_GETMODELREQUEST']._serialized_start=940
+  _globals['_GETMODELREQUEST']._serialized_end=971
+  _globals['_GETMODELRESPONSE']._serialized_start=973
+  _globals['_GETMODELRESPONSE']._serialized_end=1036
+  _globals['_MODELSERVICE']._serialized_start=1181
+  _globals['_MODELSERVICE']._serialized_end=1387
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from llm_serving_engine.v1 import generation_pb2 as _generation_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -150,6 +151,7 @@ class Model(_message.Message):
     IS_DEFAULT_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
+    DEFAULT_SAMPLING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name that requests use."""
     backend: _builtins.str
@@ -192,6 +194,13 @@ class Model(_message.Message):
         choice was made, or what would be faster.
         """
 
+    @_builtins.property
+    def default_sampling(self) -> _generation_pb2.Sampling:
+        """How tokens are chosen where a request does not say: the configuration
+        counts most, then what the weights file recommends. `seed` and `logit_bias`
+        are never set. Not set until it is loaded.
+        """
+
     def __init__(
         self,
         *,
@@ -210,10 +219,11 @@ class Model(_message.Message):
         is_default: _builtins.bool = ...,
         settings: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         notes: _abc.Iterable[_builtins.str] | None = ...,
+        default_sampling: _generation_pb2.Sampling | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "default_sampling", b"default_sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "backend", b"backend", "capabilities", b"capabilities", "description", b"description", "is_default", b"is_default", "memory_bytes", b"memory_bytes", "name", b"name", "notes", b"notes", "parameter_count", b"parameter_count", "quantization", b"quantization", "settings", b"settings", "state", b"state", "state_reason", b"state_reason", "training_context", b"training_context", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "backend", b"backend", "capabilities", b"capabilities", "default_sampling", b"default_sampling", "description", b"description", "is_default", b"is_default", "memory_bytes", b"memory_bytes", "name", b"name", "notes", b"notes", "parameter_count", b"parameter_count", "quantization", b"quantization", "settings", b"settings", "state", b"state", "state_reason", b"state_reason", "training_context", b"training_context", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -41,7 +41,7 @@ function modelSection(model) {
     element("h1.model-name", {}, model.name, " ", element(`span.badge.${state}`, {}, state), model.is_default && element("span.badge", {}, "default")),
     model.state_reason && element("p.failure", {}, model.state_reason),
     ...(model.notes ?? []).map((note) => element("p.note", {}, note)),
-    element("div.cards", {}, about(model), memory(model), abilities(model), settings(model)));
+    element("div.cards", {}, about(model), memory(model), abilities(model), sampling(model), settings(model)));
 }
 
 const card = (title, ...content) => element("article.card", {}, element("h2", {}, title), ...content);
@@ -76,6 +76,11 @@ function abilities({ capabilities }) {
     return [name.replaceAll("_", " "), shown];
   });
   return card("Capabilities", pairs(words));
+}
+
+function sampling({ default_sampling: defaults }) {
+  const rows = Object.entries(defaults ?? {}).map(([name, value]) => [name.replaceAll("_", " "), String(value)]);
+  return rows.length ? card("Where a request says nothing", pairs(rows)) : null;
 }
 
 function settings({ settings: chosen }) {
