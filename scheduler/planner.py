@@ -2,7 +2,7 @@
 
 T is the step target. While streams run, one chunk goes after each rows step, so
 prefill always progresses, and more where the gap between two tokens of a stream
-stays within T for one prompt or two, 2 T for more, or 2 T where a prompt ends.
+stays within T for one prompt or two, 2 T for more, or 2 T where a short prompt ends.
 """
 
 from __future__ import annotations
@@ -113,9 +113,15 @@ class Planner:
         by_key = {sequence.key: sequence for sequence in prompts}
         first = by_key[chunk[0].key]
         higher = all(first.request.priority > s.request.priority for s in streams)
-        if higher or any(run.output for run in chunk):
+        if higher or any(self._ends_short(by_key[run.key], run) for run in chunk):
             return STRETCH * self._target
         return self._target * min(max(len(prompts) - 1, 1), STRETCH)
+
+    def _ends_short(self, sequence: Sequence, run: Run) -> bool:
+        """Whether a run ends a prompt of one chunk or two, as the turns of a chat are."""
+        cached = sequence.cached_prompt_tokens
+        computed = 0 if cached is None else run.start - cached
+        return bool(run.output) and computed <= self._can.chunk
 
     # Chunks
 

@@ -68,6 +68,21 @@ def test_more_prompts_get_more_time_between_rows(prompts: int, stretch: int) -> 
     assert target * (stretch - 0.5) < gap <= target * stretch
 
 
+@pytest.mark.parametrize(("prompt", "rows_between"), [(112, False), (400, True)])
+def test_streams_wait_longer_for_the_end_of_a_short_prompt_only(
+    prompt: int, rows_between: bool
+) -> None:
+    scheduler = new_scheduler(context=4000, step_target_seconds=0.15)
+    clock = Clock(scheduler)
+    scheduler.submit(ask("running", max_tokens=400), now=0.0)
+    clock.step()
+    asked = scheduler.submit(Request("asked", (5,) * prompt, 4), clock.now)
+    rows = []
+    while not asked.output:
+        rows.append(clock.step().rows)
+    assert rows[-2:] == [rows_between, False]
+
+
 def test_chunks_have_the_machines_length_while_nobody_streams() -> None:
     scheduler = new_scheduler(context=4000, chunk=256, step_target_seconds=0.1)
     scheduler.submit(ask("long", prompt=3000), now=0.0)
