@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -16,17 +17,24 @@ from typing import Any
 
 import grpc
 import psutil
+from bad_requests import PER_SECOND, Report
 from bad_requests import __file__ as sender
 from probed_serve import __file__ as probed
+from probed_serve import read_stalls, told
 from serve_process import ServeProcess
 
 from llm_serving_engine.v1 import generation_pb2, inference_pb2, inference_pb2_grpc
 
 REQUESTS = int(os.environ.get("ENDURANCE_BAD_REQUESTS", "100000"))
-BASELINE_SECONDS = float(os.environ.get("ENDURANCE_BASELINE_SECONDS", "45"))
+# How long the good ones among them are sent alone.
+ALONE_SECONDS = float(os.environ.get("ENDURANCE_ALONE_SECONDS", "60"))
+SEED = 7
 STALL_SECONDS_MAX = 0.05
 P99_RATIO_MAX = 1.5
-GROWTH_BYTES_MAX = 60e6
+# After this share of the requests all caches and buffers have their size.
+WARM_SHARE = 0.3
+GROWTH_BYTES_MAX = 10e6
+MEMORY_INTERVAL_SECONDS = 1.0
 SETTINGS = {
     "LLM_SERVING_ENGINE_MODEL__RUNNER__THREADS": "1",
     # Some bad requests are valid by chance: they shall not keep the model busy.
@@ -39,8 +47,6 @@ SETTINGS = {
 
 @contextlib.contextmanager
 def serving(stalls: Path, log: Path) -> Iterator[ServeProcess]:
-    import subprocess
-
     ports = ("--port", "0", "--http-port", "0")
     with log.open("w") as stderr:
         process = subprocess.Popen(
@@ -57,69 +63,96 @@ def serving(stalls: Path, log: Path) -> Iterator[ServeProcess]:
         process.communicate()
 
 
-async def measure(address: str, until: asyncio.Event) -> list[float]:
-    """The times of good requests, one after the other."""
-    times = []
-    request = inference_pb2.GenerateRequest(prompt="Once upon a time", max_tokens=8)
-    request.ignore_eos, request.priority = True, generation_pb2.PRIORITY_CRITICAL
-    async with grpc.aio.insecure_channel(address) as channel:
-        stub: Any = inference_pb2_grpc.InferenceServiceStub(channel)
-        while not until.is_set():
-            began = time.perf_counter()
-            answer = await stub.Generate(request)
-            times.append(time.perf_counter() - began)
-            assert answer.usage.completion_tokens == 8
-    return times
+class Watch:
+    """What a caller sees, and what the server needs, while others send requests.
+
+    Attributes:
+        times: Those of good requests, one after the other, in seconds.
+        memory: The server's resident bytes, at even intervals.
+    """
+
+    def __init__(self, server: ServeProcess) -> None:
+        self._server = server
+        self._process = psutil.Process(server.process.pid)
+        self.times: list[float] = []
+        self.memory: list[int] = []
+
+    async def until(self, done: asyncio.Event) -> None:
+        await asyncio.gather(self._call(done), self._weigh(done))
+
+    async def _call(self, done: asyncio.Event) -> None:
+        request = inference_pb2.GenerateRequest(prompt="Once upon a time", max_tokens=8)
+        request.ignore_eos, request.priority = True, generation_pb2.PRIORITY_CRITICAL
+        async with grpc.aio.insecure_channel(self._server.address) as channel:
+            stub: Any = inference_pb2_grpc.InferenceServiceStub(channel)
+            while not done.is_set():
+                began = time.perf_counter()
+                answer = await stub.Generate(request)
+                self.times.append(time.perf_counter() - began)
+                assert answer.usage.completion_tokens == 8
+
+    async def _weigh(self, done: asyncio.Event) -> None:
+        while not done.is_set():
+            self.memory.append(self._process.memory_info().rss)
+            await asyncio.sleep(MEMORY_INTERVAL_SECONDS)
+
+    @property
+    def p99(self) -> float:
+        return statistics.quantiles(self.times, n=100)[98]
+
+    @property
+    def growth(self) -> float:
+        """How much memory was added, in bytes, once the server was warm."""
+        warm = self.memory[int(len(self.memory) * WARM_SHARE) :]
+        part = max(len(warm) // 4, 1)
+        return statistics.median(warm[-part:]) - statistics.median(warm[:part])
+
+    def __str__(self) -> str:
+        tenths = [self.memory[len(self.memory) * tenth // 10] // 10**6 for tenth in range(10)]
+        return (
+            f"{len(self.times)} good requests: p50 {statistics.median(self.times) * 1e3:.0f}, "
+            f"p99 {self.p99 * 1e3:.0f} ms; memory {tenths}, {self.memory[-1] // 10**6} MB"
+        )
 
 
-def p99(times: list[float]) -> float:
-    return statistics.quantiles(times, n=100)[98]
-
-
-async def baseline(address: str) -> list[float]:
-    enough = asyncio.Event()
-    asyncio.get_running_loop().call_later(BASELINE_SECONDS, enough.set)
-    return await measure(address, enough)
-
-
-async def beside_bad_ones(server: ServeProcess) -> tuple[list[float], dict[str, int]]:
+async def beside(server: ServeProcess, count: int, *earlier: Path) -> tuple[Watch, Report]:
+    """Watch the server while it gets so many requests: all, or the good ones of an earlier run."""
     port = server.http.rpartition(":")[2]
-    bad = await asyncio.create_subprocess_exec(
-        *(sys.executable, sender, server.address, port, str(REQUESTS), "7"),
+    others = await asyncio.create_subprocess_exec(
+        *(sys.executable, sender, server.address, port, str(count), str(SEED), *earlier),
         stdout=asyncio.subprocess.PIPE,
     )
-    done = asyncio.Event()
-    measuring = asyncio.create_task(measure(server.address, done))
-    output, _ = await bad.communicate()
+    watch, done = Watch(server), asyncio.Event()
+    watching = asyncio.create_task(watch.until(done))
+    output, _ = await others.communicate()
     done.set()
-    assert bad.returncode == 0
-    return await measuring, json.loads(output)
+    await watching
+    assert others.returncode == 0
+    return watch, Report(*json.loads(output))
 
 
 async def test_bad_requests_among_good_ones(tmp_path: Path) -> None:
-    stalls, log = tmp_path / "stalls", tmp_path / "log"
-    with serving(stalls, log) as server:
-        main, runner = psutil.Process(server.process.pid), server.runner.pid
-        quiet = await baseline(server.address)
-        stall_quiet = float(stalls.read_text())
-        stalls.unlink()
-        began, before = time.perf_counter(), main.memory_info().rss
-        busy, ends = await beside_bad_ones(server)
-        seconds, after = time.perf_counter() - began, main.memory_info().rss
-        stall = float(stalls.read_text())
+    stall_file, log, earlier = tmp_path / "stalls", tmp_path / "log", tmp_path / "report"
+    with serving(stall_file, log) as server:
+        runner = server.runner.pid
+        # Loading is over: what it held up is not looked at.
+        stall_file.unlink()
+        began = time.perf_counter()
+        busy, report = await beside(server, REQUESTS)
+        seconds = time.perf_counter() - began
+        stalls = read_stalls(stall_file)
+        earlier.write_text(json.dumps(report))
+        alone, _ = await beside(server, int(min(ALONE_SECONDS * PER_SECOND, REQUESTS)), earlier)
         assert server.runner.pid == runner
         server.signal(signal.SIGTERM)
         code = server.process.wait()
+    ends = report.ends
     print(
         f"\n{sum(ends.values())} requests in {seconds:.0f} s: {ends}\n"
-        f"longest stall {stall * 1e3:.1f} ms (without them {stall_quiet * 1e3:.1f} ms); "
-        f"memory {before / 1e6:.0f} and {after / 1e6:.0f} MB\n"
-        f"good requests: {len(quiet)} alone, p50 {statistics.median(quiet) * 1e3:.0f}, "
-        f"p99 {p99(quiet) * 1e3:.0f} ms; {len(busy)} beside them, "
-        f"p50 {statistics.median(busy) * 1e3:.0f}, p99 {p99(busy) * 1e3:.0f} ms"
+        f"longest stalls:\n{told(stalls)}\nbeside all: {busy}\nbeside the good ones: {alone}"
     )
     assert (code, log.read_text()) == (0, "")
     assert [end for end in ends if "unexpected" in end or "HTTP 500" in end] == []
-    assert stall < STALL_SECONDS_MAX
-    assert after - before < GROWTH_BYTES_MAX
-    assert p99(busy) < P99_RATIO_MAX * p99(quiet)
+    assert stalls[0].own < STALL_SECONDS_MAX
+    assert busy.growth < GROWTH_BYTES_MAX
+    assert busy.p99 < P99_RATIO_MAX * alone.p99
