@@ -20,7 +20,7 @@ import psutil
 from bad_requests import PER_SECOND, Report
 from bad_requests import __file__ as sender
 from probed_serve import __file__ as probed
-from probed_serve import read_stalls, told
+from probed_serve import read_stalls
 from serve_process import ServeProcess
 
 from llm_serving_engine.v1 import generation_pb2, inference_pb2, inference_pb2_grpc
@@ -148,8 +148,12 @@ async def test_bad_requests_among_good_ones(tmp_path: Path) -> None:
         code = server.process.wait()
     ends = report.ends
     print(
-        f"\n{sum(ends.values())} requests in {seconds:.0f} s: {ends}\n"
-        f"longest stalls:\n{told(stalls)}\nbeside all: {busy}\nbeside the good ones: {alone}"
+        f"\n{sum(ends.values())} requests in {seconds:.0f} s: {ends}",
+        "longest stalls:",
+        *stalls,
+        f"beside all: {busy}",
+        f"beside the good ones: {alone}",
+        sep="\n",
     )
     assert (code, log.read_text()) == (0, "")
     assert [end for end in ends if "unexpected" in end or "HTTP 500" in end] == []
