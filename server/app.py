@@ -37,6 +37,7 @@ from llm_serving_engine.server.model import ServedModel
 from llm_serving_engine.server.model_service import ModelService
 from llm_serving_engine.server.operations_service import OperationsService
 from llm_serving_engine.server.reflection import add_reflection
+from llm_serving_engine.server.refusal_log import RefusalLog
 from llm_serving_engine.server.scheduler_view import SchedulerView
 from llm_serving_engine.server.service.inference import Inference
 from llm_serving_engine.server.telemetry.logs import log_request
@@ -104,7 +105,8 @@ class App:
                 *self._console.routes(),
             ]
             app = make_app(self.metrics, self.health.serving, config.http, routes)
-            self._http = HttpListener(app, config.http, self.metrics.http_refused)
+            self._http = HttpListener(app, config.http, self._http_refused)
+        self._refusal_log = RefusalLog()
         self._stopping = False
         self._hurried = asyncio.Event()
         self.metrics.set_model_ready(model.name, False)
@@ -219,6 +221,11 @@ class App:
         """Log and count an HTTP request that the service never saw."""
         log_request(rpc=route, status_code=error.code, error=error)
         self.metrics.refused("", error)
+
+    def _http_refused(self, reason: str, status: int) -> None:
+        """Log and count what a limit of the HTTP listener refuses."""
+        self._refusal_log.refused(reason, status)
+        self.metrics.http_refused(reason, status)
 
     def _runner_lost(self, model: ServedModel, loss: Loss) -> None:
         self.metrics.processes.lost(model.name, loss.reason)
