@@ -25,6 +25,7 @@ from llm_serving_engine.scheduler.observer import Observer
 from llm_serving_engine.scheduler.step import Capabilities
 from llm_serving_engine.server.config import ServerConfig
 from llm_serving_engine.server.engine_keeper import EngineKeeper
+from llm_serving_engine.server.load_estimate import LoadEstimate
 from llm_serving_engine.server.model_text import ModelText
 from llm_serving_engine.server.quota import TenantQuota
 from llm_serving_engine.server.service.sampling import default_sampling
@@ -104,6 +105,7 @@ class ServedModel:
             config.model.supervision,
         )
         self._retry_at = 0.0
+        self._estimate = LoadEstimate()
         self.text_work = TextWork(config.generation)
         # Runs while the runner restarts; what health says changes when it has run out.
         self._grace: asyncio.TimerHandle | None = None
@@ -122,6 +124,7 @@ class ServedModel:
             LoadError, ModelError: It cannot be loaded; the state says FAILED.
                 It can be tried again.
         """
+        self._estimate.begin()
         survived = asyncio.Event()
         runner: asyncio.Task[LoadReport] | None = None
         try:
@@ -132,6 +135,7 @@ class ServedModel:
             # The vocabulary is read while the runner reads the weights.
             await asyncio.to_thread(self._load_vocabulary)
             report = await runner
+            self._estimate.done()
             self._check_determinism(report.capabilities)
             self.report = report
         except Exception as error:
@@ -147,11 +151,13 @@ class ServedModel:
         return report
 
     def retries_in(self, seconds: float) -> None:
-        """Tell callers that loading is tried again after so many seconds."""
+        """Tell callers to come again after so many seconds, and the time that loading takes."""
         self._retry_at = time.monotonic() + seconds
 
     async def drain(self, grace: float) -> None:
         """Take no more requests, and let those that run finish within `grace` seconds."""
+        # Whoever comes after that finds the server that takes this one's place.
+        self.retries_in(grace)
         self._enter(ModelState.DRAINING)
         if self._engine is not None:
             await self._engine.drain(grace)
@@ -257,22 +263,28 @@ class ServedModel:
         self.default_sampling = default_sampling(self._config.generation, self.info)
 
     def _progress(self, fraction: float) -> None:
+        self._estimate.progressed(fraction)
         self.on_progress(fraction)
 
     def _unavailable(self) -> Unavailable:
-        wait = max(self._retry_at - time.monotonic(), RETRY_SECONDS_MIN)
-        return Unavailable(_UNAVAILABLE[self.state].format(name=self.name), wait)
+        wait = max(self._retry_at - time.monotonic(), 0.0)
+        if self.state is ModelState.LOADING:
+            wait += self._estimate.remaining()
+        message = _UNAVAILABLE[self.state].format(name=self.name)
+        return Unavailable(message, max(wait, RETRY_SECONDS_MIN))
 
     def _runner_changed(self, report: LoadReport | None) -> None:
         if report is None:
             self._enter(ModelState.LOADING)
         elif self.state is not ModelState.DRAINING:
             _logger.info("the runner of model %s is back", self.name)
+            self._estimate.done()
             self._enter(ModelState.READY)
 
     def _runner_lost(self, loss: Loss, delay: float) -> None:
         self.on_loss(self, loss)
-        self._retry_at = time.monotonic() + delay
+        self.retries_in(delay)
+        self._estimate.begin()
         if not delay:
             _logger.error(
                 "the runner of model %s was lost: %s; starting another", self.name, loss.description

@@ -6,9 +6,10 @@ import asyncio
 from typing import Any
 
 import grpc
+from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from http_pages import get
-from running_server import HTTP, RunningServer, error_of, gated, read_all
+from running_server import HTTP, RunningServer, detail, error_of, gated, read_all
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -50,6 +51,9 @@ async def test_then_new_requests_are_refused_and_streams_finish() -> None:
         await server.recorder.until(lambda: server.model.state.value == "draining")
         error = await error_of(server.generate())
         assert error.code() is grpc.StatusCode.UNAVAILABLE
+        # By then this server has gone, and another can be in its place.
+        delay = detail(error, error_details_pb2.RetryInfo).retry_delay.seconds
+        assert LONG / 2 < delay < LONG * 2
         server.runner.open()
         events = await read_all(stream)
         assert events[-1].finished.usage.completion_tokens == 20
