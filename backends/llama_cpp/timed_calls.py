@@ -1,8 +1,8 @@
 """Calls of a model, timed: chunks and rows at some length of context.
 
 The cells of a cache cost time only where tokens were computed into them, so a
-context is filled before calls in it are timed. How long that may take is limited:
-a large model is timed at a shorter context.
+context is filled before calls in it are timed. How long all of it may take is
+limited: a large model is timed at a shorter context.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ BUSY_CORES_MAX = 0.4
 TICKS_SECONDS = 0.1
 # The first call of a context prepares it, and reads the weights.
 WARM_UP_TOKENS = 16
-# The part of the time in which the context is filled.
-FILL_SHARE = 0.6
 
 _NAME = re.compile(r"(chunk|rows)_(\d+)_at_(\d+)_seconds")
 
@@ -69,8 +67,43 @@ Times = Mapping[Call, float]
 """Seconds of calls, each the fastest of its trials."""
 
 
+class TimeLimit:
+    """How long measuring may take, whatever the machine does meanwhile."""
+
+    def __init__(
+        self,
+        seconds_max: float,
+        clock: Callable[[], float] = time.perf_counter,
+        others: Callable[[], float] = machine.core_seconds_of_others,
+    ) -> None:
+        """Begin.
+
+        Args:
+            seconds_max: From now on.
+            clock: Seconds.
+            others: Core seconds that other processes have had so far.
+        """
+        self.clock = clock
+        self._others = others
+        self._seconds_max = seconds_max
+        self._began, self._had = clock(), others()
+
+    @property
+    def left(self) -> float:
+        """Seconds; below 0 where it took longer."""
+        return self._seconds_max - self._elapsed()
+
+    def check_quiet(self) -> None:
+        """Raise CannotMeasure where others have computed meanwhile."""
+        if self._others() - self._had > BUSY_CORES_MAX * self._elapsed() + TICKS_SECONDS:
+            raise CannotMeasure("other processes were computing")
+
+    def _elapsed(self) -> float:
+        return self.clock() - self._began
+
+
 class CallTimer:
-    """Times calls of one context, within a limit.
+    """Times calls of one context; those that there is no time for are left out.
 
     Its methods raise CannotMeasure where other processes compute meanwhile.
 
@@ -80,101 +113,82 @@ class CallTimer:
     """
 
     def __init__(
-        self,
-        model: LlamaModel,
-        seconds_max: float,
-        goes_on: Callable[[], None] = lambda: None,
-        clock: Callable[[], float] = time.perf_counter,
-        others: Callable[[], float] = machine.core_seconds_of_others,
+        self, model: LlamaModel, limit: TimeLimit, goes_on: Callable[[], None] = lambda: None
     ) -> None:
-        """Begin, and warm up.
+        """Warm up.
 
         Args:
             model: All its slots are empty.
-            seconds_max: How long to time calls. The first ones are made in any case.
+            limit: What the time left is asked of before each call.
             goes_on: Told after each call: the host must know that this does not hang.
-            clock: Seconds.
-            others: Core seconds that other processes have had so far.
         """
         self.times: dict[Call, float] = {}
         self.context = 0
         self._model = model
+        self._limit = limit
         self._goes_on = goes_on
-        self._clock, self._others = clock, others
-        self._seconds_max = seconds_max
-        self._began, self._had = clock(), others()
         model.decode([Part(0, 0, FILLER * min(WARM_UP_TOKENS, model.context_per_sequence))])
         model.clear(0)
 
-    def chunk(self, size: int, trials: int = 1) -> None:
+    def chunk(self, size: int) -> None:
         """Time a chunk after what slot 0 holds, which stays as it is."""
-        if not self._fits(size):
-            return
-        for _ in range(trials):
+        if self._fits(size):
             self._time(Call("chunk", size, self.context), [Part(0, self.context, FILLER * size)])
             self._drop(0)
 
-    def fill(self, *sizes: int) -> None:
-        """Make slot 0 longer by chunks, each timed, as far as time and context allow."""
-        for size in sizes:
-            part = self._seconds_max * FILL_SHARE
-            if self.times and self._elapsed() + self.estimate(size) > part:
-                return
-            if not self._fits(size):
-                return
-            call = Call("chunk", size, self.context)
-            self._time(call, [Part(0, self.context, FILLER * size, wanted=False)])
-            self.context += size
+    def fill(self, size: int) -> bool:
+        """Make slot 0 longer by a chunk, timed; False where that cannot be."""
+        if not self._fits(size):
+            return False
+        call = Call("chunk", size, self.context)
+        self._time(call, [Part(0, self.context, FILLER * size, wanted=False)])
+        self.context += size
+        return True
 
-    def rows(self, counts: tuple[int, ...], trials: int = 2) -> None:
+    def rows(self, count: int, trials: int = 2) -> None:
         """Time rows in the first so many slots, each with as much context as slot 0."""
-        counts = tuple(count for count in counts if count <= self._model.settings.sequences)
-        if not self._fits(1):
+        if count > self._model.settings.sequences:
             return
-        for slot in range(1, max(counts)):
+        for slot in range(1, count):
             self._model.copy(0, slot, self.context)
-        for count in counts:
-            for _ in range(trials):
+        for _ in range(trials):
+            if self._fits(1) and self._limit.left > self._estimate("rows", count):
                 rows = [Part(slot, self.context, FILLER) for slot in range(count)]
                 self._time(Call("rows", count, self.context), rows)
                 for slot in range(count):
                     self._drop(slot)
-        for slot in range(1, max(counts)):
+        for slot in range(1, count):
             self._model.clear(slot)
 
-    def affords(self, tokens: int) -> bool:
-        """Whether there is time for so many tokens of a prompt."""
-        return self._elapsed() + self.estimate(tokens) <= self._seconds_max
-
-    def estimate(self, tokens: int) -> float:
-        """Seconds for so many tokens of a prompt, by the slowest chunk so far."""
-        slowest = (s / call.size for call, s in self.times.items() if call.kind == "chunk")
-        return tokens * max(slowest, default=0.0)
+    def empty(self) -> None:
+        """Go on from an empty slot 0."""
+        self._model.clear(0)
+        self.context = 0
 
     def close(self) -> Times:
         """End with all slots empty."""
-        self._model.clear(0)
+        self.empty()
         return self.times
 
-    def _check_quiet(self) -> None:
-        """Raise CannotMeasure where others have computed meanwhile."""
-        if self._others() - self._had > BUSY_CORES_MAX * self._elapsed() + TICKS_SECONDS:
-            raise CannotMeasure("other processes were computing")
-
-    def _elapsed(self) -> float:
-        return self._clock() - self._began
+    def _estimate(self, kind: str, tokens: int) -> float:
+        """Seconds for so many tokens, by the slowest call of the kind so far."""
+        slowest = (s / call.size for call, s in self.times.items() if call.kind == kind)
+        return tokens * max(slowest, default=0.0)
 
     def _fits(self, size: int) -> bool:
+        """Whether there are cells and time for so many tokens of a slot."""
         room = self.context + size <= self._model.context_per_sequence
-        return room and size <= self._model.settings.rows_max
+        if not room or size > self._model.settings.rows_max:
+            return False
+        return self._limit.left > self._estimate("chunk", size)
 
     def _time(self, call: Call, parts: list[Part]) -> None:
-        started = self._clock()
+        started = self._limit.clock()
         self._model.decode(parts)
-        seconds = self._clock() - started
+        seconds = self._limit.clock() - started
         self.times[call] = min(seconds, self.times.get(call, seconds))
         self._goes_on()
-        self._check_quiet()
+        self._limit.check_quiet()
 
     def _drop(self, slot: int) -> None:
         self._model.drop_fillers(slot, self.context)

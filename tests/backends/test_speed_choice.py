@@ -12,15 +12,28 @@ import pytest
 
 from llm_serving_engine.backends.backend import BackendConfig, LoadError
 from llm_serving_engine.backends.llama_cpp import speed_choice, timed_calls
+from llm_serving_engine.backends.llama_cpp.attention import (
+    FILL,
+    Attention,
+    affordable,
+    fastest_attention,
+    mix_seconds,
+)
 from llm_serving_engine.backends.llama_cpp.part import Part
 from llm_serving_engine.backends.llama_cpp.settings import Settings
 from llm_serving_engine.backends.llama_cpp.speed_choice import (
     SpeedChoice,
     choose_speed,
-    fastest_length,
 )
 from llm_serving_engine.backends.llama_cpp.tails import SHORT, TILE, Tails
-from llm_serving_engine.backends.llama_cpp.timed_calls import Call, CallTimer, CannotMeasure
+from llm_serving_engine.backends.llama_cpp.timed_calls import (
+    Call,
+    CallTimer,
+    CannotMeasure,
+    TimeLimit,
+    Times,
+)
+from llm_serving_engine.backends.llama_cpp.unit import fastest_length
 
 SETTINGS = Settings(
     sequences=16,
@@ -32,12 +45,14 @@ SETTINGS = Settings(
     gpu_layers=0,
 )
 Seconds = Callable[[Settings, Sequence[Part]], float]
+MODELS: list[Model] = []
 
 
 class Model:
     """A model whose calls take what a function says, on a clock of its own."""
 
     def __init__(self, seconds: Seconds, refuses: str | None = None) -> None:
+        MODELS.append(self)
         self.settings = SETTINGS
         self.now = 0.0
         self.calls = 0
@@ -77,14 +92,21 @@ def by_kernels(settings: Settings, parts: Sequence[Part]) -> float:
     )
 
 
+def in_memory(settings: Settings, parts: Sequence[Part]) -> float:
+    """As with AVX-512: flash attention is faster in rows, and as fast in chunks."""
+    rows = 1.0 if settings.flash_attention else 1.35
+    return sum(0.0006 * part.length if part.length > 1 else 0.0015 * rows for part in parts)
+
+
 @pytest.fixture(autouse=True)
 def _clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path / "cache"))
 
-    def timer(model: Any, seconds: float, goes_on: Callable[[], None]) -> CallTimer:
-        return CallTimer(model, seconds, goes_on, lambda: model.now, lambda: model.others)
+    def limit(seconds: float) -> TimeLimit:
+        model = MODELS[-1]
+        return TimeLimit(seconds, lambda: model.now, lambda: model.others)
 
-    monkeypatch.setattr(speed_choice, "CallTimer", timer)
+    monkeypatch.setattr(speed_choice, "TimeLimit", limit)
 
 
 def choose(model: Model, config: BackendConfig, path: Path, memory: int = 512) -> SpeedChoice:
@@ -107,7 +129,36 @@ def test_slow_flash_attention_is_left(path: Path) -> None:
     assert not choice.settings.flash_attention
     assert model.settings == choice.settings
     assert choice.reasons[0].startswith("flash attention off with f16: measured 1.")
-    assert model.now < speed_choice.ATTENTION_SECONDS + speed_choice.UNIT_SECONDS + 0.5
+
+
+def test_fast_flash_attention_is_kept(path: Path) -> None:
+    choice = choose(Model(in_memory), BackendConfig(), path)
+    assert choice.settings.flash_attention
+    assert choice.reasons[0].startswith("flash attention on with f16: measured 1.")
+
+
+@pytest.mark.parametrize("slowness", [0.2, 1, 3, 10, 100])
+def test_measuring_ends_in_time(path: Path, slowness: float) -> None:
+    def slow(settings: Settings, parts: Sequence[Part]) -> float:
+        return slowness * by_kernels(settings, parts)
+
+    model = Model(slow)
+    choose(model, BackendConfig(), path)
+    # One call of each kind, and one chunk, are made however long they take.
+    first_calls = 2 * slowness * 0.3
+    assert model.now < speed_choice.SECONDS_MAX + first_calls
+
+
+def test_a_machine_that_becomes_slow_is_measured_no_longer(path: Path) -> None:
+    model = Model(by_kernels)
+
+    def stopped(settings: Settings, parts: Sequence[Part]) -> float:
+        return 60.0 if model.calls == 3 else by_kernels(settings, parts)
+
+    model._seconds = stopped
+    choose(model, BackendConfig(), path)
+    assert model.calls < 10
+    assert model.now < 62
 
 
 def test_equally_fast_attention_is_the_default(path: Path) -> None:
@@ -190,7 +241,7 @@ def test_a_large_model_is_timed_at_less_context(path: Path) -> None:
     model = Model(lambda _, parts: sum(part.length for part in parts) / 100)
     choice = choose(model, BackendConfig(), path)
     contexts = {call.context for call in choice.times}
-    assert contexts == {0}
+    assert max(contexts) == FILL[0]
     assert choice.settings.flash_attention
 
 
@@ -210,10 +261,79 @@ def test_names_of_calls() -> None:
 
 def test_a_timer_says_that_others_compute() -> None:
     model: Any = Model(by_kernels)
-    timer = CallTimer(model, 1.0, clock=lambda: model.now, others=lambda: model.others)
+    timer = CallTimer(model, TimeLimit(1.0, lambda: model.now, lambda: model.others))
     model.others = timed_calls.TICKS_SECONDS + 1
     with pytest.raises(CannotMeasure, match="other processes"):
         timer.chunk(64)
+
+
+# The mix
+
+ON, OFF = Attention(True, "f16"), Attention(False, "f16")
+
+
+def times_of(rows: int, chunks: dict[tuple[int, int], float], decoded: dict[int, float]) -> Times:
+    """Milliseconds of chunks by size and context, and of rows by context."""
+    calls = {Call("chunk", *at): ms / 1000 for at, ms in chunks.items()}
+    return calls | {Call("rows", rows, at): ms / 1000 for at, ms in decoded.items()}
+
+
+# SmolLM2-135M Q4_0 on two cores with AVX-512: where the machine did nothing else.
+AVX512 = {
+    ON: times_of(
+        8, {(64, 64): 35.4, (128, 192): 73.8}, {64: 12.1, 192: 14.3, 448: 18.6, 896: 26.4}
+    ),
+    OFF: times_of(
+        8, {(64, 64): 37.8, (128, 192): 85.9}, {64: 16.4, 192: 16.5, 448: 20.5, 896: 29.1}
+    ),
+}
+# The same model on two cores with AMX.
+AMX = {
+    ON: times_of(16, {(64, 100): 47, (64, 500): 108}, {100: 49, 500: 169, 1000: 248}),
+    OFF: times_of(16, {(64, 100): 62, (64, 500): 96}, {100: 33, 500: 49, 1000: 90}),
+}
+
+
+def test_the_mix_finds_the_attention_of_two_machines() -> None:
+    seconds = mix_seconds(AVX512, 8)
+    assert seconds[OFF] > 1.1 * seconds[ON]
+    assert fastest_attention(AVX512, 8) == ON
+    assert fastest_attention({OFF: AVX512[OFF], ON: AVX512[ON]}, 8) == ON
+    seconds = mix_seconds(AMX, 16)
+    assert seconds[ON] > 1.5 * seconds[OFF]
+    assert fastest_attention(AMX, 16) == OFF
+
+
+def test_the_mix_is_a_chat_in_half_of_the_slots() -> None:
+    (seconds,) = mix_seconds({ON: times_of(8, {(64, 0): 64}, {64: 8, 448: 16})}, 8).values()
+    assert seconds == pytest.approx(400 * 0.001 + 150 * 0.0015)
+
+
+def test_kinds_are_compared_by_the_calls_that_all_made() -> None:
+    longer = times_of(8, {(64, 0): 10, (128, 64): 900}, {64: 10, 192: 900})
+    shorter = times_of(8, {(64, 0): 20}, {64: 20})
+    assert fastest_attention({OFF: shorter, ON: longer}, 8) == ON
+    with pytest.raises(CannotMeasure, match="no time"):
+        mix_seconds({ON: longer, OFF: times_of(8, {(64, 0): 20}, {})}, 8)
+
+
+def test_what_only_the_first_calls_pay_decides_nothing(path: Path) -> None:
+    model = Model(in_memory)
+
+    def cold(settings: Settings, parts: Sequence[Part]) -> float:
+        return in_memory(settings, parts) * (3 if model.calls < 8 else 1)
+
+    model._seconds = cold
+    choice = choose(model, BackendConfig(), path)
+    assert choice.settings.flash_attention
+    assert "measured 1." in choice.reasons[0]
+
+
+def test_contexts_are_filled_as_far_as_there_is_time() -> None:
+    assert affordable(0.1, 10.0) == FILL
+    assert affordable(0.1, 0.2) == FILL[:1]
+    assert affordable(0.1, 0.5) == FILL[:2]
+    assert affordable(0.1, 0.1) == ()
 
 
 # Tails
