@@ -15,7 +15,7 @@ serve: _server ## set up, and serve the built-in model on 127.0.0.1:50051
 	@exec $(BIN)/llm-serving-engine serve $(ARGS)
 
 test: _dev ## set up, and run the test suite
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 lint: _dev ## style, types, proto files, generated code
 	$(BIN)/ruff check .

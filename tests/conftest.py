@@ -7,11 +7,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from llm_serving_engine.backends.models.builtin import builtin_path
 from llm_serving_engine.backends.models.quantize import quantize
 
 sys.path.append(str(Path(__file__).parent / "fixtures"))
+
+# No test measures time. The other settings are hypothesis' own: those for CI where CI is set.
+settings.register_profile(
+    "untimed", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -73,7 +73,7 @@ def penalised(
     st.sampled_from([0.01, 0.3, 0.75, 0.9, 0.999, 1.0]),
     st.sampled_from([0.0, 0.01, 0.2, 0.7, 0.9999]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_what_is_drawn_is_what_is_documented(
     values: list[float], temperature: float, top_k: int, top_p: float, min_p: float
 ) -> None:
@@ -99,7 +99,7 @@ def test_what_is_drawn_is_what_is_documented(
     st.sampled_from([-2.0, 0.0, 1.5]),
     st.sampled_from([-2.0, 0.0, 0.7]),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_bias_and_penalties_come_before_all_else(
     given_: tuple[list[float], list[int], list[int], dict[int, float]],
     repetition: float,
@@ -140,7 +140,6 @@ def test_only_the_output_is_penalised_for_presence() -> None:
     st.lists(st.sampled_from([-1.0, 0.0, 0.5, 1.0]) | logit, min_size=1, max_size=400),
     st.integers(1, 450),
 )
-@settings(deadline=None)
 def test_most_likely(values: list[float], count: int) -> None:
     expected = sorted(range(len(values)), key=lambda token: (-values[token], token))[:count]
     assert list(most_likely(row(values), count)) == expected
@@ -184,7 +183,7 @@ def test_the_distribution() -> None:
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 30))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_sequence_goes_on_where_it_was(seed: int, moved_at: int) -> None:
     chance = np.random.default_rng(seed)
     rows = chance.normal(0, 2, (31, 50)).astype(np.float32)
@@ -205,7 +204,6 @@ def test_a_sequence_goes_on_where_it_was(seed: int, moved_at: int) -> None:
 
 
 @given(vocabularies, st.integers(0, 20))
-@settings(deadline=None)
 def test_log_probabilities(values: list[float], count: int) -> None:
     sampling = Sampling(temperature=3.0, logit_bias={0: 5.0})
     sampler = TokenSampler(Open(0, sampling, top_logprobs=count))

@@ -106,7 +106,7 @@ class FairnessRun:
         return 2 * max(PROMPT_TOKEN_WEIGHT * 100, OUTPUT_TOKEN_WEIGHT * self.slots * (100 + 40))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(arrivals, max_size=60), st.integers(1, 4))
 def test_two_tenants_that_both_wait_get_the_same_up_to_the_papers_bound(
     arrivals: list[Arrival], slots: int

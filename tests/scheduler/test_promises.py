@@ -237,7 +237,7 @@ def check_preemption(run: Run) -> None:
             assert sequence.preemptions == 0
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(plans, max_size=25), st.integers(1, 5), configs)
 def test_any_load_under_any_configuration(
     plans: list[Plan], slots: int, config: SchedulerConfig
@@ -252,7 +252,7 @@ def random_plan(dice: random.Random, seconds: float) -> Plan:
         group=dice.randrange(3),
         prefix=dice.choice([0, 16, 50, 100]),
         rest=tuple(dice.randrange(256) for _ in range(dice.randint(1, 30))),
-        max_tokens=dice.choice([dice.randint(1, 12)] * 9 + [100]),
+        max_tokens=dice.choice([dice.randint(1, 12)] * 9 + [50]),
         priority=dice.choice(list(Priority)),
         tenant=dice.choice("ABC"),
         salt="",

@@ -189,7 +189,7 @@ arrivals = st.tuples(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.lists(arrivals, max_size=12),
     st.lists(arrivals, max_size=3),

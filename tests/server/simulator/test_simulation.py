@@ -235,7 +235,7 @@ def begins_like_one_that_runs(run: Run, sequence: Sequence) -> bool:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(plans, max_size=30),
     st.integers(1, 5),
