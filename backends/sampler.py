@@ -68,11 +68,6 @@ class TokenSampler:
         adjusted = sampling.penalised or sampling.logit_bias or self._withholds
         return sampling.greedy and not adjusted
 
-    @property
-    def wants_logprobs(self) -> bool:
-        """Whether `logprobs` is to be called."""
-        return self._top_logprobs is not None
-
     def sample(self, logits: Logits) -> int:
         """Choose a token, and count it as produced."""
         logits = self._adjusted(logits)

@@ -10,8 +10,8 @@ from typing import Literal
 from llm_serving_engine.clients.requests import Priority
 
 SlotActivity = Literal["unspecified", "free", "cached", "sharing", "prefill", "decode"]
-"""What a slot does: "cached" holds only what the last sequence left behind, "sharing" waits
-to copy what its prompt begins with from another slot.
+"""What a slot does: "cached" holds only what the last sequence left behind, and in "sharing"
+the beginning of its sequence is being copied from another slot, or restored from a saved cache.
 """
 
 
@@ -62,7 +62,7 @@ class Slot:
         prompt_tokens: Tokens of the request's prompt.
         cached_prompt_tokens: Those that were found in the cache.
         max_tokens: Tokens that the request may produce.
-        sharing_tokens: Tokens that it waits to copy.
+        sharing_tokens: Tokens that are being copied or restored; 0 but in "sharing".
     """
 
     index: int

@@ -176,7 +176,7 @@ def _stacked(tenant: TenantState, most: int) -> Text:
 def _progress(slot: Slot) -> Text:
     """How much of the prompt is computed, or of the output produced."""
     if slot.state == "sharing":
-        return Text(f"waits to copy {slot.sharing_tokens:,}")
+        return Text(f"copies {slot.sharing_tokens:,}")
     if slot.state == "prefill":
         done, of = slot.tokens, slot.prompt_tokens + slot.completion_tokens
     elif slot.state == "decode":

@@ -207,7 +207,6 @@ def test_a_sequence_goes_on_where_it_was(seed: int, moved_at: int) -> None:
 def test_log_probabilities(values: list[float], count: int) -> None:
     sampling = Sampling(temperature=3.0, logit_bias={0: 5.0})
     sampler = TokenSampler(Open(0, sampling, top_logprobs=count))
-    assert sampler.wants_logprobs
     logprobs = sampler.logprobs(row(values), 1)
     total = math.log(sum(math.exp(value - max(values)) for value in values)) + max(values)
     assert logprobs.chosen == pytest.approx(values[1] - total, abs=1e-4)

@@ -141,7 +141,7 @@ gone            0                 0        0         -       3         -
  slot  state    tenant            class     tokens  done               request
     0  decode   acme              normal       140  ██████▎    40/64   r1
     1  prefill  a-tenant-with-a…  high          25  ██▌        25/100  bad�[2Jname
-    2  sharing  (none)            low            0  waits to copy 96   r3
+    2  sharing  (none)            low            0  copies 96          r3
     3  cached   acme                            77
     4  free
 """

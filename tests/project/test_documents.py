@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
 import pytest
 
+from llm_serving_engine.backends.process.loss import LossReason
+from llm_serving_engine.scheduler.errors import Cancelled, RequestError
+
 ROOT = Path(__file__).resolve().parent.parent.parent
-DOCUMENTS = (
-    "README.md",
-    "ARCHITECTURE.md",
-    "CONTRIBUTING.md",
-    "deploy/README.md",
-    "docs/backends.md",
-    "docs/console.md",
-    "docs/doctor.md",
-    "docs/http.md",
-    "docs/runners.md",
-    "docs/limits.md",
-    "docs/performance.md",
-    "docs/scheduling.md",
-    "docs/tuning.md",
+DOCUMENTS = sorted(
+    str(path.relative_to(ROOT))
+    for pattern in ("*.md", "docs/*.md", "deploy/*.md", "clients/*.md", "clients/*/*.md")
+    for path in ROOT.glob(pattern)
 )
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)\s#]+)")
 # `folder/file.py` in code type, from the root of the checkout.
@@ -53,3 +47,19 @@ def test_the_changelog_begins_with_this_version() -> None:
     entries = re.findall(r"^## \[?v?(\d[\w.]*)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert version
     assert entries[0] == version[1]
+
+
+def test_the_labels_of_errors_and_losses_are_explained() -> None:
+    document = (ROOT / "docs" / "observability.md").read_text()
+    explained = {
+        label: set(re.findall(r"`(\w+)`", text))
+        for label, text in re.findall(r"^- `(\w+)`: (.*(?:\n  .*)*)", document, re.MULTILINE)
+    }
+    importlib.import_module("llm_serving_engine.server.app")  # and with it all kinds of errors
+    assert explained["error"] == _labels(RequestError) - {Cancelled.label}
+    assert explained["loss"] == {reason.value for reason in LossReason}
+
+
+def _labels(kind: type[RequestError]) -> set[str]:
+    own = {kind.label} if kind.__module__.startswith("llm_serving_engine.") else set()
+    return own.union(*map(_labels, kind.__subclasses__()))

@@ -35,14 +35,14 @@ class _SlotStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SlotState.V
     SLOT_STATE_PREFILL: _SlotState.ValueType  # 2
     """Its sequence's prompt is being computed."""
     SLOT_STATE_DECODE: _SlotState.ValueType  # 3
-    """Its sequence gets a token each step."""
+    """Its sequence gets a token in each step that has rows."""
     SLOT_STATE_CACHED: _SlotState.ValueType  # 4
     """Holds no sequence, but still what the last one left in its cache: a prompt
     of the same tenant that begins alike begins with that.
     """
     SLOT_STATE_SHARING: _SlotState.ValueType  # 5
-    """Its sequence's prompt is not computed yet: it waits to copy what it begins
-    with from another slot.
+    """The beginning of its sequence is being copied from another slot, or restored
+    from a saved cache.
     """
 
 class SlotState(_SlotState, metaclass=_SlotStateEnumTypeWrapper):
@@ -55,14 +55,14 @@ SLOT_STATE_FREE: SlotState.ValueType  # 1
 SLOT_STATE_PREFILL: SlotState.ValueType  # 2
 """Its sequence's prompt is being computed."""
 SLOT_STATE_DECODE: SlotState.ValueType  # 3
-"""Its sequence gets a token each step."""
+"""Its sequence gets a token in each step that has rows."""
 SLOT_STATE_CACHED: SlotState.ValueType  # 4
 """Holds no sequence, but still what the last one left in its cache: a prompt
 of the same tenant that begins alike begins with that.
 """
 SLOT_STATE_SHARING: SlotState.ValueType  # 5
-"""Its sequence's prompt is not computed yet: it waits to copy what it begins
-with from another slot.
+"""The beginning of its sequence is being copied from another slot, or restored
+from a saved cache.
 """
 Global___SlotState: _TypeAlias = SlotState  # noqa: Y015
 
@@ -79,7 +79,7 @@ class _RequestStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RequestS
     REQUEST_STATE_PREFILL: _RequestState.ValueType  # 2
     """Its prompt is being computed."""
     REQUEST_STATE_DECODE: _RequestState.ValueType  # 3
-    """It gets a token each step."""
+    """It gets a token in each step that has rows."""
     REQUEST_STATE_FINISHED: _RequestState.ValueType  # 4
     """It ended well."""
     REQUEST_STATE_CANCELLED: _RequestState.ValueType  # 5
@@ -99,7 +99,7 @@ REQUEST_STATE_WAITING: RequestState.ValueType  # 1
 REQUEST_STATE_PREFILL: RequestState.ValueType  # 2
 """Its prompt is being computed."""
 REQUEST_STATE_DECODE: RequestState.ValueType  # 3
-"""It gets a token each step."""
+"""It gets a token in each step that has rows."""
 REQUEST_STATE_FINISHED: RequestState.ValueType  # 4
 """It ended well."""
 REQUEST_STATE_CANCELLED: RequestState.ValueType  # 5
@@ -232,7 +232,7 @@ class Slot(_message.Message):
     max_tokens: _builtins.int
     """Tokens that its request may produce at most; 0 where it holds none."""
     sharing_tokens: _builtins.int
-    """While it waits for a shared prefix: the tokens that it will copy."""
+    """In SLOT_STATE_SHARING: the tokens that are being copied or restored; else 0."""
     def __init__(
         self,
         *,
@@ -258,7 +258,9 @@ Global___Slot: _TypeAlias = Slot  # noqa: Y015
 
 @_typing.final
 class StepState(_message.Message):
-    """What the last step was made of."""
+    """What the last step was made of: rows, or pieces of prompts, and operations on
+    caches.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -297,13 +299,13 @@ class StepState(_message.Message):
 
     @_builtins.property
     def predicted(self) -> _duration_pb2.Duration:
-        """How long the cost model, as it is by now, expects such a step to take; saves
-        are left out.
-        """
+        """How long the cost model, as it is by now, expects such a step to take."""
 
     @_builtins.property
     def target(self) -> _duration_pb2.Duration:
-        """How long a step may take while prompts are computed, as configured."""
+        """How long prompts may hold up running streams between two of their tokens, as
+        configured, or else as measured when the model was loaded.
+        """
 
     def __init__(
         self,

@@ -15,7 +15,6 @@ from llm_serving_engine.server.service.request import Message
 
 # What clients read of every snapshot, and Codex sends in every request.
 SNAPSHOT_FIELDS = {"output", "tools", "tool_choice", "text", "error", "incomplete_details"}
-IMAGE = {"type": "input_image"}
 CODEX: dict[str, Any] = {
     "client_metadata": {"x": "y"},
     "include": [],
