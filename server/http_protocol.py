@@ -2,6 +2,8 @@
 
 uvicorn waits without end for a request that is half sent and for a reader that
 has stopped, and takes headers of any size. This protocol bounds each of them.
+Of several requests that a client sends ahead, uvicorn tells the last alone that
+the client has gone; this protocol tells all of them.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from llm_serving_engine.server.config import HttpConfig
 from llm_serving_engine.server.refusals import (
@@ -22,6 +24,10 @@ from llm_serving_engine.server.refusals import (
     MALFORMED,
     WRITE_TIMEOUT,
 )
+
+# Requests that a client may send before the first is answered. Where it sends
+# more, nothing is read until then, and that it goes away is noticed late.
+PIPELINED_MAX = 8
 
 Refused = Callable[[str, int], None]
 
@@ -55,6 +61,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._in_headers = True
         self._header_bytes = 0
         self._over = False
+        self._unanswered: list[RequestResponseCycle] = []
 
     # The connection
 
@@ -71,6 +78,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Forget the timers."""
         self._stop_timer()
         self._stop_write_timer()
+        for cycle in self._unanswered:
+            cycle.disconnected = not cycle.response_complete
+            cycle.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -110,6 +120,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._raise_if_header_too_large(size)
         self._start_timer(self._limits.body_timeout_seconds, self._body_late)
         super().on_headers_complete()
+        self._unanswered = [one for one in self._unanswered if not one.response_complete]
+        self._unanswered.append(self.cycle)
+        if 1 < len(self._unanswered) <= PIPELINED_MAX:
+            # uvicorn has stopped reading, and would not see the client go away.
+            self.flow.resume_reading()
 
     def on_message_complete(self) -> None:
         """The request is complete: nothing more is waited for."""
@@ -129,8 +144,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._over = True
         self._stop_timer()
         self._told_refused(refusal.reason, refusal.status)
-        answering = self.cycle is not None and not self.cycle.response_complete
-        if not (answering and self.cycle.response_started):
+        begun = (one.response_started and not one.response_complete for one in self._unanswered)
+        if not any(begun):
             body = refusal.message.encode() + b"\n"
             head = (
                 f"HTTP/1.1 {refusal.status.value} {refusal.status.phrase}\r\n"

@@ -7,6 +7,7 @@ from raw_http import RawHttp, raw_http
 from running_server import HTTP, RunningServer, gated
 
 from llm_serving_engine.scheduler.lifecycle import State
+from llm_serving_engine.server.http_protocol import PIPELINED_MAX
 
 ASKED = {"prompt": "hello there", "max_tokens": 8, "ignore_eos": True}
 PATH = "/v1/completions"
@@ -76,6 +77,19 @@ async def test_all_answers_to_a_request_that_is_left() -> None:
         await server.recorder.taken(3)
         connection.leave()
         await freed(server, "gone")
+
+
+@pytest.mark.parametrize("more", [1, PIPELINED_MAX - 1])
+async def test_with_more_requests_sent_ahead(more: int) -> None:
+    async with gated(sequences=1, http=HTTP) as server, raw_http(server) as connection:
+        ask(connection, "gone", stream=False)
+        await server.runner.held(1)
+        for index in range(more):
+            ask(connection, f"ahead-{index}", stream=False)
+        await connection.writer.drain()
+        connection.leave()
+        await freed(server, "gone")
+        assert len(server.recorder.states) == 1
 
 
 async def test_before_its_body_is_complete() -> None:

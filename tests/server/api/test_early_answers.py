@@ -89,3 +89,13 @@ async def test_a_full_queue_is_tried_again_and_succeeds() -> None:
 
 def plain() -> dict[str, Any]:
     return {"prompt": "hello", "max_tokens": 4, "extra_body": {"ignore_eos": True}}
+
+
+async def test_what_is_sent_ahead_and_wrong_does_not_break_into_a_stream() -> None:
+    async with gated(http=HTTP) as server, raw_http(server) as connection:
+        connection.post("/v1/completions", {"prompt": "x", "stream": True})
+        server.runner.let(2)
+        assert (await connection.head()).startswith("HTTP/1.1 200 ")
+        connection.post("/v1/completions", {"prompt": "x"})
+        connection.writer.write(b"\0\r\n\r\n")
+        assert b"HTTP/1.1" not in await connection.reader.read()
