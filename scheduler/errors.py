@@ -11,8 +11,9 @@
     └── Cancelled          CANCELLED           the caller has gone
 
 Each class owns its gRPC status code, by name, and the label under which it is
-counted. Messages are for callers: what was wrong and what would be right,
-never a path or an internal name.
+counted; transports derive what they tell beside it from its attributes.
+Messages are for callers: what was wrong and what would be right, never a path
+or an internal name.
 """
 
 from __future__ import annotations
@@ -21,10 +22,19 @@ from typing import ClassVar
 
 
 class RequestError(Exception):
-    """The root. `str(error)` is the message for the caller."""
+    """The root. `str(error)` is the message for the caller.
+
+    Attributes:
+        code: The name of its gRPC status code.
+        label: Under which it is counted.
+        reason: For programs, where the code does not say enough; else empty.
+        retry_after: Seconds after which to try again; None where that is not known.
+    """
 
     code: ClassVar[str] = "INTERNAL"
     label: ClassVar[str] = "internal"
+    reason: str = ""
+    retry_after: float | None = None
 
 
 class InvalidField(RequestError):
@@ -44,6 +54,7 @@ class UnknownModel(RequestError):
 
     code = "NOT_FOUND"
     label = "unknown_model"
+    reason = "UNKNOWN_MODEL"
 
     def __init__(self, name: str, known: tuple[str, ...]) -> None:
         there = ", ".join(known) or "none"
@@ -57,11 +68,11 @@ class LimitReached(RequestError):
 
     Attributes:
         subject: What is limited, such as "queue.requests".
-        retry_after: Seconds after which to try again, above 0.
     """
 
     code = "RESOURCE_EXHAUSTED"
     label = "limit_reached"
+    retry_after: float
 
     def __init__(self, subject: str, description: str, retry_after: float) -> None:
         super().__init__(description)
@@ -96,6 +107,7 @@ class Unavailable(RequestError):
 
     code = "UNAVAILABLE"
     label = "unavailable"
+    retry_after: float
 
     def __init__(self, description: str, retry_after: float = 1.0) -> None:
         super().__init__(description)
@@ -106,6 +118,7 @@ class RunnerFailed(Unavailable):
     """The runner failed, and the request could not be resumed."""
 
     label = "runner_failed"
+    reason = "RUNNER_FAILED"
 
 
 class RequestFailed(RequestError):

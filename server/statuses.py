@@ -13,13 +13,9 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from llm_serving_engine.scheduler.errors import (
-    DeadlinePassed,
     InvalidField,
     LimitReached,
     RequestError,
-    RequestFailed,
-    RunnerFailed,
-    Unavailable,
     UnknownModel,
 )
 from llm_serving_engine.server.retry_delay import with_jitter
@@ -42,7 +38,7 @@ def to_answer(error: RequestError) -> Answer:
     """What a caller is told of an error; see the table in README.md."""
     trailers: tuple[tuple[str, str], ...] = ()
     details = list(_details(error))
-    if isinstance(error, LimitReached | Unavailable | DeadlinePassed) and error.retry_after:
+    if error.retry_after:
         # The same delay for people's code and for gRPC's own retries.
         seconds = with_jitter(error.retry_after)
         details.insert(0, _retry_info(seconds))
@@ -79,22 +75,14 @@ def _details(error: RequestError) -> Iterator[Message]:
             field=error.field, description=shortened(error.description)
         )
         yield error_details_pb2.BadRequest(field_violations=[violation])
-    elif isinstance(error, UnknownModel):
-        yield _error_info("UNKNOWN_MODEL", models=",".join(error.known))
     elif isinstance(error, LimitReached):
         limit = error_details_pb2.QuotaFailure.Violation(
             subject=error.subject, description=shortened(str(error))
         )
         yield error_details_pb2.QuotaFailure(violations=[limit])
-    elif isinstance(error, DeadlinePassed | RequestFailed):
-        yield _error_info(error.reason)
-    elif isinstance(error, RunnerFailed):
-        yield _error_info("RUNNER_FAILED")
-
-
-def _error_info(reason: str, **metadata: str) -> Message:
-    info: Message = error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
-    return info
+    if error.reason:
+        metadata = {"models": ",".join(error.known)} if isinstance(error, UnknownModel) else {}
+        yield error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
 
 
 def _retry_info(seconds: float) -> Message:

@@ -9,8 +9,9 @@ from pydantic import AliasChoices, Field
 
 from llm_serving_engine.scheduler.errors import InvalidField
 from llm_serving_engine.server.api.body import Item
-from llm_serving_engine.server.api.sampling import CONSTRAINT, CONSTRAINTS, GenerationBody
-from llm_serving_engine.server.service.request import Message
+from llm_serving_engine.server.api.choice_types import ChoicesBody
+from llm_serving_engine.server.api.sampling import CONSTRAINT, CONSTRAINTS
+from llm_serving_engine.server.service.request import Chat, Message
 
 TOOLS = "tool calls are not served by this version"
 TEXT_ONLY = "this model takes and gives text only"
@@ -36,28 +37,20 @@ class ChatMessage(Item):
     tool_call_id: str | None = None
 
 
-class StreamOptions(Item):
-    """What a stream tells beside the output."""
-
-    include_usage: bool | None = None
-
-
 class ResponseFormat(Item):
     """The form of the output; only plain text is served."""
 
     type: str
 
 
-class ChatBody(GenerationBody):
+class ChatBody(ChoicesBody):
     """A conversation to continue."""
 
     messages: list[ChatMessage]
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
-    n: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
     reasoning_effort: str | None = None
 
@@ -72,25 +65,20 @@ class ChatBody(GenerationBody):
     }
 
     @property
-    def include_usage(self) -> bool:
-        """Whether the stream ends with a chunk of usage."""
-        return bool(self.stream_options and self.stream_options.include_usage)
+    def alternatives(self) -> int | None:
+        """Alternatives to report with each token; None for no log-probabilities."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     def output_tokens(self) -> int | None:
         """Tokens to produce at most. Raises InvalidField where the two names disagree."""
-        if self.max_completion_tokens is None or self.max_tokens is None:
-            return (
-                self.max_tokens
-                if self.max_completion_tokens is None
-                else (self.max_completion_tokens)
-            )
-        if self.max_completion_tokens != self.max_tokens:
+        given = {self.max_tokens, self.max_completion_tokens} - {None}
+        if len(given) > 1:
             raise InvalidField("max_tokens", "is not max_completion_tokens; give one of them")
-        return self.max_tokens
+        return next(iter(given), None)
 
-    def conversation(self) -> list[Message]:
-        """The messages as the service takes them. Raises InvalidField."""
-        return conversation_of(self.messages)
+    def sources(self) -> list[Chat]:
+        """The conversation. Raises InvalidField."""
+        return [self.chat(conversation_of(self.messages), self.reasoning_effort)]
 
     def check(self) -> None:
         """Refuse what no field's type can. Raises InvalidField."""

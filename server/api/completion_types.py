@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from llm_serving_engine.scheduler.errors import InvalidField
-from llm_serving_engine.server.api.chat_types import StreamOptions
-from llm_serving_engine.server.api.sampling import CONSTRAINTS, GenerationBody
+from llm_serving_engine.server.api.choice_types import ChoicesBody
+from llm_serving_engine.server.api.sampling import CONSTRAINTS
 from llm_serving_engine.server.service.request import Text, Tokens
 
 # What OpenAI's API produces where nothing is said.
@@ -17,16 +17,14 @@ PROMPT_LOGPROBS = "log-probabilities of the prompt are not served by this versio
 NO_TEMPLATE = "is for conversations; a prompt has no template"
 
 
-class CompletionBody(GenerationBody):
+class CompletionBody(ChoicesBody):
     """Texts, or token ids, to continue."""
 
     prompt: str | list[str] | list[int] | list[list[int]]
     max_tokens: int | None = MAX_TOKENS_DEFAULT
-    n: int | None = None
     best_of: int | None = None
     echo: bool | None = None
     logprobs: int | None = None
-    stream_options: StreamOptions | None = None
     parse_special: bool = False
 
     refused: ClassVar[Mapping[str, str]] = {
@@ -41,12 +39,15 @@ class CompletionBody(GenerationBody):
     }
 
     @property
-    def include_usage(self) -> bool:
-        """Whether the stream ends with a chunk of usage."""
-        return bool(self.stream_options and self.stream_options.include_usage)
+    def alternatives(self) -> int | None:
+        """Alternatives to report with each token; None for no log-probabilities."""
+        return self.logprobs
 
-    @property
-    def prompts(self) -> list[Text | Tokens]:
+    def output_tokens(self) -> int | None:
+        """Tokens to produce at most."""
+        return self.max_tokens
+
+    def sources(self) -> list[Text | Tokens]:
         """Each prompt."""
         prompt = self.prompt
         if isinstance(prompt, str):
@@ -60,7 +61,7 @@ class CompletionBody(GenerationBody):
 
     def check(self) -> None:
         """Refuse what no field's type can. Raises InvalidField."""
-        if not self.prompts:
+        if not self.prompt:
             raise InvalidField("prompt", "is empty")
         if self.best_of is not None and self.best_of != (self.n or 1):
             raise InvalidField("best_of", f"is {self.best_of}; it can be n, or left out")

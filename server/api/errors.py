@@ -5,20 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any, NamedTuple
 
-from llm_serving_engine.scheduler.errors import (
-    Cancelled,
-    DeadlinePassed,
-    InvalidField,
-    LimitReached,
-    RequestError,
-    RequestFailed,
-    RunnerFailed,
-    Unavailable,
-    UnknownModel,
-)
-from llm_serving_engine.server.lives.errors import UnknownRequest
+from llm_serving_engine.scheduler.errors import InvalidField, LimitReached, RequestError
 from llm_serving_engine.server.retry_delay import with_jitter
 from llm_serving_engine.server.service.errors import INTERNAL_MESSAGE
 from llm_serving_engine.server.service.fields import ContextExceeded
@@ -29,8 +19,24 @@ Headers = tuple[tuple[str, str], ...]
 NEVER_RETRY: Headers = (("x-should-retry", "false"),)
 
 _INVALID = "invalid_request_error"
-_SERVER = "server_error"
-_RATE = "rate_limit_error"
+_STATUSES = {
+    "INVALID_ARGUMENT": 400,
+    "NOT_FOUND": 404,
+    "RESOURCE_EXHAUSTED": 429,
+    "CANCELLED": 499,
+    "INTERNAL": 500,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+}
+# By the labels of errors, where HTTP or its clients have words of their own.
+_STATUSES_OF_LABELS = {"body_too_large": 413}
+_CODES = {
+    "bad_body": "invalid_value",
+    "limit_reached": "rate_limit_exceeded",
+    "unknown_model": "model_not_found",
+    "unknown_request": "request_not_found",
+}
+_PARAMS = {"unknown_model": "model", "unknown_request": "request_id"}
 
 
 class HttpError(NamedTuple):
@@ -80,41 +86,24 @@ def http_error(error: RequestError, fields: Mapping[str, str] | None = None) -> 
         error: The error.
         fields: An API's names for fields that OpenAI's chat API calls otherwise.
     """
-    message = str(error)
-    if isinstance(error, UnknownResponse):
-        return _unknown_response(error)
     if isinstance(error, InvalidField):
         return _invalid_field(error, fields or {})
-    if isinstance(error, BodyTooLarge):
-        return HttpError(413, _INVALID, "body_too_large", message)
-    if isinstance(error, BadBody):
-        return HttpError(400, _INVALID, "invalid_value", message)
-    if isinstance(error, UnknownModel):
-        return HttpError(404, _INVALID, "model_not_found", message, "model")
-    if isinstance(error, UnknownRequest):
-        return HttpError(404, _INVALID, "request_not_found", message, "request_id")
-    if isinstance(error, LimitReached):
-        return _limit_reached(error)
-    if isinstance(error, DeadlinePassed):
-        return HttpError(504, "timeout_error", error.reason.lower(), message, headers=NEVER_RETRY)
-    if isinstance(error, RunnerFailed):
-        return HttpError(503, _SERVER, "runner_failed", message, headers=NEVER_RETRY)
-    if isinstance(error, Unavailable):
+    status = _STATUSES_OF_LABELS.get(error.label) or _STATUSES[error.code]
+    code = _CODES.get(error.label) or error.reason.lower() or error.label
+    message = str(error) or INTERNAL_MESSAGE
+    headers: Headers = ()
+    if error.reason and status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        headers = NEVER_RETRY
+    elif error.retry_after:
         seconds = with_jitter(error.retry_after)
-        return HttpError(503, _SERVER, "unavailable", message, headers=retry(seconds))
-    if isinstance(error, RequestFailed):
-        return HttpError(500, _SERVER, error.reason.lower(), message, headers=NEVER_RETRY)
-    if isinstance(error, Cancelled):
-        return HttpError(499, _INVALID, "cancelled", message)
-    return HttpError(500, _SERVER, "internal", INTERNAL_MESSAGE)
-
-
-def retry(seconds: float) -> Headers:
-    """The headers that tell when to try again, for clients of both kinds."""
-    return (
-        ("retry-after", str(math.ceil(seconds))),
-        ("retry-after-ms", str(math.ceil(seconds * 1000))),
-    )
+        headers = (
+            ("retry-after", str(math.ceil(seconds))),
+            ("retry-after-ms", str(math.ceil(seconds * 1000))),
+        )
+        if isinstance(error, LimitReached):
+            # Codex reads the delay from the text.
+            message = f"{message}; try again in {seconds:.1f}s"
+    return HttpError(status, _type(status), code, message, _PARAMS.get(error.label), headers)
 
 
 def openai_body(error: HttpError) -> dict[str, Any]:
@@ -150,9 +139,18 @@ _RENAMED = (
 )
 
 
+def _type(status: int) -> str:
+    server = "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else _INVALID
+    return {429: "rate_limit_error", 504: "timeout_error"}.get(status, server)
+
+
 def _invalid_field(error: InvalidField, fields: Mapping[str, str]) -> HttpError:
     field = _field(error, fields)
     message = f"{field}: {error.description}"
+    if isinstance(error, UnknownResponse):
+        asked = error.field == "previous_response_id"
+        status, code = (400, "previous_response_not_found") if asked else (404, "not_found")
+        return HttpError(status, _INVALID, code, message, field)
     if isinstance(error, ContextExceeded):
         # Codex knows it by the code, and LiteLLM by these words.
         message = f"This model's maximum context length is {error.context} tokens. {message}"
@@ -167,16 +165,3 @@ def _field(error: InvalidField, fields: Mapping[str, str]) -> str:
         field = pattern.sub(replacement, field)
     name, *rest = re.split(r"(?=[.\[])", field)
     return "".join((fields.get(name, name), *rest))
-
-
-def _unknown_response(error: UnknownResponse) -> HttpError:
-    if error.field == "previous_response_id":
-        return HttpError(400, _INVALID, "previous_response_not_found", str(error), error.field)
-    return HttpError(404, _INVALID, "not_found", str(error), error.field)
-
-
-def _limit_reached(error: LimitReached) -> HttpError:
-    # Codex reads the delay from the text.
-    seconds = with_jitter(error.retry_after)
-    message = f"{error}; try again in {seconds:.1f}s"
-    return HttpError(429, _RATE, "rate_limit_exceeded", message, headers=retry(seconds))

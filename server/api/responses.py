@@ -8,7 +8,6 @@ from typing import Any
 from llm_serving_engine.scheduler.errors import InvalidField, RequestError
 from llm_serving_engine.server.api.body import read_body
 from llm_serving_engine.server.api.caller import caller_of, tenant_of
-from llm_serving_engine.server.api.chat import DONE
 from llm_serving_engine.server.api.errors import UnknownResponse, http_error, openai_body
 from llm_serving_engine.server.api.exchange import Exchange
 from llm_serving_engine.server.api.generations import begun
@@ -16,7 +15,7 @@ from llm_serving_engine.server.api.response_events import ResponseEvents
 from llm_serving_engine.server.api.response_resource import Resource
 from llm_serving_engine.server.api.response_store import ResponseStore, Stored
 from llm_serving_engine.server.api.response_types import ResponseBody
-from llm_serving_engine.server.api.sse import named_event
+from llm_serving_engine.server.api.sse import DONE, named_event
 from llm_serving_engine.server.service.events import Delta, Started
 from llm_serving_engine.server.service.generation import Generation
 from llm_serving_engine.server.service.inference import Inference

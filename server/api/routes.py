@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from starlette.routing import BaseRoute, Route
 
-from llm_serving_engine.server.api.chat import ChatCompletions
-from llm_serving_engine.server.api.completions import Completions
+from llm_serving_engine.server.api.chat import ChatAnswer
+from llm_serving_engine.server.api.chat_types import ChatBody
+from llm_serving_engine.server.api.choices import ChoicesHandler
+from llm_serving_engine.server.api.completion_types import CompletionBody
+from llm_serving_engine.server.api.completions import CompletionAnswer
 from llm_serving_engine.server.api.endpoint import (
     ANTHROPIC,
     OPENAI,
@@ -47,13 +50,17 @@ def api_routes(
         refused: Told of requests that end before the service sees them.
     """
     models = Models(catalog)
+    chats = ChoicesHandler(inference, "/v1/chat/completions", ChatBody, ChatAnswer, fingerprint)
+    completions = ChoicesHandler(
+        inference, "/v1/completions", CompletionBody, CompletionAnswer, fingerprint
+    )
     messages = Messages(inference)
     store = ResponseStore(config.responses_bytes_max, config.responses_seconds_max)
     responses = Responses(inference, store)
     tokens = Tokens(inference, catalog)
     handlers: list[tuple[str, str, Handler, Dialect]] = [
-        ("POST", "/chat/completions", ChatCompletions(inference, fingerprint), OPENAI),
-        ("POST", "/completions", Completions(inference, fingerprint), OPENAI),
+        ("POST", "/chat/completions", chats, OPENAI),
+        ("POST", "/completions", completions, OPENAI),
         ("POST", "/messages", messages, ANTHROPIC),
         ("POST", "/messages/count_tokens", messages.count_tokens, ANTHROPIC),
         ("POST", "/responses", responses, RESPONSES),

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+DONE = b"data: [DONE]\n\n"
+"""What ends a stream of OpenAI's APIs."""
+
 
 def event(value: dict[str, Any]) -> bytes:
     """An event whose data is a JSON value."""

@@ -8,13 +8,13 @@ from typing import Any
 from llm_serving_engine.server.service.events import Finished, Usage
 
 
-def chat_usage(usages: Sequence[Usage]) -> dict[str, Any]:
-    """The usage of all answers to one prompt: the prompt counts once."""
-    return usage_of_prompts(usages, len(usages))
-
-
 def usage_of_prompts(usages: Sequence[Usage], choices: int) -> dict[str, Any]:
-    """The usage of the answers to several prompts; each prompt has so many, one after another."""
+    """The usage of the answers to prompts, each of which counts once.
+
+    Args:
+        usages: Of all answers; those to the first prompt come first.
+        choices: Answers to each prompt.
+    """
     prompts = usages[::choices]
     prompt = sum(usage.prompt_tokens for usage in prompts)
     completion = sum(usage.completion_tokens for usage in usages)
