@@ -34,6 +34,7 @@ for (let y = 3; y < height; y += 4) {
 }
 return "";
 """
+CURVE = "return document.querySelector(`.curve.${arguments[0]}`).ariaLabel.includes(arguments[1])"
 SAY = """
 document.getElementById("prompt").value = arguments[0];
 document.getElementById("composer").requestSubmit();
@@ -140,6 +141,10 @@ def test_the_lanes_show_a_preemption_as_it_happens(browser: Browser, served: Ser
         next(high_output)
         browser.until(FIND_IN_LANES, "low-one", "preempted", "slot taken by high-one")
         browser.until(FIND_IN_LANES, "high-one", "decode")
+        # The curves say so, too: the low one waits again.
+        browser.until(CURVE, "queue", "high 0, normal 0, low 1")
+        browser.until(CURVE, "rates", "tokens/s")
+        browser.until(CURVE, "caches", " %")
         high.cancel()
         low.cancel()
 

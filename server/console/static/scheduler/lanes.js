@@ -2,7 +2,7 @@
 
 import { colouring, palette } from "./colours.js";
 
-const LABEL = 62;
+export const LABEL = 62;
 const AXIS = 22;
 const GAP = 2;
 const ROW = { slot: [14, 30], queue: [7, 10] };

@@ -2,10 +2,9 @@
 
 import { seconds } from "../format.js";
 import { palette } from "./colours.js";
-import { fitted } from "./lanes.js";
+import { LABEL, fitted } from "./lanes.js";
 
 const HEIGHT = 92;
-const LABEL = 62;
 const TARGETS_SHOWN = 3;
 
 /** Draw the steps between two times. */

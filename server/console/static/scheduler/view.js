@@ -3,9 +3,11 @@
 import { element } from "../dom.js";
 import { hideTip } from "../tip.js";
 import { legend, palette } from "./colours.js";
+import { Curves } from "./curves.js";
 import { explain } from "./explanation.js";
 import { duration, listen } from "./feed.js";
 import { cacheTable, figures, queueTable, tenantTable } from "./figures.js";
+import { History } from "./history.js";
 import { Pane } from "./pane.js";
 import { readRuns, saveRun } from "./recording.js";
 import { Run } from "./run.js";
@@ -21,6 +23,8 @@ export class SchedulerView {
     this.root = root;
     this.run = new Run("live");
     this.live = new Pane(this.run, (life) => this.#choose(life), true);
+    this.history = new History();
+    this.curves = new Curves(this.history);
     this.files = [];
     this.by = "class";
     this.window = 30;
@@ -64,7 +68,7 @@ export class SchedulerView {
       part("figures"),
       this.#tools(),
       this.notice,
-      element("div.panes", {}, this.live.root, part("loaded")),
+      element("div.panes", {}, this.live.root, this.curves.root, part("loaded")),
       element("div.below", {},
         element("article.card.request", {}, element("h2", {}, "One request"),
           element("form.row", { on: { submit: ask } }, this.id, element("button", { type: "submit" }, "Explain")),
@@ -106,6 +110,7 @@ export class SchedulerView {
     this.run.forget(now);
     if (!state) return;
     this.state = state;
+    this.history.take(now, state);
     this.run.slots = state.slots.length;
     this.run.target = duration(state.last_step?.target);
     this.figures.replaceChildren(...figures(state));
@@ -143,7 +148,7 @@ export class SchedulerView {
   #show(panes) {
     this.files = panes;
     this.selected = null;
-    this.live.root.hidden = panes.length > 0;
+    this.live.root.hidden = this.curves.root.hidden = panes.length > 0;
     this.close.hidden = this.range.hidden = panes.length === 0;
     this.loaded.replaceChildren(...panes.map((pane) => pane.root));
     this.range.value = 0;
@@ -194,6 +199,7 @@ export class SchedulerView {
     if (!first) {
       const end = this.paused ?? this.#now();
       this.live.draw(end - this.window, end, this.by, this.selected);
+      this.curves.draw(end - this.window, end, this.context && this.context * this.run.slots);
       return;
     }
     const extents = this.files.map((pane) => pane.run.extent());
