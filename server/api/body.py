@@ -16,6 +16,9 @@ IGNORED_HEADER = "x-ignored-fields"
 IGNORED_NAMES_MAX = 32
 NAME_CHARACTERS_MAX = 64
 
+# Clients send these, "auto" as the choice among no tools, without wanting anything.
+ASKS_FOR_NOTHING: tuple[object, ...] = (None, False, [], {}, "none", "auto")
+
 _B = TypeVar("_B", bound="Body")
 
 
@@ -72,16 +75,17 @@ async def read_body(exchange: Exchange, kind: type[_B]) -> _B:
 
 def _refuse(kind: type[Body], value: dict[str, Any]) -> None:
     for name, reason in kind.refused.items():
-        if value.get(name) not in (None, False, [], {}, "none"):
+        if value.get(name) not in ASKS_FOR_NOTHING:
             raise InvalidField(name, reason)
 
 
 def _first_problem(error: ValidationError) -> InvalidField:
     problem = error.errors(include_url=False, include_input=False)[0]
     # Which alternative of a union it was is pydantic's affair.
-    where = ".".join(str(part) for part in problem["loc"] if not _is_alternative(part))
+    parts = (part for part in problem["loc"] if not _is_alternative(part))
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
     message = problem["msg"]
-    return InvalidField(where or "body", message[0].lower() + message[1:])
+    return InvalidField(where.removeprefix(".") or "body", message[0].lower() + message[1:])
 
 
 def _is_alternative(part: int | str) -> bool:

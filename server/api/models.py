@@ -36,9 +36,12 @@ class Models:
         return JSONResponse(content)
 
     async def show(self, request: Request) -> JSONResponse:
-        """One model; its name may hold slashes."""
+        """One model; its name may hold slashes. All, where none is named."""
+        name = request.path_params["name"]
+        if not name:
+            return await self.list(request)
         try:
-            model = self._catalog.get(request.path_params["name"])
+            model = self._catalog.get(name)
         except UnknownModel as error:
             answer = http_error(error)
             return JSONResponse(openai_body(answer), answer.status)

@@ -18,6 +18,8 @@ from llm_serving_engine.server.service.request import (
 )
 
 SEEDS = 2**64
+# What llama-server's and vLLM's clients say for a seed of the server's choice.
+ANY_SEED = -1
 NO_REASONING = "none"
 
 
@@ -46,7 +48,7 @@ class Powers(Body):
 
     def seed_of(self, choice: int) -> int | None:
         """The seed of one of several answers: each has its own."""
-        return None if self.seed is None else (self.seed + choice) % SEEDS
+        return None if self.seed in (None, ANY_SEED) else (self.seed + choice) % SEEDS
 
     def chat(self, messages: list[Message], effort: str | None = None) -> Chat:
         """A conversation with the arguments for its template.

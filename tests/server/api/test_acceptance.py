@@ -105,6 +105,7 @@ async def test_complaint_7_developers_are_heard(chatty: RunningServer) -> None:
     "fields",
     [
         {"tool_choice": "none"},
+        {"tool_choice": "auto", "tools": []},
         {"tools": []},
         {"response_format": {"type": "text"}},
         {"max_completion_tokens": 2},

@@ -82,6 +82,18 @@ async def test_several_choices_are_reproducible(client: openai.AsyncOpenAI) -> N
     assert first == await texts()
 
 
+@pytest.mark.parametrize(("seed", "chosen"), [(7, 7), (-2, 2**64 - 2), (-1, None)])
+async def test_a_seed_of_minus_one_is_left_to_the_server(
+    chatty: RunningServer, seed: int, chosen: int | None
+) -> None:
+    for name in ("first", "second"):
+        asked = {"messages": MESSAGES, "max_tokens": 1, "seed": seed}
+        await _post(chatty, asked, {"x-request-id": f"{name}-{seed}"})
+    sequences = chatty.recorder.sequences
+    seeds = {sequences[f"{name}-{seed}"].request.sampling.seed for name in ("first", "second")}
+    assert seeds == {chosen} if chosen is not None else len(seeds) == 2
+
+
 async def test_content_may_be_parts_or_null(client: openai.AsyncOpenAI) -> None:
     messages: Any = [
         {"role": "user", "content": [{"type": "text", "text": "Say"}]},
@@ -123,6 +135,8 @@ async def test_logprobs(client: openai.AsyncOpenAI) -> None:
         ({"temperature": -1}, "temperature"),
         ({"n": 0}, "n"),
         ({"messages": []}, "messages"),
+        ({"messages": [{"content": "x"}]}, "messages[0].role"),
+        ({"tools": [{"type": "function"}], "tool_choice": "auto"}, "tools"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),
         ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens"),
@@ -145,10 +159,12 @@ async def test_ignored_fields_are_named(chatty: RunningServer) -> None:
     assert answer.headers["x-ignored-fields"] == "user, store"
 
 
-async def _post(server: RunningServer, body: dict[str, Any]) -> httpx.Response:
+async def _post(
+    server: RunningServer, body: dict[str, Any], headers: dict[str, str] | None = None
+) -> httpx.Response:
     address = f"http://127.0.0.1:{server.app.http_port}/v1/chat/completions"
     async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
-        return await client.post(address, json=body)
+        return await client.post(address, json=body, headers=headers)
 
 
 async def _events(server: RunningServer, body: dict[str, Any]) -> list[str]:

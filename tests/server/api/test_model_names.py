@@ -42,7 +42,9 @@ async def test_codex_asks_for_models_in_its_own_way() -> None:
     async with gated(http=HTTP) as server, httpx.AsyncClient(trust_env=False) as client:
         address = f"http://127.0.0.1:{server.app.http_port}/models"
         plain = (await client.get(address)).json()
+        slashed = (await client.get(f"{address}/")).json()
         codex = (await client.get(f"{address}?client_version=1")).json()
+    assert slashed == plain
     assert "models" not in plain
     assert codex["models"] == []
     assert [one["id"] for one in codex["data"]] == [server.model.name]

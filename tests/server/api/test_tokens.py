@@ -83,7 +83,7 @@ async def test_what_there_is_to_know(chatty: RunningServer) -> None:
         ("/tokenize", {"messages": [{"role": "user", "content": "a"}], "tools": [{}]}, "tools"),
         ("/detokenize", {}, "tokens"),
         ("/detokenize", {"tokens": [10**9]}, "tokens"),
-        ("/detokenize", {"tokens": ["a"]}, "tokens.0"),
+        ("/detokenize", {"tokens": ["a"]}, "tokens[0]"),
     ],
 )
 async def test_refusals_name_the_field(
