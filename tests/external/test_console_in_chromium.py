@@ -91,6 +91,8 @@ def browser() -> Iterator[Browser]:
 
 def test_chat_streams_and_is_kept(browser: Browser, served: Served) -> None:
     browser.open(served.page)
+    # What holds where the field is empty.
+    browser.until("return document.querySelector('[name=temperature]').placeholder === '0.8'")
     browser.run(SAY, "Count from one to twenty in words.")
     begun = browser.until(f"return {LAST}?.querySelector('.text').textContent")
     browser.until(f"return {LAST} && !document.querySelector('.streaming')")

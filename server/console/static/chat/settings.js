@@ -17,7 +17,7 @@ const CLASSES = ["low", "normal", "high", "critical"];
  * Fill the form for a conversation.
  * @param {HTMLFormElement} form The form.
  * @param {object} settings Written into, as the user changes them.
- * @param {string[]} models The names that there are.
+ * @param {object[]} models Those that there are, as /v1/models tells them.
  * @param {function} changed Called after each change.
  */
 export function fillSettings(form, settings, models, changed) {
@@ -25,13 +25,15 @@ export function fillSettings(form, settings, models, changed) {
     settings[name] = value;
     changed();
   };
+  const names = models.map((model) => model.id);
+  const defaults = (models.find((model) => model.id === settings.model) ?? models[0])?.default_sampling ?? {};
   const number = ([name, label, limits]) => field(label, element("input", {
-    type: "number", name, placeholder: "default", value: settings[name] ?? "", ...limits,
+    type: "number", name, placeholder: defaults[name] ?? "default", value: settings[name] ?? "", ...limits,
     on: { change: (event) => set(name, Number.isFinite(event.target.valueAsNumber) && event.target.validity.valid ? event.target.valueAsNumber : null) },
   }));
   form.replaceChildren(...[
     element("h2", {}, "Settings"),
-    models.length > 1 && field("Model", choice("model", models, settings.model || models[0], set)),
+    models.length > 1 && field("Model", choice("model", names, settings.model || names[0], set)),
     field("System prompt", element("textarea", {
       name: "system", rows: 4, value: settings.system, placeholder: "None",
       on: { change: (event) => set("system", event.target.value) },

@@ -210,7 +210,7 @@ export class ChatView {
   async #loadModels() {
     try {
       const answer = await fetch("/v1/models");
-      this.models = (await answer.json()).data.map((model) => model.id);
+      this.models = (await answer.json()).data;
       fillSettings(byId("settings"), this.current.settings, this.models, () => this.#store());
     } catch {
       // The bar says that there is no connection.
