@@ -7,7 +7,9 @@ import { CLASSES } from "./history.js";
 import { LABEL, fitted } from "./lanes.js";
 
 const HEIGHT = 64;
-const TOP = 6;
+// The names of the lines stand above them.
+const NAMES = 10;
+const TOP = 20;
 
 export class Curves {
   constructor(history) {
@@ -52,7 +54,7 @@ function draw(canvas, { begin, end, points }, told, limit, lines) {
   context.textBaseline = "middle";
   context.textAlign = "right";
   context.fillStyle = colours.faint;
-  context.fillText(told(most), LABEL - 8, TOP + 4);
+  context.fillText(told(most), LABEL - 8, TOP);
   context.fillStyle = colours.line;
   context.fillRect(LABEL, HEIGHT - 4, width - LABEL, 1);
   context.save();
@@ -76,7 +78,7 @@ function name(canvas, context, texts) {
   let left = LABEL + 4;
   for (const [colour, text] of texts) {
     context.fillStyle = colour;
-    context.fillText(text, left, TOP + 4);
+    context.fillText(text, left, NAMES);
     left += context.measureText(text).width + 14;
   }
   canvas.setAttribute("aria-label", texts.map(([, text]) => text).join(", "));
