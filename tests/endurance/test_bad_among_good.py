@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
-import psutil
 from bad_requests import PER_SECOND, Report
 from bad_requests import __file__ as sender
-from probed_serve import __file__ as probed
+from probed_process import Memory, probed_process
 from probed_serve import read_stalls
 from serve_process import ServeProcess
 
@@ -31,10 +27,7 @@ ALONE_SECONDS = float(os.environ.get("ENDURANCE_ALONE_SECONDS", "60"))
 SEED = 7
 STALL_SECONDS_MAX = 0.05
 P99_RATIO_MAX = 1.5
-# After this share of the requests all caches and buffers have their size.
-WARM_SHARE = 0.3
 GROWTH_BYTES_MAX = 10e6
-MEMORY_INTERVAL_SECONDS = 1.0
 SETTINGS = {
     "LLM_SERVING_ENGINE_MODEL__RUNNER__THREADS": "1",
     # Some bad requests are valid by chance: they shall not keep the model busy.
@@ -45,40 +38,21 @@ SETTINGS = {
 }
 
 
-@contextlib.contextmanager
-def serving(stalls: Path, log: Path) -> Iterator[ServeProcess]:
-    ports = ("--port", "0", "--http-port", "0")
-    with log.open("w") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, probed, "serve", "--model", "builtin", *ports],
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            env={**os.environ, **SETTINGS, "STALL_FILE": str(stalls)},
-        )
-    try:
-        yield ServeProcess(process)
-    finally:
-        process.kill()
-        process.communicate()
-
-
 class Watch:
     """What a caller sees, and what the server needs, while others send requests.
 
     Attributes:
         times: Those of good requests, one after the other, in seconds.
-        memory: The server's resident bytes, at even intervals.
+        memory: What the server needed.
     """
 
     def __init__(self, server: ServeProcess) -> None:
         self._server = server
-        self._process = psutil.Process(server.process.pid)
         self.times: list[float] = []
-        self.memory: list[int] = []
+        self.memory = Memory(server)
 
     async def until(self, done: asyncio.Event) -> None:
-        await asyncio.gather(self._call(done), self._weigh(done))
+        await asyncio.gather(self._call(done), self.memory.until(done))
 
     async def _call(self, done: asyncio.Event) -> None:
         request = inference_pb2.GenerateRequest(prompt="Once upon a time", max_tokens=8)
@@ -91,27 +65,14 @@ class Watch:
                 self.times.append(time.perf_counter() - began)
                 assert answer.usage.completion_tokens == 8
 
-    async def _weigh(self, done: asyncio.Event) -> None:
-        while not done.is_set():
-            self.memory.append(self._process.memory_info().rss)
-            await asyncio.sleep(MEMORY_INTERVAL_SECONDS)
-
     @property
     def p99(self) -> float:
         return statistics.quantiles(self.times, n=100)[98]
 
-    @property
-    def growth(self) -> float:
-        """How much memory was added, in bytes, once the server was warm."""
-        warm = self.memory[int(len(self.memory) * WARM_SHARE) :]
-        part = max(len(warm) // 4, 1)
-        return statistics.median(warm[-part:]) - statistics.median(warm[:part])
-
     def __str__(self) -> str:
-        tenths = [self.memory[len(self.memory) * tenth // 10] // 10**6 for tenth in range(10)]
         return (
             f"{len(self.times)} good requests: p50 {statistics.median(self.times) * 1e3:.0f}, "
-            f"p99 {self.p99 * 1e3:.0f} ms; memory {tenths}, {self.memory[-1] // 10**6} MB"
+            f"p99 {self.p99 * 1e3:.0f} ms; {self.memory}"
         )
 
 
@@ -133,7 +94,7 @@ async def beside(server: ServeProcess, count: int, *earlier: Path) -> tuple[Watc
 
 async def test_bad_requests_among_good_ones(tmp_path: Path) -> None:
     stall_file, log, earlier = tmp_path / "stalls", tmp_path / "log", tmp_path / "report"
-    with serving(stall_file, log) as server:
+    with probed_process(stall_file, log, "--model", "builtin", env=SETTINGS) as server:
         runner = server.runner.pid
         # Loading is over: what it held up is not looked at.
         stall_file.unlink()
@@ -158,5 +119,5 @@ async def test_bad_requests_among_good_ones(tmp_path: Path) -> None:
     assert (code, log.read_text()) == (0, "")
     assert [end for end in ends if "unexpected" in end or "HTTP 500" in end] == []
     assert stalls[0].own < STALL_SECONDS_MAX
-    assert busy.growth < GROWTH_BYTES_MAX
+    assert busy.memory.growth < GROWTH_BYTES_MAX
     assert busy.p99 < P99_RATIO_MAX * alone.p99
