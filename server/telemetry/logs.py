@@ -32,10 +32,13 @@ _ROOT = "llm_serving_engine"
 # Its exporter complains several times about every batch that it cannot send.
 _THROTTLED = "opentelemetry"
 _THROTTLE_SECONDS = 60.0
-# Where gRPC shows tracebacks for what callers do: metadata that are not UTF-8, and
-# leaving while the last of their answer is on its way.
-_GRPC = "grpc._cython.cygrpc"
-_CALLERS_DOING = ("Invalid encoding", "ExecuteBatchError raised in core")
+# What libraries log for what callers do, which would fill the log. gRPC: metadata that
+# are not UTF-8, and leaving while the last of an answer is on its way. uvicorn: what is
+# no HTTP (the listener counts it, and logs it at its own pace), and WebSockets.
+_CALLERS_DOING = {
+    "grpc._cython.cygrpc": ("Invalid encoding", "ExecuteBatchError raised in core"),
+    "uvicorn.error": ("Invalid HTTP", "Unsupported upgrade", "No supported WebSocket"),
+}
 
 # The caller had what it asked for, or asked for what cannot be.
 _AS_ASKED = frozenset(
@@ -89,8 +92,8 @@ def configure(
 
 
 def is_ours(record: logging.LogRecord) -> bool:
-    """Whether a record is not just gRPC's word on what a caller has done."""
-    return record.name != _GRPC or not str(record.msg).startswith(_CALLERS_DOING)
+    """Whether a record is not just a library's word on what a caller has done."""
+    return not str(record.msg).startswith(_CALLERS_DOING.get(record.name, ()))
 
 
 def log_request(

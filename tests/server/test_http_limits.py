@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from llm_serving_engine.server.config import HttpConfig
 from llm_serving_engine.server.http_listener import HttpListener
+from llm_serving_engine.server.telemetry.logs import is_ours
 
 
 class Told(list[tuple[str, int]]):
@@ -140,6 +141,19 @@ async def test_what_is_no_http() -> None:
     async with listening() as (listener, told):
         assert (await exchange(listener, b"\0\1\2 nonsense\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
         assert told == [("malformed", 400)]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\0\r\n\r\n",
+        b"GET /echo HTTP/1.1\r\nconnection: close, upgrade\r\nupgrade: websocket\r\n\r\n",
+    ],
+)
+async def test_callers_cannot_fill_the_log(sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async with listening() as (listener, _):
+        assert (await exchange(listener, sent)).startswith(b"HTTP/1.1 ")
+    assert [record.getMessage() for record in caplog.records if is_ours(record)] == []
 
 
 async def test_an_answer_that_is_not_read() -> None:
