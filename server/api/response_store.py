@@ -13,97 +13,135 @@ from llm_serving_engine.server.service.request import Message
 
 # A tenant's part of the store: one that stores much does not drive out all others.
 TENANT_SHARE = 4
+# What an entry takes beside its texts, and each message of it.
+ENTRY_BYTES = 1000
+TURN_BYTES = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
     """A response, and the whole conversation up to its end.
 
+    The JSON is kept encoded: as objects, it would take several times the memory.
+
     Attributes:
         tenant: On whose behalf it was made; others cannot see it.
-        response: As it was answered.
+        id: The response's id.
         turns: The messages of all turns, the answer's included; no instructions.
-        input_items: The input of its own turn, as it was sent.
+        encoded: The response as it was answered, and the input of its own turn.
         size: In bytes, roughly.
-        at: When it was stored, in seconds of the store's clock.
     """
 
     tenant: str
-    response: dict[str, Any]
+    id: str
     turns: Sequence[Message]
-    input_items: Sequence[dict[str, Any]]
-    size: int = 0
-    at: float = 0.0
+    encoded: bytes
+    size: int
+
+    @classmethod
+    def of(
+        cls,
+        tenant: str,
+        response: dict[str, Any],
+        turns: Sequence[Message],
+        input_items: Sequence[dict[str, Any]],
+    ) -> Stored:
+        """What is to be kept of a response, and of the input of its own turn."""
+        encoded = json.dumps([response, input_items]).encode()
+        texts = sum(len(turn.content) + len(turn.reasoning) + TURN_BYTES for turn in turns)
+        size = len(encoded) + texts + ENTRY_BYTES
+        return cls(tenant, response["id"], turns, encoded, size)
+
+    @property
+    def response(self) -> Any:
+        """The response as it was answered."""
+        return json.loads(self.encoded)[0]
+
+    @property
+    def input_items(self) -> Any:
+        """The input of its own turn."""
+        return json.loads(self.encoded)[1]
 
 
-@dataclass(slots=True)
 class ResponseStore:
-    """Keeps responses by id, the least recently used ones leave first.
+    """Keeps responses by id; the least recently used ones leave first."""
 
-    Attributes:
-        bytes_max: Of all responses; a tenant's are a quarter of it at most.
-        seconds_max: Age at which a response is forgotten.
-        clock: Seconds.
-    """
+    def __init__(
+        self, bytes_max: int, seconds_max: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Keep responses.
 
-    bytes_max: int
-    seconds_max: float
-    clock: Callable[[], float] = time.monotonic
-    _kept: OrderedDict[str, Stored] = field(default_factory=OrderedDict)
-    _bytes: int = 0
-    _tenant_bytes: dict[str, int] = field(default_factory=dict)
-
-    def put(self, stored: Stored) -> bool:
-        """Keep a response; False where it alone is too large to be kept."""
-        texts = sum(len(turn.content) + len(turn.reasoning) for turn in stored.turns)
-        size = len(json.dumps([stored.response, *stored.input_items])) + texts
-        if size > self.bytes_max // TENANT_SHARE:
-            return False
-        entry = Stored(
-            stored.tenant, stored.response, stored.turns, stored.input_items, size, self.clock()
-        )
-        self._kept[stored.response["id"]] = entry
-        self._count(entry, size)
-        self._shrink(stored.tenant)
-        return True
-
-    def get(self, tenant: str, response_id: str) -> Stored | None:
-        """A tenant's response; None where there is none of that id."""
-        stored = self._kept.get(response_id)
-        if stored is None or stored.tenant != tenant:
-            return None
-        if self.clock() - stored.at > self.seconds_max:
-            self.remove(tenant, response_id)
-            return None
-        self._kept.move_to_end(response_id)
-        return stored
-
-    def remove(self, tenant: str, response_id: str) -> bool:
-        """Forget a response; False where there is none of that id."""
-        stored = self._kept.get(response_id)
-        if stored is None or stored.tenant != tenant:
-            return False
-        del self._kept[response_id]
-        self._count(stored, -stored.size)
-        return True
+        Args:
+            bytes_max: Of all responses; a tenant's are a quarter of it at most.
+            seconds_max: Age at which a response is forgotten.
+            clock: Seconds.
+        """
+        self._bytes_max = bytes_max
+        self._seconds_max = seconds_max
+        self._clock = clock
+        # Each with the time when it was stored; the least recently used comes first.
+        self._kept: OrderedDict[str, tuple[Stored, float]] = OrderedDict()
+        self._tenants: dict[str, _Tenant] = {}
+        self._size = 0
 
     def __len__(self) -> int:
         """How many are kept."""
         return len(self._kept)
 
-    def _count(self, stored: Stored, size: int) -> None:
-        self._bytes += size
-        left = self._tenant_bytes.get(stored.tenant, 0) + size
-        if left:
-            self._tenant_bytes[stored.tenant] = left
-        else:
-            self._tenant_bytes.pop(stored.tenant, None)
+    def put(self, stored: Stored) -> bool:
+        """Keep a response; False where it alone is too large to be kept."""
+        share = self._bytes_max // TENANT_SHARE
+        if stored.size > share:
+            return False
+        while self._kept and self._is_old(next(iter(self._kept))):
+            self._remove(next(iter(self._kept)))
+        while (tenant := self._tenants.get(stored.tenant)) and tenant.size + stored.size > share:
+            self._remove(next(iter(tenant.ids)))
+        while self._size + stored.size > self._bytes_max:
+            self._remove(next(iter(self._kept)))
+        self._kept[stored.id] = (stored, self._clock())
+        tenant = self._tenants.setdefault(stored.tenant, _Tenant())
+        tenant.ids[stored.id] = None
+        tenant.size += stored.size
+        self._size += stored.size
+        return True
 
-    def _shrink(self, tenant: str) -> None:
-        """Forget what is too old, and then the least recently used, until all limits hold."""
-        now = self.clock()
-        for response_id, stored in list(self._kept.items()):
-            over = self._tenant_bytes.get(tenant, 0) > self.bytes_max // TENANT_SHARE
-            old = now - stored.at > self.seconds_max
-            if old or self._bytes > self.bytes_max or (over and stored.tenant == tenant):
-                self.remove(stored.tenant, response_id)
+    def get(self, tenant: str, response_id: str) -> Stored | None:
+        """A tenant's response; None where there is none of that id."""
+        stored, _ = self._kept.get(response_id, (None, 0.0))
+        if stored is None or stored.tenant != tenant:
+            return None
+        if self._is_old(response_id):
+            self._remove(response_id)
+            return None
+        self._kept.move_to_end(response_id)
+        self._tenants[tenant].ids.move_to_end(response_id)
+        return stored
+
+    def remove(self, tenant: str, response_id: str) -> bool:
+        """Forget a response; False where the tenant has none of that id."""
+        if self.get(tenant, response_id) is None:
+            return False
+        self._remove(response_id)
+        return True
+
+    def _is_old(self, response_id: str) -> bool:
+        _, at = self._kept[response_id]
+        return self._clock() - at > self._seconds_max
+
+    def _remove(self, response_id: str) -> None:
+        stored, _ = self._kept.pop(response_id)
+        tenant = self._tenants[stored.tenant]
+        del tenant.ids[response_id]
+        tenant.size -= stored.size
+        if not tenant.ids:
+            del self._tenants[stored.tenant]
+        self._size -= stored.size
+
+
+@dataclass(slots=True)
+class _Tenant:
+    """What is kept of a tenant: the ids, the least recently used first, and their bytes."""
+
+    ids: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    size: int = 0

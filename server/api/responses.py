@@ -72,7 +72,7 @@ class Responses:
 
     async def show_input(self, exchange: Exchange) -> None:
         """Tell the input of a kept response. Raises RequestError."""
-        items = list(self._stored(exchange).input_items)
+        items = self._stored(exchange).input_items
         ids = [item["id"] for item in items]
         page = {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None}
         await exchange.answer({"object": "list", "data": items, **page, "has_more": False})
@@ -84,7 +84,7 @@ class Responses:
 
     async def forget(self, exchange: Exchange) -> None:
         """Forget a kept response. Raises RequestError."""
-        response_id = self._stored(exchange).response["id"]
+        response_id = self._stored(exchange).id
         self._store.remove(tenant_of(exchange), response_id)
         await exchange.answer({"id": response_id, "object": "response", "deleted": True})
 
@@ -109,7 +109,7 @@ class Responses:
         answer = Message("assistant", turn.text, turn.reasoning)
         response = turn.resource.snapshot()
         items = _input_items(turn.resource.id, body)
-        self._store.put(Stored(tenant, response, (*turns, answer), items))
+        self._store.put(Stored.of(tenant, response, (*turns, answer), items))
 
 
 class _Turn:

@@ -174,19 +174,19 @@ async def test_refusals_name_the_field(
 
 
 def stored(tenant: str, response_id: str, text: str = "") -> Stored:
-    return Stored(tenant, {"id": response_id}, [Message("user", text)], [])
+    return Stored.of(tenant, {"id": response_id}, [Message("user", text)], [])
 
 
 def test_the_store_is_bounded_in_bytes_and_time() -> None:
     now = [0.0]
-    store = ResponseStore(4000, 60.0, clock=lambda: now[0])
-    assert not store.put(stored("a", "large", "x" * 1000))
+    store = ResponseStore(40_000, 60.0, clock=lambda: now[0])
+    assert not store.put(stored("a", "large", "x" * 10_000))
     for number in range(5):
-        assert store.put(stored("a", f"a{number}", "x" * 300))
+        assert store.put(stored("a", f"a{number}", "x" * 3000))
     # A tenant has a quarter: its oldest have gone, and others' stay.
     assert store.get("a", "a0") is None
     assert store.get("a", "a4") is not None
-    assert store.put(stored("b", "b0", "x" * 300))
+    assert store.put(stored("b", "b0", "x" * 3000))
     assert store.get("a", "a4") is not None
     assert store.get("b", "a4") is None
     now[0] = 61.0
@@ -196,11 +196,26 @@ def test_the_store_is_bounded_in_bytes_and_time() -> None:
 
 
 def test_the_store_forgets_the_least_recently_used_first() -> None:
-    store = ResponseStore(4000, 60.0)
-    store.put(stored("a", "first", "x" * 300))
-    store.put(stored("a", "second", "x" * 300))
+    store = ResponseStore(20_000, 60.0)
+    store.put(stored("a", "first"))
+    store.put(stored("a", "second"))
     assert store.get("a", "first") is not None
-    store.put(stored("a", "third", "x" * 300))
-    store.put(stored("a", "fourth", "x" * 300))
+    store.put(stored("a", "third"))
+    store.put(stored("a", "fourth"))
+    store.put(stored("a", "fifth"))
     assert store.get("a", "second") is None
     assert store.get("a", "fourth") is not None
+
+
+def test_the_store_is_bounded_over_all_tenants() -> None:
+    store = ResponseStore(40_000, 60.0)
+    for number in range(40):
+        assert store.put(stored(f"tenant-{number}", f"r{number}", "x" * 1000))
+    size = stored("tenant-0", "r0", "x" * 1000).size
+    assert 40_000 - 2 * size < len(store) * size <= 40_000
+    assert store.get("tenant-39", "r39") is not None
+    assert store.get("tenant-0", "r0") is None
+    # What was forgotten of a tenant gives its room back.
+    assert store.remove("tenant-39", "r39")
+    assert not store.remove("tenant-39", "r39")
+    assert store.put(stored("tenant-39", "again"))
