@@ -148,7 +148,7 @@ async def test_a_deadline_in_the_queue(caplog: pytest.LogCaptureFixture) -> None
     async with gated(sequences=1) as server:
         running = asyncio.ensure_future(server.generate(request_id="running"))
         await server.runner.held(1)
-        late = server.inference.Generate(asked(request_id="late"), timeout=0.2)
+        late = server.inference.Generate(asked(request_id="late"), timeout=1)
         with caplog.at_level(logging.INFO):
             error = await error_of(late)
             sequence = await server.recorder.state("late", State.EXPIRED)

@@ -39,7 +39,7 @@ def tokens_of(events: list[inference_pb2.StreamResponse]) -> list[int]:
 
 
 async def test_streams_survive_a_runner_that_hangs() -> None:
-    settings: dict[str, Any] = {"supervision": {"step_seconds_max": 1.0}}
+    settings: dict[str, Any] = {"supervision": {"step_seconds_max": 3.0}}
     async with serving(model=settings) as server:
         undisturbed = await server.generate(max_tokens=400)
         stream = server.stream(request_id="survivor", max_tokens=400)

@@ -49,7 +49,7 @@ def freeze_runner(server: ServeProcess) -> psutil.Process:
 
 def gone(process: psutil.Process) -> bool:
     """Whether a process has ended. Where nobody collects orphans, it stays as a zombie."""
-    psutil.wait_procs([process], timeout=10)
+    psutil.wait_procs([process], timeout=60)
     try:
         return process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
