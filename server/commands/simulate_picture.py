@@ -7,11 +7,11 @@ All rows have the same axes, so that they can be compared.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
+from llm_serving_engine.clients.bench.html.axis import Axis, by_ratios, from_zero
 from llm_serving_engine.scheduler.request import Priority
 from llm_serving_engine.server.simulator.replay import Replay
 
@@ -47,31 +47,6 @@ class Curve:
     name: str
     colour: str
     points: Points
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """From values to pixels: `low` is at 0, `high` at `length`; by decades where `decades`."""
-
-    low: float
-    high: float
-    length: float
-    decades: bool = False
-
-    def place(self, value: float) -> float:
-        """Pixels from the axis's start."""
-        low, high = self.low, self.high
-        if self.decades:
-            low, high, value = math.log10(low), math.log10(high), math.log10(max(value, low))
-        return min(max((value - low) / (high - low), 0.0), 1.0) * self.length
-
-    def ticks(self) -> list[float]:
-        """Round values to label."""
-        if self.decades:
-            first, last = round(math.log10(self.low)), math.floor(math.log10(self.high) + 1e-9)
-            return [10.0**power for power in range(first, last + 1)]
-        step = _round_step((self.high - self.low) / 5)
-        return [self.low + step * i for i in range(int((self.high - self.low) / step + 1e-9) + 1)]
 
 
 def draw(replays: Sequence[Replay]) -> str:
@@ -115,23 +90,12 @@ def _facts(replay: Replay) -> str:
 
 def _axes(replays: Sequence[Replay]) -> tuple[Axis, Axis, Axis]:
     """Of waits, of time, and of service, for all of them."""
-    waits = [
-        outcome.first_token_seconds
-        for replay in replays
-        for outcome in replay.outcomes
-        if outcome.first_token_seconds
-    ]
-    low = 10 ** math.floor(math.log10(max(min(waits, default=0.1), 1e-4)))
-    high = _round_step(max(waits, default=1.0))
-    end = max(replay.makespan for replay in replays)
-    most = max(
-        (value for replay in replays for points in replay.service.values() for _, value in points),
-        default=0.0,
-    )
+    outcomes = [outcome for replay in replays for outcome in replay.outcomes]
+    curves = [points for replay in replays for points in replay.service.values()]
     return (
-        Axis(low, max(high, 10 * low), _PANEL_WIDTH, decades=True),
-        Axis(0, max(end, 1e-3), _PANEL_WIDTH),
-        Axis(0, max(most, 1.0) * 1.05, _PANEL_HEIGHT),
+        by_ratios((outcome.first_token_seconds or 0.0 for outcome in outcomes), _PANEL_WIDTH),
+        from_zero((replay.makespan for replay in replays), _PANEL_WIDTH),
+        from_zero((value for points in curves for _, value in points), _PANEL_HEIGHT),
     )
 
 
@@ -216,12 +180,6 @@ def _thinned(points: Points, most: int = 200) -> Points:
     every = max(len(points) // most, 1)
     kept = list(points[::every])
     return kept if not points or kept[-1] == points[-1] else [*kept, points[-1]]
-
-
-def _round_step(value: float) -> float:
-    """The least of 1, 2, and 5 times a power of ten that is not below `value`."""
-    power = 10.0 ** math.floor(math.log10(value))
-    return next(times * power for times in (1, 2, 5, 10) if times * power >= value * (1 - 1e-9))
 
 
 def _duration(seconds: float) -> str:
