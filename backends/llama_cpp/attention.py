@@ -56,9 +56,20 @@ Begin = Callable[[Attention], CallTimer | None]
 """Makes an empty context of a kind; None where llama.cpp refuses it."""
 
 
-def time_attention(
-    begin: Begin, kinds: Iterable[Attention], rows: int, limit: TimeLimit
-) -> dict[Attention, Times]:
+class Trials(NamedTuple):
+    """What was tried.
+
+    Attributes:
+        times: By kind, the default first.
+        timer: Of the last context, which is still filled: one of the default kind, if
+            llama.cpp did not refuse that.
+    """
+
+    times: dict[Attention, Times]
+    timer: CallTimer
+
+
+def time_attention(begin: Begin, kinds: Iterable[Attention], rows: int, limit: TimeLimit) -> Trials:
     """Time kinds in turns: each once, then each again in the reverse order.
 
     So a spell in which the machine is slow, and what only the first calls pay, do not
@@ -70,12 +81,14 @@ def time_attention(
     kinds = list(kinds)
     tried: dict[Attention, dict[Call, float]] = {}
     sizes: tuple[int, ...] = ()
+    last: CallTimer | None = None
     for turn, kind in enumerate([*kinds, *reversed(kinds)]):
         if turn >= len(kinds) and kind not in tried:
             continue
         timer = begin(kind)
         if timer is None:
             continue
+        last = timer
         timer.fill(FILL[0])
         timer.rows(rows)
         if turn in (0, len(kinds)):
@@ -85,11 +98,11 @@ def time_attention(
             if timer.fill(size):
                 timer.rows(rows)
         known = tried.setdefault(kind, {})
-        for call, seconds in timer.close().items():
+        for call, seconds in timer.times.items():
             known[call] = min(seconds, known.get(call, seconds))
-        if turn == len(kinds) - 1 and limit.left < 0:
-            break
-    return {kind: tried[kind] for kind in kinds if kind in tried}
+    if last is None:
+        raise CannotMeasure("llama.cpp refused every kind")
+    return Trials({kind: tried[kind] for kind in kinds if kind in tried}, last)
 
 
 def affordable(chunk_seconds: float, seconds_max: float) -> tuple[int, ...]:
@@ -109,7 +122,9 @@ def affordable(chunk_seconds: float, seconds_max: float) -> tuple[int, ...]:
 
 def _first_chunk(times: Times) -> float:
     """Seconds of the first chunk. Raises CannotMeasure where that is too short to compare."""
-    seconds = times.get(Call("chunk", FILL[0], 0), 0.0)
+    seconds = times.get(Call("chunk", FILL[0], 0))
+    if seconds is None:
+        raise CannotMeasure("there was no time to measure")
     if seconds < CHUNK_SECONDS_MIN:
         raise CannotMeasure("calls are too short to compare")
     return seconds

@@ -15,6 +15,7 @@ from llm_serving_engine.backends.backend import AUTO, BackendConfig, LoadError
 from llm_serving_engine.backends.llama_cpp.attention import (
     FILL,
     Attention,
+    Trials,
     attention_reason,
     fastest_attention,
     time_attention,
@@ -40,7 +41,7 @@ from llm_serving_engine.backends.measured import Circumstances, Measured, Measur
 
 SUBJECT = "speed"
 # What is remembered of another way of measuring is measured again.
-METHOD = 2
+METHOD = 3
 # Seconds for all that is measured, and for the kinds of attention of it.
 SECONDS_MAX, ATTENTION_SECONDS_MAX = 3.0, 2.0
 # The cells of a slot in trials: as many as attention is tried with, and a row; llama.cpp
@@ -186,14 +187,18 @@ def _measure(
     longest = max(lengths, default=max(FILL))
     times: dict[Call, float] = {}
     kind, unit, reasons = kinds[0], settings.prefill_chunk, []
+    timer: CallTimer | None = None
     if len(kinds) > 1:
-        tried = _try(model, trial, longest, kinds, goes_on)
+        tried, timer = _try(model, trial, longest, kinds, goes_on)
         kind = fastest_attention(tried, rows)
         times |= tried[kind]
         reasons.append(attention_reason(tried, kind, rows))
     if lengths:
-        model.renew(_with(trial, kind, longest))
-        of_lengths = time_lengths(CallTimer(model, limit, goes_on), lengths, (1, 4, rows))
+        if timer is None or model.settings != _with(trial, kind, longest):
+            model.renew(_with(trial, kind, longest))
+            timer = CallTimer(model, limit, goes_on)
+        timer.limit = limit
+        of_lengths = time_lengths(timer, lengths, (1, 4))
         unit = fastest_length(of_lengths, config.batch_invariant)
         times |= of_lengths
         reasons.append(unit_reason(of_lengths, unit))
@@ -201,6 +206,7 @@ def _measure(
         unit = _that_keeps_bits(model, settings, kind, unit)
     chosen = _with(settings, kind, unit)
     model.renew(chosen)
+    model.clear_all()
     return SpeedChoice(chosen, times, tuple(filter(None, reasons)))
 
 
@@ -210,7 +216,7 @@ def _try(
     longest: int,
     kinds: tuple[Attention, ...],
     goes_on: GoesOn,
-) -> dict[Attention, Times]:
+) -> Trials:
     """Time the kinds of attention."""
     limit = TimeLimit(ATTENTION_SECONDS_MAX)
 

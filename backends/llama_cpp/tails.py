@@ -35,21 +35,33 @@ class Tails(NamedTuple):
 
     @classmethod
     def of(cls, speeds: Iterable[tuple[Shape, float]]) -> Tails | None:
-        """From timed calls; None where a short chunk or a tile was not timed at two contexts."""
+        """From timed calls of both, at one context or two; None where there are none.
+
+        With one context, growth is 0: the end that is hardly shorter than a tile is filled.
+        """
         known = dict(speeds)
-        context = 0
+        contexts = {0}
         for shape in known:
             if shape.runs == 1 and shape.tokens == SHORT:
-                context = max(context, round(shape.context * 1000 / SHORT - (SHORT - 1) / 2))
-        calls = [Call("chunk", size, at).shape for size in (SHORT, TILE) for at in (0, context)]
-        if context == 0 or not all(shape in known for shape in calls):
+                contexts.add(round(shape.context * 1000 / SHORT - (SHORT - 1) / 2))
+        timed = {
+            at: (known[short], known[tile])
+            for at in contexts
+            if (short := Call("chunk", SHORT, at).shape) in known
+            and (tile := Call("chunk", TILE, at).shape) in known
+        }
+        if not timed:
             return None
-        short, short_deep, tile, tile_deep = (known[shape] for shape in calls)
+        first, last = min(timed), max(timed)
+        (short_seconds, tile_seconds), (short_deep, tile_deep) = timed[first], timed[last]
+        distance = max(last - first, 1)
+        growth = max(short_deep - short_seconds, 0) / SHORT / distance
+        tile_growth = max(tile_deep - tile_seconds, 0) / distance
         return cls(
-            token=short / SHORT,
-            token_growth=max(short_deep - short, 0) / SHORT / context,
-            tile=tile,
-            tile_growth=max(tile_deep - tile, 0) / context,
+            token=short_seconds / SHORT - growth * first,
+            token_growth=growth,
+            tile=tile_seconds - tile_growth * first,
+            tile_growth=tile_growth,
         )
 
     def padded_length(self, length: int, start: int) -> int:

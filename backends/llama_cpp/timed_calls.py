@@ -110,6 +110,7 @@ class CallTimer:
     Attributes:
         times: What was timed.
         context: Tokens in slot 0, from which calls go on.
+        limit: What the time left is asked of before each call.
     """
 
     def __init__(
@@ -119,13 +120,13 @@ class CallTimer:
 
         Args:
             model: All its slots are empty.
-            limit: What the time left is asked of before each call.
+            limit: As the attribute.
             goes_on: Told after each call: the host must know that this does not hang.
         """
         self.times: dict[Call, float] = {}
         self.context = 0
         self._model = model
-        self._limit = limit
+        self.limit = limit
         self._goes_on = goes_on
         model.decode([Part(0, 0, FILLER * min(WARM_UP_TOKENS, model.context_per_sequence))])
         model.clear(0)
@@ -152,13 +153,17 @@ class CallTimer:
         for slot in range(1, count):
             self._model.copy(0, slot, self.context)
         for _ in range(trials):
-            if self._fits(1) and self._limit.left > self._estimate("rows", count):
+            if self._fits(1) and self.limit.left > self._estimate("rows", count):
                 rows = [Part(slot, self.context, FILLER) for slot in range(count)]
                 self._time(Call("rows", count, self.context), rows)
                 for slot in range(count):
                     self._drop(slot)
         for slot in range(1, count):
             self._model.clear(slot)
+
+    def affords(self, tokens: int) -> bool:
+        """Whether there is time for so many tokens of a prompt."""
+        return self.limit.left > self._estimate("chunk", tokens)
 
     def empty(self) -> None:
         """Go on from an empty slot 0."""
@@ -180,15 +185,15 @@ class CallTimer:
         room = self.context + size <= self._model.context_per_sequence
         if not room or size > self._model.settings.rows_max:
             return False
-        return self._limit.left > self._estimate("chunk", size)
+        return self.affords(size)
 
     def _time(self, call: Call, parts: list[Part]) -> None:
-        started = self._limit.clock()
+        started = self.limit.clock()
         self._model.decode(parts)
-        seconds = self._limit.clock() - started
+        seconds = self.limit.clock() - started
         self.times[call] = min(seconds, self.times.get(call, seconds))
         self._goes_on()
-        self._limit.check_quiet()
+        self.limit.check_quiet()
 
     def _drop(self, slot: int) -> None:
         self._model.drop_fillers(slot, self.context)

@@ -8,9 +8,10 @@ from llm_serving_engine.backends.llama_cpp.tails import SHORT, TILE
 from llm_serving_engine.backends.llama_cpp.timed_calls import CallTimer, Times
 
 # Those that are tried, the most useful first.
-LENGTHS = (TILE, 128, 32, 256, 512)
-# The context at which chunks are deep.
-DEEP = 256
+LENGTHS = (TILE, 128, 256, 32, 512)
+# Chunks that fill a context where that was not done before, and how many times the next
+# one's seconds must be left.
+FILL, FILL_ROOM = (64, 128, 256), 4
 # What is slower by less is as fast.
 MARGIN = 0.03
 # Under batch_invariant every chunk has this length, and streams wait for it.
@@ -19,45 +20,51 @@ INVARIANT_SECONDS_MAX = 0.1
 
 
 def time_lengths(timer: CallTimer, lengths: Iterable[int], rows: Iterable[int]) -> Times:
-    """Time what the chosen attention takes, the most useful first, as far as there is time.
+    """Time chunks deep in a context, then at its start, as far as there is time.
 
     Args:
-        timer: Of an empty context.
+        timer: What it holds is the context, if it holds anything.
         lengths: Of chunks, to choose the unit from.
         rows: Counts of rows, for the costs that the scheduler begins with.
     """
     lengths = list(lengths)
-    short = [length for length in lengths if length <= DEEP]
-    # The second trial of each counts: the first prepares the buffers.
+    if not timer.context:
+        for size in FILL:
+            if timer.affords(FILL_ROOM * size):
+                timer.fill(size)
+    short = [length for length in lengths if length <= max(FILL)]
+    # The second trial of the first ones counts: the first prepares the buffers.
     tails = (SHORT, TILE, SHORT)
-    for size in (*short[:2], *tails, *short[2:]):
-        timer.chunk(size)
-    if timer.fill(DEEP):
-        for size in (*tails, *short[:2]):
+    if timer.context:
+        for size in (*tails, *short):
             timer.chunk(size)
         for count in rows:
             timer.rows(count)
-        for size in short[2:]:
-            timer.chunk(size)
         timer.empty()
-    for size in lengths[len(short) :]:
+    for size in (*tails, *lengths):
         timer.chunk(size)
     return timer.close()
 
 
 def length_seconds(times: Times) -> dict[int, float]:
-    """Seconds of a token in chunks of each length; the mean of start and depth where both are."""
-    chunks = {
-        call: seconds / call.size
+    """Seconds of a token in chunks of each length.
+
+    A length is compared with a tile in each context in which both were timed; what
+    was not timed in all of them is not at a disadvantage.
+    """
+    tile = {
+        call.context: seconds / TILE
         for call, seconds in times.items()
-        if call.kind == "chunk" and call.size in LENGTHS
+        if (call.kind, call.size) == ("chunk", TILE)
     }
-    start = {call.size: s for call, s in chunks.items() if call.context == 0}
-    deep = {call.size: s for call, s in chunks.items() if call.context == DEEP}
-    # What was timed at both places is not compared with what was timed at one.
-    slower = [deep[size] / start[size] for size in start if size in deep]
-    ratio = sum(slower) / len(slower) if slower else 1.0
-    return {size: (s + deep.get(size, s * ratio)) / 2 for size, s in start.items()}
+    ratios: dict[int, list[float]] = {}
+    for call, seconds in times.items():
+        if call.kind == "chunk" and call.size in LENGTHS and call.context in tile:
+            ratios.setdefault(call.size, []).append(seconds / call.size / tile[call.context])
+    return {
+        size: sum(of_size) / len(of_size) * sum(tile.values()) / len(tile)
+        for size, of_size in ratios.items()
+    }
 
 
 def fastest_length(times: Times, batch_invariant: bool) -> int:
@@ -68,11 +75,10 @@ def fastest_length(times: Times, batch_invariant: bool) -> int:
     """
     seconds = length_seconds(times)
     if batch_invariant:
-        calls = {call.size: s for call, s in times.items() if call.kind == "chunk"}
         seconds = {
             size: s
             for size, s in seconds.items()
-            if size in INVARIANT_LENGTHS and (size == TILE or calls[size] <= INVARIANT_SECONDS_MAX)
+            if size == TILE or (size in INVARIANT_LENGTHS and size * s <= INVARIANT_SECONDS_MAX)
         }
     if not seconds:
         return TILE

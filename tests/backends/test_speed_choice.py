@@ -33,7 +33,7 @@ from llm_serving_engine.backends.llama_cpp.timed_calls import (
     TimeLimit,
     Times,
 )
-from llm_serving_engine.backends.llama_cpp.unit import fastest_length
+from llm_serving_engine.backends.llama_cpp.unit import fastest_length, length_seconds
 
 SETTINGS = Settings(
     sequences=16,
@@ -159,6 +159,13 @@ def test_a_machine_that_becomes_slow_is_measured_no_longer(path: Path) -> None:
     choose(model, BackendConfig(), path)
     assert model.calls < 10
     assert model.now < 62
+
+
+def test_a_first_call_that_takes_all_of_the_time_is_told(path: Path) -> None:
+    model = Model(lambda _, parts: 10.0)
+    choice = choose(model, BackendConfig(), path)
+    assert choice.settings == model.settings == SETTINGS
+    assert choice.reasons == ("attention and unit are defaults: there was no time to measure",)
 
 
 def test_equally_fast_attention_is_the_default(path: Path) -> None:
@@ -365,8 +372,31 @@ def test_tails_stay_where_nothing_is_gained_or_known() -> None:
     tails = Tails.of(speeds(short_deep=0.040))
     assert tails is not None
     assert tails.padded_length(60, 448) == 60
-    assert Tails.of(speeds(0.075)[:3]) is None
+    assert Tails.of(speeds(0.075)[1:2]) is None
     assert Tails.of([]) is None
+
+
+def test_tails_that_were_timed_at_one_context_are_filled_up_at_all() -> None:
+    tails = Tails.of(speeds(short_deep=0.040)[:2])
+    assert tails is not None
+    assert tails.padded_length(63, 1000) == 63
+    slow = [(Call("chunk", SHORT, 64).shape, 0.030), (Call("chunk", TILE, 64).shape, 0.033)]
+    tails = Tails.of(slow)
+    assert tails is not None
+    assert tails.padded_length(63, 0) == tails.padded_length(63, 1000) == TILE
+
+
+def test_a_length_is_compared_where_a_tile_was_timed_too() -> None:
+    times = {
+        Call("chunk", 64, 0): 0.064,
+        Call("chunk", 256, 0): 0.256,
+        Call("chunk", 64, 448): 0.128,
+        Call("chunk", 256, 448): 0.256,
+        Call("chunk", 512, 0): 0.512,
+        Call("chunk", 128, 192): 0.001,
+    }
+    assert length_seconds(times) == pytest.approx({64: 0.0015, 256: 0.001125, 512: 0.0015})
+    assert fastest_length(times, batch_invariant=False) == 256
 
 
 def test_settings_differ_in_what_was_chosen_only(path: Path) -> None:
