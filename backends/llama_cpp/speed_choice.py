@@ -103,6 +103,15 @@ def choose_speed(
     return choice
 
 
+def remembered_speed(path: Path, config: BackendConfig, settings: Settings) -> SpeedChoice | None:
+    """The choice of an earlier load with these settings; None where it is to be measured."""
+    store = _open_store(path)
+    remembered = store.recall(SUBJECT, _given(config, settings)) if store else None
+    if remembered is None:
+        return None
+    return _remembered(remembered, settings, _kinds(config, settings), list(LENGTHS))
+
+
 def _kinds(config: BackendConfig, settings: Settings) -> tuple[Attention, ...]:
     """The kinds that the configuration leaves open, the default first."""
     default = Attention(settings.flash_attention, settings.cache_type)

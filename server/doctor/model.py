@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from llm_serving_engine.backends import machine, registry
-from llm_serving_engine.backends.backend import LoadError
+from llm_serving_engine.backends.backend import BackendConfig, LoadError
 from llm_serving_engine.backends.llama_cpp.kernel_choice import with_kernels
 from llm_serving_engine.backends.llama_cpp.memory import estimate_memory
 from llm_serving_engine.backends.llama_cpp.settings import Settings
+from llm_serving_engine.backends.llama_cpp.speed_choice import remembered_speed
 from llm_serving_engine.backends.models import hub
 from llm_serving_engine.backends.models.errors import ModelError
 from llm_serving_engine.backends.models.info import ModelInfo
@@ -54,8 +56,16 @@ def _look_at_file(path: Path, config: ServerConfig) -> Iterator[Finding]:
     settings, notes = with_kernels(Settings.choose(runner, info), info, invariant)
     yield _memory(info, settings, runner.memory_bytes_max)
     yield Finding(SECTION, "kernels", notes.kernels)
+    yield from _speed(path, replace(runner, batch_invariant=invariant), settings)
     if notes.slow_weights:
         yield note(SECTION, "weights", info.quantization, notes.slow_weights)
+
+
+def _speed(path: Path, runner: BackendConfig, settings: Settings) -> Iterator[Finding]:
+    """Attention and unit as an earlier load measured them."""
+    choice = remembered_speed(path, runner, settings)
+    for reason in choice.reasons if choice else ():
+        yield Finding(SECTION, "speed", reason)
 
 
 def _memory(info: ModelInfo, settings: Settings, limit: int | None) -> Finding:

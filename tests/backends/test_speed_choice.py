@@ -24,6 +24,7 @@ from llm_serving_engine.backends.llama_cpp.settings import Settings
 from llm_serving_engine.backends.llama_cpp.speed_choice import (
     SpeedChoice,
     choose_speed,
+    remembered_speed,
 )
 from llm_serving_engine.backends.llama_cpp.tails import SHORT, TILE, Tails
 from llm_serving_engine.backends.llama_cpp.timed_calls import (
@@ -190,6 +191,8 @@ def test_what_was_measured_is_remembered(path: Path) -> None:
     assert model.calls == 0
     assert (again.settings, dict(again.times)) == (first.settings, dict(first.times))
     assert "remembered from" in again.reasons[0]
+    assert remembered_speed(path, BackendConfig(), SETTINGS) == again
+    assert remembered_speed(path, BackendConfig(prefill_chunk=128), SETTINGS) is None
     other = Model(by_kernels)
     choose(other, BackendConfig(prefill_chunk=128), path)
     assert other.calls > 0

@@ -18,12 +18,16 @@ from rich.console import Console
 from serve_process import serve_process
 
 from llm_serving_engine.backends import machine
+from llm_serving_engine.backends.backend import BackendConfig
 from llm_serving_engine.backends.build_record import Attempt, BuildRecord, Check, Outcome
+from llm_serving_engine.backends.llama_cpp.settings import Settings
+from llm_serving_engine.backends.llama_cpp.speed_choice import SpeedChoice
 from llm_serving_engine.backends.models.errors import LibraryMissing
 from llm_serving_engine.server.commands import doctor_report
 from llm_serving_engine.server.config import ConfigError, ServerConfig, load_config
 from llm_serving_engine.server.doctor import build as build_module
 from llm_serving_engine.server.doctor import machine as machine_module
+from llm_serving_engine.server.doctor import model as model_module
 from llm_serving_engine.server.doctor.build import look_at_build
 from llm_serving_engine.server.doctor.configuration import (
     invalid_configuration,
@@ -183,6 +187,18 @@ def test_a_model_that_fits() -> None:
     assert {finding.verdict for finding in findings} == {OK}
     assert "Q4_1" in named(findings, "file").value
     assert "for 16 slots of 2,048 tokens" in named(findings, "memory").value
+
+
+def test_what_a_load_has_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def remembered(path: Path, config: BackendConfig, settings: Settings) -> SpeedChoice:
+        assert config.batch_invariant is False
+        return SpeedChoice(settings, {}, ("prompts in chunks of 128",))
+
+    monkeypatch.setattr(model_module, "remembered_speed", remembered)
+    speed = named(look_at_model(config_of(reference="builtin")), "speed")
+    assert (speed.value, speed.verdict) == ("prompts in chunks of 128", OK)
+    monkeypatch.setattr(model_module, "remembered_speed", lambda *arguments: None)
+    assert "speed" not in {found.name for found in look_at_model(config_of(reference="builtin"))}
 
 
 def test_a_model_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
