@@ -24,7 +24,7 @@ from llm_serving_engine.backends.llama_cpp.memory import estimate_memory
 from llm_serving_engine.backends.llama_cpp.model import DecodeError, LlamaModel, SavedCache
 from llm_serving_engine.backends.llama_cpp.padding import fits, padded, same_kernels
 from llm_serving_engine.backends.llama_cpp.part import Part
-from llm_serving_engine.backends.llama_cpp.probe import keeps_bits
+from llm_serving_engine.backends.llama_cpp.probe import keeps_bits, kept_bits
 from llm_serving_engine.backends.llama_cpp.settings import (
     CACHE_TYPES,
     PREFILL_CHUNK_CPU,
@@ -86,7 +86,7 @@ class LlamaCppBackend:
         earlier = earlier_load.recall()
         if earlier is None:
             speeds = self._measure(lambda: progress(1.0))
-            invariant = self._model.cache.unlimited and keeps_bits(self._model, self._probed_unit())
+            invariant = self._model.cache.unlimited and self._keeps_bits()
         else:
             speeds, invariant = earlier.speeds, earlier.batch_invariant
         pads = self._model.cache.unlimited and not config.batch_invariant
@@ -109,10 +109,12 @@ class LlamaCppBackend:
         total = psutil.Process().memory_info().rss + extra
         return extra < machine.available_memory() and (limit is None or total <= limit)
 
-    def _probed_unit(self) -> int:
-        """The length of chunks that is tried for its bits: long ones only where they must hold."""
+    def _keeps_bits(self) -> bool:
+        """Whether what a sequence computes does not depend on the others; tried where it must."""
         unit = self._model.settings.prefill_chunk
-        return unit if self._config.batch_invariant else min(unit, PREFILL_CHUNK_CPU)
+        if self._config.batch_invariant:
+            return keeps_bits(self._model, unit)
+        return kept_bits(self._model, min(unit, PREFILL_CHUNK_CPU), self._info.path)
 
     @staticmethod
     def load_tokenizer(path: Path, config: BackendConfig) -> LlamaTokenizer:

@@ -8,19 +8,48 @@ and in company, bit by bit.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 
 from llm_serving_engine.backends.llama_cpp.model import LlamaModel
 from llm_serving_engine.backends.llama_cpp.padding import padded
 from llm_serving_engine.backends.llama_cpp.part import Part
+from llm_serving_engine.backends.measured import Circumstances, Measured, MeasuredStore, Scalar
 
+SUBJECT = "keeps_bits"
 REST = 5
 STEPS = 3
 NEIGHBOURS_MAX = 3
 
 Tokens = tuple[int, ...]
 Rows = list[npt.NDArray[np.float32]]
+
+
+def kept_bits(model: LlamaModel, unit: int, path: Path) -> bool:
+    """As keeps_bits; what an earlier load of the same file has found is remembered."""
+    settings = model.settings
+    key: dict[str, Scalar] = {
+        "unit": unit,
+        "threads": settings.threads,
+        "kernels": settings.kernels,
+        "sequences": settings.sequences,
+        "context": settings.context_per_sequence,
+        "flash_attention": settings.flash_attention,
+        "cache_type": settings.cache_type,
+        "gpu_layers": settings.gpu_layers,
+    }
+    try:
+        store = MeasuredStore(Circumstances.of(path))
+    except OSError:
+        return keeps_bits(model, unit)
+    remembered = store.recall(SUBJECT, key)
+    if remembered and isinstance(remembered.values.get(SUBJECT), bool):
+        return bool(remembered.values[SUBJECT])
+    kept = keeps_bits(model, unit)
+    store.remember(Measured(SUBJECT, key, {SUBJECT: kept}))
+    return kept
 
 
 def keeps_bits(model: LlamaModel, unit: int) -> bool:
