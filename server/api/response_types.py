@@ -106,7 +106,7 @@ class ResponseBody(GenerationBody):
     def check(self) -> None:
         """Refuse what no field's type can. Raises InvalidField."""
         for index, tool in enumerate(self.tools):
-            if tool.get("type") not in HOSTED_TOOLS:
+            if str(tool.get("type")) not in HOSTED_TOOLS:
                 raise InvalidField(f"tools[{index}]", TOOLS)
         if self.tool_choice not in (None, "auto", "none"):
             raise InvalidField("tool_choice", TOOLS)

@@ -153,6 +153,7 @@ async def test_input_tokens_are_counted(chatty: RunningServer) -> None:
     ("fields", "param"),
     [
         ({"tools": [{"type": "function", "name": "f"}]}, "tools[0]"),
+        ({"tools": [{"type": ["web_search"]}]}, "tools[0]"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"text": {"format": {"type": "json_object"}}}, "text.format"),
         ({"truncation": "auto"}, "truncation"),
