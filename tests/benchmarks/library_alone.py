@@ -26,6 +26,7 @@ from llm_serving_engine.clients.client import Client
 LENGTHS = (63, 64, 65, 127, 128, 129, 135, 255, 256, 400, 511, 512, 639, 640, 1023, 1024, 1200)
 CHUNKS = (64, 128, 256, 512)
 VOCABULARY = 40_000
+SPIN_SECONDS = 0.3
 
 
 def first_token_of_library(model: LlamaModel, prompt: tuple[int, ...], chunk: int) -> float:
@@ -66,6 +67,8 @@ def main() -> None:
             server = []
             for _ in range(options.rounds):
                 prompt = tuple(draw.randrange(1000, VOCABULARY) for _ in range(tokens))
+                # The library's threads spin for a while after a call, on the same cores.
+                time.sleep(SPIN_SECONDS)
                 server.append(first_token_of_server(client, prompt))
                 for chunk in CHUNKS:
                     library[chunk].append(first_token_of_library(model, prompt, chunk))
