@@ -8,6 +8,7 @@ ADDRESS = "127.0.0.1:50051"
 """Where a server listens unless told otherwise."""
 
 TENANT_KEY = "x-tenant-id"
+PING_TIMEOUT_MS = 20_000
 
 ChannelOptions = list[tuple[str, str | int]]
 Metadata = Sequence[tuple[str, str]]
@@ -26,7 +27,9 @@ def channel_options(keepalive: float) -> ChannelOptions:
         ("grpc.max_receive_message_length", -1),
         # Finds a dead server under a request that waits long in the queue.
         ("grpc.keepalive_time_ms", round(keepalive * 1000)),
-        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
+        # Without it, a ping that is not answered ends the connection after a minute only.
+        ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),
         ("grpc.http2.max_pings_without_data", 0),
     ]
 

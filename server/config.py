@@ -162,6 +162,9 @@ class GrpcConfig(Part):
     message_fields_max: Positive = 8192
     """Fields of a request message, those of the messages in it included; 128 bytes of token ids
     count as one. A chat message has about 3. Bounds the time to parse a request."""
+    metadata_bytes_max: Positive = 16 * 1024
+    """Metadata of a request, 32 bytes for each entry added. More is refused, and more than twice
+    as much by gRPC's library."""
     connections_max: Positive = 4096
     """Open connections. Each costs some tens of kilobytes; more are turned away."""
     streams_per_connection_max: Positive = 4096

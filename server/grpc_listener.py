@@ -24,7 +24,12 @@ def make_server(
         string_bytes_max: Each text of a request.
         refused: Told of each request that is refused before a handler sees it.
     """
-    limits = MessageLimits(config.message_bytes_max, config.message_fields_max, string_bytes_max)
+    limits = MessageLimits(
+        config.message_bytes_max,
+        config.message_fields_max,
+        string_bytes_max,
+        config.metadata_bytes_max,
+    )
     interceptors = [ErrorInterceptor(Patience(config), limits, refused)]
     with tolerated():
         server = grpc.aio.server(interceptors=interceptors, options=_options(config))
@@ -60,6 +65,9 @@ def _options(config: GrpcConfig) -> list[tuple[str, int]]:
         # Up to twice the limit, a request is refused with our error, details, and
         # log line. Above that the library refuses it before it is read.
         "grpc.max_receive_message_length": 2 * config.message_bytes_max,
+        # The same for metadata. Between two limits, the library would refuse at random.
+        "grpc.max_metadata_size": 2 * config.metadata_bytes_max,
+        "grpc.absolute_max_metadata_size": 2 * config.metadata_bytes_max,
         "grpc.max_allowed_incoming_connections": config.connections_max,
         "grpc.max_concurrent_streams": config.streams_per_connection_max,
         # A client may ping while it waits in the queue or for a long prefill.
@@ -67,6 +75,8 @@ def _options(config: GrpcConfig) -> list[tuple[str, int]]:
         "grpc.http2.min_recv_ping_interval_without_data_ms": _ms(config.ping_interval_min_seconds),
         "grpc.keepalive_time_ms": _ms(config.keepalive_seconds),
         "grpc.keepalive_timeout_ms": _ms(config.keepalive_timeout_seconds),
+        # Without it, a ping that is not answered ends the connection after a minute only.
+        "grpc.http2.ping_timeout_ms": _ms(config.keepalive_timeout_seconds),
         "grpc.max_connection_age_grace_ms": _ms(config.connection_age_grace_seconds),
     }
     if config.connection_age_max_seconds is not None:

@@ -128,13 +128,20 @@ class _Guard:
 
     async def _read(self, context: Context) -> Any:
         with self._told():
+            self._check_metadata(context)
             return _decoded(await self._patience.read(context))
 
     async def _read_all(self, context: Context) -> AsyncGenerator[Any, None]:
+        with self._told():
+            self._check_metadata(context)
         while (message := await context.read()) is not grpc.aio.EOF:
             with self._told():
                 request = _decoded(message)
             yield request
+
+    def _check_metadata(self, context: Context) -> None:
+        if self._limits is not None:
+            self._limits.check_metadata(context.invocation_metadata() or ())
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:

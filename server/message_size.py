@@ -8,6 +8,7 @@ still. Counting stops at the limit.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -16,6 +17,8 @@ from llm_serving_engine.scheduler.errors import InvalidField
 
 # Smaller messages are parsed in a fraction of a millisecond, whatever is in them.
 UNCOUNTED_BYTES_MAX = 32 * 1024
+# What an entry of metadata counts beside its bytes, as HTTP/2 counts it.
+ENTRY_BYTES = 32
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _PACKABLE = frozenset(range(1, 19)) - {
@@ -47,11 +50,24 @@ class MessageLimits:
         fields_max: Fields, those of the messages in it included; 128 bytes of
             packed numbers count as one.
         string_bytes_max: Each text.
+        metadata_bytes_max: What comes before it, ENTRY_BYTES for each entry added.
     """
 
     bytes_max: int
     fields_max: int
     string_bytes_max: int
+    metadata_bytes_max: int
+
+    def check_metadata(self, metadata: Iterable[tuple[str, str | bytes]]) -> None:
+        """Count metadata: gRPC's library lets some pass that are above its limit.
+
+        Raises:
+            MessageTooLarge: They are too large.
+        """
+        size = sum(len(name) + len(value) + ENTRY_BYTES for name, value in metadata)
+        if size > self.metadata_bytes_max:
+            limit = self.metadata_bytes_max
+            raise MessageTooLarge("metadata", f"have {size} bytes; the limit is {limit}")
 
     def check(self, data: bytes, kind: Descriptor) -> None:
         """Count what is in a message. Bytes that are no message pass: the parser refuses them.

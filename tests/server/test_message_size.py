@@ -24,6 +24,7 @@ from llm_serving_engine.v1 import inference_pb2
 
 GENERATE = "/llm_serving_engine.v1.InferenceService/Generate"
 KIND = inference_pb2.GenerateRequest.DESCRIPTOR
+KIB = 1024
 MIB = 1 << 20
 
 
@@ -40,7 +41,7 @@ def varint(value: int) -> bytes:
 
 
 def limits(fields_max: int = 100_000, string_bytes_max: int = 16 * MIB) -> MessageLimits:
-    return MessageLimits(16 * MIB, fields_max, string_bytes_max)
+    return MessageLimits(16 * MIB, fields_max, string_bytes_max, KIB)
 
 
 def refused(data: bytes, checked: MessageLimits) -> str:
@@ -52,7 +53,7 @@ def refused(data: bytes, checked: MessageLimits) -> str:
 def test_bytes() -> None:
     at = inference_pb2.GenerateRequest(prompt="a" * (MIB - 4)).SerializeToString()
     assert len(at) == MIB
-    exact = MessageLimits(MIB, 10, MIB)
+    exact = MessageLimits(MIB, 10, MIB, KIB)
     exact.check(at, KIND)
     with pytest.raises(MessageTooLarge, match=r"request: has 1.0 MB; the limit is 1 MiB"):
         exact.check(at + b"\0", KIND)

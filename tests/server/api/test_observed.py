@@ -56,6 +56,10 @@ async def test_every_refusal_is_counted_and_logged_once(
 async def test_bodies_that_are_too_large() -> None:
     async with gated(http={**HTTP, "body_bytes_max": 100}) as server:
         async with raw_http(server) as connection:
+            connection.post("/v1/completions", b" " * 100)
+            # It is read, and then refused for what is in it.
+            assert (await connection.head()).startswith("HTTP/1.1 400 ")
+        async with raw_http(server) as connection:
             connection.post("/v1/completions", b" " * 101)
             assert (await connection.head()).startswith("HTTP/1.1 413 ")
         shown = await samples(server)

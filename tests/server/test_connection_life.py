@@ -1,0 +1,70 @@
+"""How long connections live: limits that gRPC's library keeps."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import h2.events
+import pytest
+from raw_connection import RawConnection, raw_connection
+
+from llm_serving_engine.server.config import GrpcConfig
+from llm_serving_engine.server.grpc_listener import listen, make_server
+
+PATH = "/test/Wait"
+
+
+async def wait(requests: object, context: object) -> None:
+    """Never answer."""
+    await asyncio.get_running_loop().create_future()
+
+
+@contextlib.asynccontextmanager
+async def listening(**settings: float) -> AsyncIterator[str]:
+    """The address of a server with times that are too short to be configured."""
+    config = GrpcConfig.model_construct(**{**GrpcConfig(port=0).model_dump(), **settings})
+    server = make_server(config, string_bytes_max=1000)
+    handler: Any = grpc.stream_stream_rpc_method_handler(wait)
+    server.add_registered_method_handlers("test", {"Wait": handler})
+    (address,) = listen(server, config)
+    await server.start()
+    try:
+        yield str(address)
+    finally:
+        await server.stop(None)
+
+
+@contextlib.asynccontextmanager
+async def connected(**settings: float) -> AsyncIterator[RawConnection]:
+    """A connection to such a server, with a call that waits."""
+    async with listening(**settings) as address, raw_connection(address) as connection:
+        await connection.call(None, path=PATH.encode(), end=False)
+        yield connection
+
+
+# Far below the minute that gRPC's library waits unless it is told otherwise.
+@pytest.mark.timeout(30)
+async def test_a_client_that_does_not_answer_pings() -> None:
+    async with connected(keepalive_seconds=0.05, keepalive_timeout_seconds=0.05) as connection:
+        while await connection.read():
+            pass
+
+
+async def test_a_client_that_answers_pings_stays() -> None:
+    async with connected(keepalive_seconds=0.05, keepalive_timeout_seconds=60.0) as connection:
+        pings = 0
+        while pings < 3:
+            events = connection.http.receive_data(await connection.read())
+            pings += sum(isinstance(event, h2.events.PingReceived) for event in events)
+            await connection.flush()
+
+
+async def test_calls_of_old_connections_are_ended() -> None:
+    ages = {"connection_age_max_seconds": 0.05, "connection_age_grace_seconds": 0.05}
+    async with listening(**ages) as address, grpc.aio.insecure_channel(address) as channel:
+        call: Any = channel.stream_stream(PATH)()
+        assert await call.code() is grpc.StatusCode.UNAVAILABLE
