@@ -23,7 +23,7 @@ from running_server import detail, error_of
 from serve_process import ServeProcess, serve_process
 
 from llm_serving_engine.backends.models.quantize import quantize
-from llm_serving_engine.v1 import generation_pb2, inference_pb2, operations_pb2
+from llm_serving_engine.v1 import generation_pb2, inference_pb2, models_pb2, operations_pb2
 
 STREAMS = 16
 QUESTIONS = 24
@@ -32,6 +32,8 @@ SECONDS = float(os.environ.get("ENDURANCE_SECONDS", "300"))
 POISONS = int(os.environ.get("ENDURANCE_POISONS", "10"))
 # Between two signals, from the first to the last.
 PAUSE_SECONDS = (2.0, 4.0)
+# From one signal to the next, on average.
+LONGEST_SECONDS = {signal.SIGKILL: 8.0, signal.SIGSTOP: 25.0}
 HEALTH_SECONDS_MAX = 0.1
 # The built-in model's last token: no answer to the questions has it.
 FATAL_TOKEN = 49151
@@ -45,7 +47,7 @@ SETTINGS = {
 # Short, so that a runner that is stopped is soon replaced.
 WATCHFUL = {
     f"{PREFIX}MODEL__SUPERVISION__STEP_SECONDS_MAX": "2",
-    f"{PREFIX}MODEL__SUPERVISION__LOAD_SILENCE_SECONDS_MAX": "15",
+    f"{PREFIX}MODEL__SUPERVISION__LOAD_SILENCE_SECONDS_MAX": "10",
     # Longer than two restarts of which the first is stopped while it loads.
     f"{PREFIX}MODEL__SUPERVISION__RESTART_GRACE_SECONDS": "60",
 }
@@ -83,11 +85,20 @@ def server(path: Path, *arguments: str, watchful: bool = False) -> Iterator[Serv
         yield process
 
 
-async def disturb(process: ServeProcess, number: signal.Signals, dice: random.Random) -> int:
-    """Send a signal to whatever runner there is, loading or not, for some minutes; how often."""
-    ends, hit = time.monotonic() + SECONDS, 0
+async def disturb(
+    process: ServeProcess, callers: Callers, number: signal.Signals, dice: random.Random
+) -> int:
+    """Send a signal to whatever runner there is, loading or not, for some minutes; how often.
+
+    A runner that is stopped while it loads is found out late, so that the next one is let load.
+    """
+    ends, hit, was_loading = time.monotonic() + SECONDS, 0, False
     while time.monotonic() < ends:
         await asyncio.sleep(dice.uniform(*PAUSE_SECONDS))
+        loading = await callers.state() == models_pb2.MODEL_STATE_LOADING
+        if number == signal.SIGSTOP and loading and was_loading:
+            continue
+        was_loading = loading
         for runner in psutil.Process(process.process.pid).children():
             with contextlib.suppress(psutil.NoSuchProcess):
                 runner.send_signal(number)
@@ -164,8 +175,8 @@ def end(process: ServeProcess) -> None:
 async def test_every_stream_completes(model_path: Path, number: signal.Signals) -> None:
     with server(model_path, watchful=number == signal.SIGSTOP) as process:
         async with streams(process) as callers:
-            hit = await disturb(process, number, random.Random(2))
-        assert hit >= SECONDS / PAUSE_SECONDS[1] / 2
+            hit = await disturb(process, callers, number, random.Random(2))
+        assert hit >= SECONDS / LONGEST_SECONDS[number]
         assert callers.completed
         end(process)
 
