@@ -3,8 +3,8 @@
 Templates come with model files, and are written against the environment of
 `transformers`: this one has the same settings, filters, and functions. Loading
 a model means to trust its template. The sandbox keeps a template from the
-interpreter and from changing what it is given, and bounds `range`; the length
-of its output is bounded here. Its time is not.
+interpreter and from changing what it is given, and bounds `range`; its time and
+the sizes of what it makes are bounded (`template_bounds.py`).
 """
 
 from __future__ import annotations
@@ -101,11 +101,11 @@ class _Refusal(jinja2.TemplateError):
 
 def _environment() -> BoundedEnvironment:
     environment = BoundedEnvironment(
+        {"tojson": _to_json},
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=["jinja2.ext.loopcontrols", _Generation],
     )
-    environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
     return environment

@@ -129,14 +129,89 @@ def test_the_limit_of_time_cannot_be_set_from_within(monkeypatch: pytest.MonkeyP
         render("{% set environment = 1 %}{% set look_at_time = 1 %}" + ENDLESS["loops"])
 
 
-@pytest.mark.parametrize("source", ["'a' * %d", "%d * 'a'", "([0] * %d) | length"])
-def test_products_have_a_greatest_size(source: str) -> None:
-    assert render(f"{{{{ ({source % VALUE_SIZE_MAX}) | string | length }}}}")
-    with pytest.raises(TemplateError, match=r"the result of '\*' is too large"):
-        render(f"{{{{ {source % (VALUE_SIZE_MAX + 1)} }}}}")
+TOO_LARGE = "it makes a value that is too large"
+HALF = VALUE_SIZE_MAX // 2
+# How values become large: each makes one of the size that is put in.
+MAKERS = {
+    "times": "'a' * {size}",
+    "times, turned": "{size} * 'a'",
+    "plus": "'a' * {half} + 'a' * ({size} - {half})",
+    "tilde": "'a' * {half} ~ 'a' * ({size} - {half})",
+    "ljust": "'a'.ljust({size})",
+    "center": "'a' | center({size})",
+    "indent": "'a' | indent({size} - 1, true)",
+    "replace": "('a' * 4096).replace('a', 'b' * ({size} // 4096 - 1)) ~ 'b' * ({size} % 4096)",
+    "replace, filter": "'a' | replace('a', 'b' * ({size} - 1))",
+    "format": "'%s' | format('a' * ({size} - 9))",
+    "percent": "'%s' % ('a' * ({size} - 9))",
+}
+
+
+@pytest.mark.parametrize("source", MAKERS.values(), ids=MAKERS)
+def test_values_have_a_greatest_size(source: str) -> None:
+    fits = source.format(size=VALUE_SIZE_MAX, half=HALF)
+    assert int(render(f"{{{{ ({fits}) | length }}}}")) > VALUE_SIZE_MAX - 8200
+    with pytest.raises(TemplateError, match=TOO_LARGE):
+        render(f"{{{{ {source.format(size=VALUE_SIZE_MAX + 8192, half=HALF)} }}}}")
+
+
+# Each makes twice as much, or more, of what there was before: gigabytes, if nothing stops it.
+DOUBLING = {
+    "tilde": "{% set n.a = n.a ~ n.a %}",
+    "plus": "{% set n.a = n.a + n.a %}",
+    "block": "{% set b %}{{ n.a }}{{ n.a }}{% endset %}{% set n.a = b %}",
+    "macro": "{% macro f(x) %}{{ x }}{{ x }}{% endmacro %}{% set n.a = f(n.a) %}",
+    "join": "{% set n.a = [n.a, n.a] | join %}",
+    "join, method": "{% set n.a = ''.join([n.a, n.a]) %}",
+    "separator": "{% set n.a = n.a.join(['x', 'y', 'z']) %}",
+    "replace": "{% set n.a = n.a.replace('a', 'aa') %}",
+    "replace, filter": "{% set n.a = n.a | replace('a', 'aa') %}",
+    "map": "{% set n.a = [n.a] | map('replace', 'a', 'aa') | first %}",
+    "format": "{% set n.a = '{0}{0}'.format(n.a) %}",
+    "percent": "{% set n.a = '%s%s' % (n.a, n.a) %}",
+    "format, filter": "{% set n.a = '%s%s' | format(n.a, n.a) %}",
+    "lists as text": "{% set n.a = [n.a, n.a] | string %}",
+    "lists": "{% set n.l = n.l + n.l %}",
+    "shared lists": "{% set n.l = [n.l, n.l] %}{% set n.s = n.l | tojson %}",
+    "written lists": "{% set n.l = [n.l, n.l] %}{{ n.l }}",
+    "sum": "{% set n.l = [n.l, n.l] | sum(start=[]) %}",
+    "numbers": "{% set n.i = n.i * n.i %}",
+}
+
+
+@pytest.mark.parametrize("step", DOUBLING.values(), ids=DOUBLING)
+def test_what_doubles_is_stopped(step: str) -> None:
+    start = "{% set n = namespace(a='a', l=['a'], i=3, s='') %}"
+    with pytest.raises(TemplateError, match=TOO_LARGE):
+        render(f"{start}{{% for _ in range(30) %}}{step}{{% endfor %}}")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "'%*d' % (999999999, 1)",
+        "'%999999999d' % 1",
+        "'{:999999999}'.format(1)",
+        "'{:{}}'.format(1, 999999999)",
+        "'a\\t'.expandtabs(999999999)",
+        "'a'.translate({97: 'b' * 9999999}).translate({98: 'c' * 9999999})",
+        "[1] | batch(999999999, 0) | list",
+        "[1] | slice(999999999) | list",
+        "('a ' * 9999) | wordwrap(1, wrapstring='b' * 9999)",
+    ],
+)
+def test_large_values_of_small_ones_are_refused(source: str) -> None:
+    with pytest.raises(TemplateError, match=TOO_LARGE):
+        render(f"{{{{ {source} }}}}")
+
+
+def test_a_text_that_grows_in_a_loop_is_no_doubling() -> None:
+    step = "{% set n.a = n.a ~ i ~ '%s' % 'b' + 'c'.replace('c', 'd') %}"
+    source = f"{{% set n = namespace(a='') %}}{{% for i in range(999) %}}{step}{{% endfor %}}"
+    assert render(f"{source}{{{{ n.a }}}}") == "".join(f"{number}bd" for number in range(999))
 
 
 def test_powers_have_a_greatest_size() -> None:
     assert render("{{ 2 ** 2048 > 0 }}{{ 2 ** -1 }}{{ 1.5 ** 2 }}") == "True0.52.25"
-    with pytest.raises(TemplateError, match=r"the result of '\*\*' is too large"):
+    with pytest.raises(TemplateError, match=TOO_LARGE):
         render("{{ 9 ** 9999 }}")
