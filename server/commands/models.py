@@ -134,15 +134,21 @@ def quantize(
         Path | None,
         typer.Option("--output", "-o", help="The file to write. Default: NAME.TYPE.gguf, here."),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Replace the file if it is there.")
+    ] = False,
 ) -> None:
     """Write a model with its weights stored in another type."""
     with _one_line_failures():
+        from llm_serving_engine.backends.models.errors import QuantizeError
         from llm_serving_engine.backends.models.quantize import quantized_type
         from llm_serving_engine.backends.models.reference import parse_reference
         from llm_serving_engine.backends.models.resolve import resolve
 
         reference, target_type = parse_reference(source), quantized_type(type_name)
         target = output or Path(f"{reference.name}.{target_type}.gguf")
+        if target.exists() and not force:
+            raise QuantizeError(f"{target} is there already; --force replaces it")
         _quantize(resolve(reference, progress=True), target, target_type)
         typer.echo(target)
 
