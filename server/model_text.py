@@ -45,7 +45,9 @@ class ModelText:
         Raises:
             LoadError: The template that the configuration names cannot be used.
         """
-        source = _read(config.chat_template) if config.chat_template else tokenizer.chat_template
+        source = (
+            read_template(config.chat_template) if config.chat_template else tokenizer.chat_template
+        )
         if source is None:
             return cls(tokenizer, None, "", tokenizer.stop_tokens)
         try:
@@ -64,7 +66,8 @@ class ModelText:
         return cls(tokenizer, template, "", tokenizer.stop_tokens | template.end_tokens)
 
 
-def _read(path: str) -> str:
+def read_template(path: str) -> str:
+    """The text of a template's file. Raises LoadError."""
     try:
         with Path(path).open("rb") as file:
             data = file.read(TEMPLATE_BYTES_MAX + 1)

@@ -73,6 +73,6 @@ def _look_at_plan(config: ServerConfig, file: Path | None, *, served: bool) -> I
     from llm_serving_engine.server.doctor.model import look_at_model
     from llm_serving_engine.server.doctor.ports import look_at_ports
 
-    yield from look_at_model(config)
+    yield from look_at_model(config, served=served)
     yield from look_at_ports(config, served)
     yield from look_at_configuration(config, file)

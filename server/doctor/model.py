@@ -19,14 +19,21 @@ from llm_serving_engine.backends.models.kinds import check_generates
 from llm_serving_engine.backends.models.memory import check_fits
 from llm_serving_engine.backends.models.reference import HubModel, parse_reference
 from llm_serving_engine.backends.models.resolve import resolve
-from llm_serving_engine.server.config import ServerConfig
+from llm_serving_engine.backends.text.chat import ChatTemplate, TemplateError
+from llm_serving_engine.server.config import ModelConfig, ServerConfig
 from llm_serving_engine.server.doctor.finding import Finding, note, problem
+from llm_serving_engine.server.model_text import read_template
 
 SECTION = "model"
 
 
-def look_at_model(config: ServerConfig) -> Iterator[Finding]:
-    """Look at its file; nothing is loaded or fetched."""
+def look_at_model(config: ServerConfig, *, served: bool = False) -> Iterator[Finding]:
+    """Look at its file; nothing is loaded or fetched.
+
+    Args:
+        config: The server's.
+        served: Whether a server may run here already, and hold the memory of its model.
+    """
     model = config.model
     if model.backend == registry.SCRIPTED:
         yield Finding(SECTION, "file", "none: the scripted backend needs none")
@@ -38,12 +45,12 @@ def look_at_model(config: ServerConfig) -> Iterator[Finding]:
             yield note(SECTION, "file", f"{reference} is not on this machine", advice)
             return
         path = resolve(reference, progress=False)
-        yield from _look_at_file(path, config)
+        yield from _look_at_file(path, config, served)
     except (ModelError, LoadError, ValueError, OSError) as error:
         yield problem(SECTION, "file", str(error), "name a model that is there: --model")
 
 
-def _look_at_file(path: Path, config: ServerConfig) -> Iterator[Finding]:
+def _look_at_file(path: Path, config: ServerConfig, served: bool) -> Iterator[Finding]:
     backend = registry.choose(config.model.backend, path)
     if backend != registry.LLAMA_CPP:
         yield Finding(SECTION, "file", f"{path}, run by {backend}")
@@ -54,11 +61,12 @@ def _look_at_file(path: Path, config: ServerConfig) -> Iterator[Finding]:
     runner = config.model.runner
     invariant = config.scheduler.determinism == "batch_invariant"
     settings, notes = with_kernels(Settings.choose(runner, info), info, invariant)
-    yield _memory(info, settings, runner.memory_bytes_max)
+    yield _memory(info, settings, runner.memory_bytes_max, served)
     yield Finding(SECTION, "kernels", notes.kernels)
     yield from _speed(path, replace(runner, batch_invariant=invariant), settings)
     if notes.slow_weights:
         yield note(SECTION, "weights", info.quantization, notes.slow_weights)
+    yield _chat_template(info, config.model)
 
 
 def _speed(path: Path, runner: BackendConfig, settings: Settings) -> Iterator[Finding]:
@@ -68,7 +76,7 @@ def _speed(path: Path, runner: BackendConfig, settings: Settings) -> Iterator[Fi
         yield Finding(SECTION, "speed", reason)
 
 
-def _memory(info: ModelInfo, settings: Settings, limit: int | None) -> Finding:
+def _memory(info: ModelInfo, settings: Settings, limit: int | None, served: bool) -> Finding:
     estimate = estimate_memory(info, settings)
     slots = f"{settings.sequences} slots of {settings.context_per_sequence:,} tokens"
     value = f"{estimate.described()}, for {slots}"
@@ -77,5 +85,26 @@ def _memory(info: ModelInfo, settings: Settings, limit: int | None) -> Finding:
     except LoadError:
         available = machine.memory_within(limit)
         short = f"{value}; {available / 1e6:,.0f} MB are there"
+        if served:
+            advice = "the server that runs may hold what lacks: look again when it has ended"
+            return note(SECTION, "memory", short, advice)
         return problem(SECTION, "memory", short, "lower sequences or context_per_sequence")
     return Finding(SECTION, "memory", value)
+
+
+def _chat_template(info: ModelInfo, config: ModelConfig) -> Finding:
+    """Try the chat template, as far as that goes without the vocabulary."""
+    name, configured = "chat template", config.chat_template
+    try:
+        source = read_template(configured) if configured else info.chat_template
+        if source is None:
+            return Finding(SECTION, name, "none: the model takes prompts, and no conversations")
+        template = ChatTemplate(source, arguments=config.template_arguments)
+        prompt = template.render([{"role": "user", "content": "hello"}]).text
+    except (LoadError, TemplateError) as error:
+        if configured:
+            return problem(SECTION, name, str(error), "serve does not start with it: mend the file")
+        advice = "conversations are refused: set another with model.chat_template"
+        return note(SECTION, name, str(error), advice)
+    whose = configured or "the file's"
+    return Finding(SECTION, name, f"{whose}; a short conversation has {len(prompt)} characters")

@@ -206,6 +206,43 @@ def test_a_model_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = named(look_at_model(config_of(reference="builtin")), "memory")
     assert memory.verdict is PROBLEM
     assert "5 MB are there" in memory.value
+    # A server that runs may be what takes it.
+    served = named(look_at_model(config_of(reference="builtin"), served=True), "memory")
+    assert (served.verdict, served.value) == (NOTE, memory.value)
+
+
+@pytest.mark.parametrize(
+    ("template", "verdict", "words"),
+    [
+        ("{{ messages[0].content }}!", OK, "has 6 characters"),
+        ("{% for", PROBLEM, "not valid"),
+        ("{{ raise_exception('no') }}", PROBLEM, "no"),
+    ],
+)
+def test_the_chat_template_is_tried(
+    tmp_path: Path, template: str, verdict: Verdict, words: str
+) -> None:
+    path = tmp_path / "template.jinja"
+    path.write_text(template)
+    config = config_of(reference="builtin", chat_template=str(path))
+    found = named(look_at_model(config), "chat template")
+    assert found.verdict is verdict
+    assert words in found.value
+
+
+def test_the_files_own_chat_template(
+    write_tiny_model: Callable[..., Path], tmp_path: Path, tiny_model_path: Path
+) -> None:
+    def found_in(path: Path) -> Finding:
+        return named(look_at_model(config_of(reference=str(path))), "chat template")
+
+    good = found_in(tiny_model_path)
+    assert (good.verdict, good.value.split(";")[0]) == (OK, "the file's")
+    without = found_in(write_tiny_model(tmp_path / "without.gguf", chat_template=None))
+    assert (without.verdict, without.value.split(":")[0]) == (OK, "none")
+    broken = found_in(write_tiny_model(tmp_path / "broken.gguf", chat_template="{% for"))
+    assert broken.verdict is NOTE
+    assert "model.chat_template" in broken.advice
 
 
 def test_models_without_a_file() -> None:
