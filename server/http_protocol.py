@@ -60,6 +60,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._refusal: _Refusal | None = None
         self._in_headers = True
         self._header_bytes = 0
+        self._bytes_beside_body = 0
         self._over = False
         self._unanswered: list[RequestResponseCycle] = []
 
@@ -89,9 +90,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             return
         if self._in_headers:
             self._header_bytes += len(data)
+        else:
+            self._bytes_beside_body += len(data)
         super().data_received(data)
-        if self._in_headers and not self._over:
-            self._check_header_bytes(self._header_bytes)
+        if not self._over:
+            # Of a body in chunks: what is said of a chunk, and the headers behind the last one.
+            beside = 0 if self._in_headers else self._bytes_beside_body
+            self._check_header_bytes(max(self._header_bytes, beside))
 
     def pause_writing(self) -> None:
         """The reader is behind: it has `write_timeout_seconds` to catch up."""
@@ -116,7 +121,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """The headers are there: check their size."""
         # What came with the headers may be a part of the body: count the headers alone.
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        self._in_headers, self._header_bytes = False, 0
+        self._in_headers, self._header_bytes, self._bytes_beside_body = False, 0, 0
         self._raise_if_header_too_large(size)
         self._start_timer(self._limits.body_timeout_seconds, self._body_late)
         super().on_headers_complete()
@@ -125,6 +130,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if 1 < len(self._unanswered) <= PIPELINED_MAX:
             # uvicorn has stopped reading, and would not see the client go away.
             self.flow.resume_reading()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        self._bytes_beside_body = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request is complete: nothing more is waited for."""

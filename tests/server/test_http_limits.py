@@ -126,6 +126,34 @@ async def test_headers_that_never_end() -> None:
         assert told == [("header_size", 431)]
 
 
+CHUNKED = b"POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+# More than one read takes.
+MUCH = b"b" * 1_000_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"1\r\na\r\n0\r\nx-a: " + MUCH, b"1\r\na\r\n0\r\n" + b"x-a: b\r\n" * 200_000, b"1;" + MUCH],
+    ids=["a header behind the body", "headers behind the body", "of a chunk"],
+)
+async def test_what_is_no_body_is_bounded_too(body: bytes) -> None:
+    async with listening(header_bytes_max=1000) as (listener, told):
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        writer.write(CHUNKED + body)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 431 ")
+        assert told == [("header_size", 431)]
+        writer.close()
+
+
+async def test_a_body_in_the_smallest_chunks() -> None:
+    async with listening(header_bytes_max=1000) as (listener, told):
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        writer.write(CHUNKED + b"1\r\na\r\n" * 100_000 + b"0\r\nx-a: b\r\n\r\n")
+        assert (await reader.readuntil(b"100000")).startswith(b"HTTP/1.1 200 ")
+        assert told == []
+        writer.close()
+
+
 async def test_too_many_connections() -> None:
     async with listening(connections_max=1) as (listener, told):
         reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
