@@ -23,7 +23,7 @@ from running_server import detail, error_of
 from serve_process import ServeProcess, serve_process
 
 from llm_serving_engine.backends.models.quantize import quantize
-from llm_serving_engine.v1 import generation_pb2, inference_pb2, models_pb2, operations_pb2
+from llm_serving_engine.v1 import generation_pb2, inference_pb2, operations_pb2
 
 STREAMS = 16
 QUESTIONS = 24
@@ -95,7 +95,7 @@ async def disturb(
     ends, hit, was_loading = time.monotonic() + SECONDS, 0, False
     while time.monotonic() < ends:
         await asyncio.sleep(dice.uniform(*PAUSE_SECONDS))
-        loading = await callers.state() == models_pb2.MODEL_STATE_LOADING
+        loading = await callers.loading()
         if number == signal.SIGSTOP and loading and was_loading:
             continue
         was_loading = loading
