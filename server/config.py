@@ -169,6 +169,9 @@ class GrpcConfig(Part):
     """Open connections. Each costs some tens of kilobytes; more are turned away."""
     streams_per_connection_max: Positive = 4096
     """RPCs that one connection may have open; its client holds back more. Each costs memory."""
+    unsent_requests_max: Positive = 64
+    """Requests whose message may be on its way for more than a second; beyond it, those that began
+    first are ended. Each holds what has come of it: twice message_bytes_max at most."""
     request_timeout_seconds: Timeout = 30.0
     """How long a request's message may take to arrive. Longer is for slow lines, and attackers."""
     write_timeout_seconds: Timeout = 30.0

@@ -19,7 +19,7 @@ from llm_serving_engine.server.telemetry.logs import log_request
 
 _logger = logging.getLogger(__name__)
 
-Refused = Callable[[InvalidField], None]
+Refused = Callable[[RequestError], None]
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -148,7 +148,7 @@ class _Guard:
         """Log and count a request that is refused in the block."""
         try:
             yield
-        except InvalidField as error:
+        except RequestError as error:
             log_request(rpc=self._method.lstrip("/"), status_code=error.code, error=error)
             self._refused(error)
             raise

@@ -10,6 +10,7 @@ import grpc
 from llm_serving_engine.scheduler.errors import InvalidField, LimitReached, RequestError
 from llm_serving_engine.server.config import GrpcConfig
 from llm_serving_engine.server.time_limit import TimeLimit
+from llm_serving_engine.server.unsent import UnsentRequests
 
 UNREAD = "grpc.write_timeout_seconds"
 # Whoever did not read may come back at once; but 0 is no delay that can be told.
@@ -30,17 +31,21 @@ class Patience:
         config = config or GrpcConfig()
         self._read_seconds = config.request_timeout_seconds
         self._write_seconds = config.write_timeout_seconds
+        self._unsent_requests = UnsentRequests(config.unsent_requests_max)
 
     async def read(self, context: Context) -> Any:
         """The one message of a request.
 
         Raises:
             InvalidField: It does not come, or not in time.
+            LimitReached: Too many others are waited for, and it is late.
         """
         limit = TimeLimit(self._read_seconds, self._unsent)
+        self._unsent_requests.begin(limit)
         try:
             message = await limit.hold(context.read())
         finally:
+            self._unsent_requests.end(limit)
             limit.close()
         if message is grpc.aio.EOF:
             # So it ends for us where the library refuses the message, too.

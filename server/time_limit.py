@@ -47,6 +47,11 @@ class TimeLimit:
         finally:
             self._since = None
 
+    def expire(self, error: Callable[[], RequestError]) -> None:
+        """End the wait that is going on now, with another error."""
+        self._error, self._expired = error, True
+        self._task.cancel()
+
     def close(self) -> None:
         """Hold the task to nothing any more."""
         if self._timer is not None:

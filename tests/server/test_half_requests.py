@@ -13,7 +13,10 @@ import pytest
 from raw_connection import SERVICE, framed, raw_connection
 from running_server import RunningServer, asked, gated
 
+from llm_serving_engine.scheduler.errors import RequestError
 from llm_serving_engine.server.telemetry.logs import configure
+from llm_serving_engine.server.time_limit import TimeLimit
+from llm_serving_engine.server.unsent import SUBJECT, UnsentRequests
 
 REQUEST = framed(asked())
 REFLECTION = b".ServerReflection/ServerReflectionInfo"
@@ -66,6 +69,42 @@ async def test_a_request_that_does_not_come(data: bytes | None) -> None:
         assert answer.status == INVALID_ARGUMENT
         assert answer.message == "request: is missing: it did not come in 0.01 s"
         assert server.recorder.states == {}
+
+
+async def test_more_requests_in_part_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(UnsentRequests.__init__, "__defaults__", (0.0,))
+    async with (
+        gated(grpc={"port": 0, "unsent_requests_max": 2}) as server,
+        raw_connection(server.address) as connection,
+    ):
+        server.runner.open()
+        first, second, third = [await connection.call(REQUEST[:-1], end=False) for _ in range(3)]
+        refused = await connection.answer(first)
+        assert refused.status == RESOURCE_EXHAUSTED
+        assert refused.message == "the messages of more than 2 requests are on their way"
+        for number in (third, second):
+            connection.http.send_data(number, REQUEST[-1:])
+            await connection.flush()
+            assert (await connection.answer(number)).status == OK
+        refusals = server.app.metrics.registry.get_sample_value(
+            "llm_serving_engine_refusals_total", {"model": "", "reason": SUBJECT}
+        )
+        assert refusals == 1
+
+
+async def test_a_burst_of_requests_is_let_be() -> None:
+    unsent = UnsentRequests(1, moment_seconds=3600.0)
+    waits = [TimeLimit(3600.0, _never) for _ in range(3)]
+    for wait in waits:
+        unsent.begin(wait)
+    # Nothing has ended this task, which all of them would have.
+    await asyncio.sleep(0)
+    for wait in waits:
+        unsent.end(wait)
+
+
+def _never() -> RequestError:
+    raise AssertionError
 
 
 async def test_a_request_in_pieces(scripted: RunningServer) -> None:
