@@ -203,6 +203,9 @@ class HttpConfig(Part):
     """Port to listen on; 0 for any free one."""
     body_bytes_max: Positive = 8 * 1024 * 1024
     """The body of a request. Larger ones are refused before they are read whole."""
+    bodies_bytes_max: Positive = 256 * 1024 * 1024
+    """What has come of all bodies that are not complete. More is answered 503, but for bodies of
+    64 KiB and less."""
     body_items_max: Positive = 131_072
     """Items of a body (its commas): a prompt of token ids has one each. Bounds the time to parse
     a request."""

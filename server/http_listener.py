@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 
 from llm_serving_engine.server.addresses import Address, bind, parse_address
 from llm_serving_engine.server.config import ConfigError, HttpConfig
-from llm_serving_engine.server.http_protocol import BoundedHttpProtocol, Refused
+from llm_serving_engine.server.http_protocol import Bodies, BoundedHttpProtocol, Refused
 
 STOP_SECONDS = 1
 
@@ -48,7 +48,9 @@ class HttpListener:
         self._sockets = _bind_all(wanted)
         self.addresses = tuple(map(_taken, wanted, self._sockets))
         self.port = next((address.port for address in self.addresses if address.port), 0)
-        protocol: Any = functools.partial(BoundedHttpProtocol, limits=config, refused=refused)
+        protocol: Any = functools.partial(
+            BoundedHttpProtocol, limits=config, refused=refused, bodies=Bodies()
+        )
         self._server = _Server(
             uvicorn.Config(
                 app,

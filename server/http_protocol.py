@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from llm_serving_engine.server.config import HttpConfig
 from llm_serving_engine.server.refusals import (
+    BODIES,
     BODY_TIMEOUT,
     CONNECTIONS,
     HEADER_SIZE,
@@ -30,6 +31,21 @@ from llm_serving_engine.server.refusals import (
 PIPELINED_MAX = 8
 
 Refused = Callable[[str, int], None]
+
+
+# Bodies that are no longer are taken, however much of others is held.
+SMALL_BODY_BYTES = 64 * 1024
+
+
+class Bodies:
+    """What all connections hold of bodies that are not complete yet.
+
+    Attributes:
+        total: In bytes.
+    """
+
+    def __init__(self) -> None:
+        self.total = 0
 
 
 class _Refusal(Exception):
@@ -50,9 +66,21 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     covers the pause between two requests.
     """
 
-    def __init__(self, *args: Any, limits: HttpConfig, refused: Refused, **kwargs: Any) -> None:
-        """Serve a connection within `limits`; `refused(reason, status)` is told of refusals."""
+    def __init__(
+        self, *args: Any, limits: HttpConfig, refused: Refused, bodies: Bodies, **kwargs: Any
+    ) -> None:
+        """Serve a connection.
+
+        Args:
+            args: Of uvicorn's protocol.
+            limits: Its limits.
+            refused: Told of each refusal, with the reason and the status.
+            bodies: Shared by all connections.
+            kwargs: Of uvicorn's protocol, too.
+        """
         super().__init__(*args, **kwargs)
+        self._bodies = bodies
+        self._body_bytes = 0
         self._limits = limits
         self._told_refused = refused
         self._timer: asyncio.TimerHandle | None = None
@@ -76,7 +104,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._start_timer(self._limits.header_timeout_seconds, self._headers_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timers."""
+        """Forget the timers, and what has come of a body."""
+        self._forget_body()
         self._stop_timer()
         self._stop_write_timer()
         for cycle in self._unanswered:
@@ -134,10 +163,18 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
         self._bytes_beside_body = 0
+        self._body_bytes += len(body)
+        self._bodies.total += len(body)
+        limit = self._limits.bodies_bytes_max
+        if self._bodies.total > limit and self._body_bytes > SMALL_BODY_BYTES:
+            message = f"bodies of {limit} bytes in all are on their way, which is the limit"
+            self._refusal = _Refusal(BODIES, HTTPStatus.SERVICE_UNAVAILABLE, message)
+            raise self._refusal
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request is complete: nothing more is waited for."""
+        self._forget_body()
         self._stop_timer()
         self._in_headers = True
         super().on_message_complete()
@@ -152,6 +189,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def _refuse(self, refusal: _Refusal) -> None:
         """Answer with the refusal, and close."""
         self._over = True
+        self._forget_body()
         self._stop_timer()
         self._told_refused(refusal.reason, refusal.status)
         begun = (one.response_started and not one.response_complete for one in self._unanswered)
@@ -179,6 +217,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 HEADER_SIZE, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, message
             )
             raise self._refusal
+
+    def _forget_body(self) -> None:
+        self._bodies.total -= self._body_bytes
+        self._body_bytes = 0
 
     # Timers
 

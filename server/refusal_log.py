@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from llm_serving_engine.server.refusals import CONNECTIONS
+from llm_serving_engine.server.refusals import BODIES, CONNECTIONS
 
 # Callers decide how many refusals there are: of each reason, one line is written in this time.
 INTERVAL_SECONDS = 10.0
@@ -38,5 +38,5 @@ class RefusalLog:
         fields = {"reason": reason, "status": status, "left_out": self._left_out.pop(reason, 0)}
         shown = {name: value for name, value in fields.items() if value}
         # A full server is for its operator to know; the others are the callers' doing.
-        level = logging.WARNING if reason == CONNECTIONS else logging.INFO
+        level = logging.WARNING if reason in (BODIES, CONNECTIONS) else logging.INFO
         _logger.log(level, "HTTP refused", extra={"fields": shown})

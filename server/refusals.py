@@ -9,6 +9,7 @@ MALFORMED = "malformed"
 HEADER_TIMEOUT = "header_timeout"
 HEADER_SIZE = "header_size"
 BODY_TIMEOUT = "body_timeout"
+BODIES = "bodies"
 CONNECTIONS = "connections"
 WRITE_TIMEOUT = "write_timeout"
 # Requests that no endpoint sees.
@@ -16,7 +17,7 @@ FORBIDDEN_HOST = "forbidden_host"
 UNKNOWN_PATH = "unknown_path"
 METHOD = "method"
 HTTP_REFUSALS = (
-    *(MALFORMED, HEADER_TIMEOUT, HEADER_SIZE, BODY_TIMEOUT),
+    *(MALFORMED, HEADER_TIMEOUT, HEADER_SIZE, BODY_TIMEOUT, BODIES),
     *(CONNECTIONS, WRITE_TIMEOUT),
     *(FORBIDDEN_HOST, UNKNOWN_PATH, METHOD),
 )

@@ -78,6 +78,7 @@ def post(size: int, body: bytes, *headers: str) -> bytes:
 
 
 CLOSE = "connection: close"
+OK = b"HTTP/1.1 200 "
 
 
 @pytest.mark.parametrize("half", [b"", b"GET /ec", b"GET /echo HTTP/1.1\r\nhost: x\r\nx-a: b"])
@@ -152,6 +153,31 @@ async def test_a_body_in_the_smallest_chunks() -> None:
         assert (await reader.readuntil(b"100000")).startswith(b"HTTP/1.1 200 ")
         assert told == []
         writer.close()
+
+
+@pytest.mark.parametrize(("size", "status"), [(100_000, 200), (100_001, 503)])
+async def test_bodies_up_to_the_limit(size: int, status: int) -> None:
+    async with listening(bodies_bytes_max=100_000) as (listener, told):
+        answer = await exchange(listener, post(size, bytes(size), CLOSE))
+        assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+        assert told == [("bodies", 503)] * (status == 503)
+
+
+async def test_the_parts_of_bodies_count_together_but_for_small_ones() -> None:
+    async with listening(bodies_bytes_max=100_000) as (listener, told):
+        _, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        writer.write(post(100_000, bytes(90_000)))
+        # The first answer comes when the part has long been read: both are read by this loop.
+        assert (await exchange(listener, post(60_000, bytes(60_000), CLOSE))).startswith(OK)
+        refused = await exchange(listener, post(80_000, bytes(80_000), CLOSE))
+        assert refused.startswith(b"HTTP/1.1 503 ")
+        assert b"the limit" in refused
+        assert told == [("bodies", 503)]
+        # What has gone counts no more.
+        writer.write(bytes(10_000))
+        writer.close()
+        await writer.wait_closed()
+        assert (await exchange(listener, post(80_000, bytes(80_000), CLOSE))).startswith(OK)
 
 
 async def test_too_many_connections() -> None:
