@@ -4,24 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
-
-@dataclass(slots=True, eq=False)
-class _Node:
-    """A prefix of some stop sequences: a state of an Aho-Corasick automaton.
-
-    Attributes:
-        depth: The prefix's length.
-        edges: By the next character, the longer prefix.
-        fallback: The longest proper suffix of this prefix that is a prefix too.
-        stop: The longest stop sequence that ends here.
-    """
-
-    depth: int = 0
-    edges: dict[str, _Node] = field(default_factory=dict)
-    fallback: _Node | None = None
-    stop: str | None = None
+ROOT = 0
 
 
 class StopMatcher:
@@ -38,8 +22,8 @@ class StopMatcher:
     def __init__(self, stops: Sequence[str]) -> None:
         """Prepare to find any of `stops`. Raises ValueError where one is empty."""
         self.matched: str | None = None
-        self._root = _automaton(stops)
-        self._node = self._root
+        self._automaton = _Automaton(stops)
+        self._node = ROOT
         self._held = ""
 
     def feed(self, text: str) -> str:
@@ -49,54 +33,78 @@ class StopMatcher:
         """
         if self.matched is not None:
             return ""
-        if not self._root.edges:
+        automaton = self._automaton
+        if not automaton.edges[ROOT]:
             return text
         node = self._node
         text = self._held + text
         for index in range(len(self._held), len(text)):
-            node = _advance(node, text[index])
-            if node.stop is not None:
-                self.matched = node.stop
+            node = automaton.advance(node, text[index])
+            if stop := automaton.stops[node]:
+                self.matched = stop
                 self._held = ""
-                return text[: index + 1 - len(node.stop)]
+                return text[: index + 1 - len(stop)]
         self._node = node
-        released = len(text) - node.depth
+        released = len(text) - automaton.depths[node]
         self._held = text[released:]
         return text[:released]
 
     def flush(self) -> str:
         """The end of the text: what was held back, as no stop sequence came of it."""
         held, self._held = self._held, ""
-        self._node = self._root
+        self._node = ROOT
         return held
 
 
-def _advance(node: _Node, character: str) -> _Node:
-    """The longest prefix of a stop sequence that ends with `character`."""
-    while True:
-        following = node.edges.get(character)
-        if following is not None:
-            return following
-        if node.fallback is None:
-            return node
-        node = node.fallback
+class _Automaton:
+    """The prefixes of some stop sequences, by number; the empty one is ROOT.
 
+    Numbers and not objects: those would refer to each other in circles, and a
+    long stop sequence would be a thousand of them for the garbage collector.
 
-def _automaton(stops: Sequence[str]) -> _Node:
-    root = _Node()
-    for stop in stops:
-        if not stop:
-            raise ValueError("a stop sequence is empty")
-        node = root
-        for character in stop:
-            node = node.edges.setdefault(character, _Node(node.depth + 1))
-        node.stop = stop
-    # Breadth first: a fallback is shorter, so it is complete before it is needed.
-    waiting = deque([root])
-    while waiting:
-        node = waiting.popleft()
-        for character, child in node.edges.items():
-            child.fallback = root if node.fallback is None else _advance(node.fallback, character)
-            child.stop = child.stop or child.fallback.stop
-            waiting.append(child)
-    return root
+    Attributes:
+        edges: Of each prefix, by the character that follows, the longer prefix.
+        fallbacks: Of each, the longest other prefix that it ends with.
+        stops: Of each, the longest stop sequence that it ends with, or "".
+        depths: The length of each.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self.edges: list[dict[str, int]] = [{}]
+        self.fallbacks = [ROOT]
+        self.stops = [""]
+        self.depths = [0]
+        for stop in stops:
+            if not stop:
+                raise ValueError("a stop sequence is empty")
+            node = ROOT
+            for character in stop:
+                node = self.edges[node].get(character) or self._add(node, character)
+            self.stops[node] = stop
+        # Breadth first: a fallback is shorter, so it is complete before it is needed.
+        waiting = deque(self.edges[ROOT].values())
+        while waiting:
+            node = waiting.popleft()
+            for character, child in self.edges[node].items():
+                fallback = self.advance(self.fallbacks[node], character)
+                self.fallbacks[child] = fallback
+                self.stops[child] = self.stops[child] or self.stops[fallback]
+                waiting.append(child)
+
+    def advance(self, node: int, character: str) -> int:
+        """The longest prefix that ends a text which ended with `node`, and a character more."""
+        while True:
+            following = self.edges[node].get(character)
+            if following is not None:
+                return following
+            if node == ROOT:
+                return ROOT
+            node = self.fallbacks[node]
+
+    def _add(self, node: int, character: str) -> int:
+        child = self.edges[node][character] = len(self.edges)
+        self.edges.append({})
+        self.fallbacks.append(ROOT)
+        self.stops.append("")
+        self.depths.append(self.depths[node] + 1)
+        return child

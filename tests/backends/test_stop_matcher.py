@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from itertools import pairwise
 
 import pytest
@@ -95,3 +97,15 @@ def test_what_was_held_back_comes_at_the_end() -> None:
 def test_an_empty_stop_sequence_is_refused() -> None:
     with pytest.raises(ValueError, match="empty"):
         StopMatcher(["a", ""])
+
+
+def test_it_leaves_nothing_to_the_garbage_collector() -> None:
+    matcher = StopMatcher(["abcab", "cab", "b"])
+    assert matcher.feed("xabc") == "xa"
+    automaton = weakref.ref(matcher._automaton)
+    gc.disable()
+    try:
+        del matcher
+        assert automaton() is None
+    finally:
+        gc.enable()
