@@ -87,7 +87,11 @@ class App:
         self._console = Console(self.catalog, self._views, self._lives, config.http)
         self.health = HealthService(("", *SERVICES, model.name))
         self._operations = OperationsService(
-            self.catalog, self._views, self._lives, config.watch_interval_min_seconds
+            self.catalog,
+            self._views,
+            self._lives,
+            config.watch_interval_min_seconds,
+            config.watchers_max,
         )
         self._grpc = make_server(
             config.grpc,

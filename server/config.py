@@ -289,6 +289,8 @@ class ServerConfig(BaseSettings):
     """How long running requests may take to finish after that. Longer loses fewer answers."""
     watch_interval_min_seconds: Annotated[float, Field(ge=0.01)] = 0.1
     """The highest rate at which WatchSchedulerState sends readings."""
+    watchers_max: Positive = 64
+    """WatchSchedulerState calls at once. Each takes the time of a reading, at its rate."""
     explained_requests_max: Positive = 1000
     """The last requests, of each model, that `explain` and the console know. Each takes a few
     kilobytes; never what it says."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
 import grpc
 
-from llm_serving_engine.scheduler.errors import InvalidField
+from llm_serving_engine.scheduler.errors import InvalidField, LimitReached
 from llm_serving_engine.server.catalog import Catalog
 from llm_serving_engine.server.lives.encoding import encode_explanation
 from llm_serving_engine.server.lives.errors import UnknownRequest
@@ -21,6 +22,8 @@ SERVICE = operations_pb2.DESCRIPTOR.services_by_name["OperationsService"].full_n
 INTERVAL_DEFAULT_SECONDS = 1.0
 INTERVAL_MAX_SECONDS = 3600.0
 EXPLANATIONS_MAX = 10
+# How soon one who watches has often left.
+RETRY_SECONDS = 5.0
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -34,12 +37,23 @@ class OperationsService(operations_pb2_grpc.OperationsServiceServicer):
         views: Mapping[str, SchedulerView],
         lives: Mapping[str, Lives],
         interval_min: float,
+        watchers_max: int,
     ) -> None:
-        """Show `views` and `lives`, by model, the views at most every `interval_min` seconds."""
+        """Show what a server does.
+
+        Args:
+            catalog: The models.
+            views: Their schedulers, by name.
+            lives: Their requests, by name.
+            interval_min: Between two readings of a watch, in seconds.
+            watchers_max: Watches at once.
+        """
         self._catalog = catalog
         self._views = views
         self._lives = lives
         self._interval_min = interval_min
+        self._watchers_max = watchers_max
+        self._watchers = 0
         self._closing = asyncio.Event()
 
     async def GetSchedulerState(  # noqa: N802
@@ -54,6 +68,20 @@ class OperationsService(operations_pb2_grpc.OperationsServiceServicer):
     ) -> AsyncIterator[operations_pb2.WatchSchedulerStateResponse]:
         """The state, and again whenever it has changed, until the server shuts down."""
         model, interval = self._catalog.get(request.model), self._interval(request)
+        if self._watchers >= self._watchers_max:
+            description = f"{self._watchers_max} watch the schedulers, which is the limit"
+            raise LimitReached("watchers_max", description, RETRY_SECONDS)
+        self._watchers += 1
+        try:
+            async with contextlib.aclosing(self._watch(model, interval)) as readings:
+                async for reading in readings:
+                    yield reading
+        finally:
+            self._watchers -= 1
+
+    async def _watch(
+        self, model: ServedModel, interval: float
+    ) -> AsyncGenerator[operations_pb2.WatchSchedulerStateResponse, None]:
         shown: operations_pb2.SchedulerState | None = None
         while not self._closing.is_set():
             state = self._read(model)

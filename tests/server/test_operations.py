@@ -11,7 +11,7 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
-from running_server import RunningServer, asked, detail, error_of, gated
+from running_server import RunningServer, asked, detail, error_of, gated, serving
 
 from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.v1 import generation_pb2, models_pb2, operations_pb2
@@ -169,6 +169,27 @@ async def test_the_rate_of_a_watch_is_bounded() -> None:
         assert min(gaps) > 0.09e9
         stream.cancel()
         watching.cancel()
+
+
+async def test_more_watches_than_there_may_be() -> None:
+    async with serving(watchers_max=2) as server:
+        first, second = watch(server), watch(server)
+        for one in (first, second):
+            await one.read()
+        error = await error_of(watch(server).read())
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert detail(error, error_details_pb2.QuotaFailure).violations[0].subject == "watchers_max"
+        # A place that has become free is there for the next, as soon as the server has seen it.
+        first.cancel()
+        while True:
+            third = watch(server)
+            try:
+                assert (await third.read()).HasField("state")
+                break
+            except grpc.aio.AioRpcError:
+                continue
+        second.cancel()
+        third.cancel()
 
 
 async def test_watches_end_when_the_server_shuts_down() -> None:
