@@ -8,7 +8,7 @@ import platform
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -18,16 +18,12 @@ from rich.console import Console
 from serve_process import serve_process
 
 from llm_serving_engine.backends import machine
-from llm_serving_engine.backends.backend import BackendConfig
 from llm_serving_engine.backends.build_record import Attempt, BuildRecord, Check, Outcome
-from llm_serving_engine.backends.llama_cpp.settings import Settings
-from llm_serving_engine.backends.llama_cpp.speed_choice import SpeedChoice
 from llm_serving_engine.backends.models.errors import LibraryMissing
 from llm_serving_engine.server.commands import doctor_report
-from llm_serving_engine.server.config import ConfigError, ServerConfig, load_config
+from llm_serving_engine.server.config import ConfigError, load_config
 from llm_serving_engine.server.doctor import build as build_module
 from llm_serving_engine.server.doctor import machine as machine_module
-from llm_serving_engine.server.doctor import model as model_module
 from llm_serving_engine.server.doctor.build import look_at_build
 from llm_serving_engine.server.doctor.configuration import (
     invalid_configuration,
@@ -35,7 +31,6 @@ from llm_serving_engine.server.doctor.configuration import (
 )
 from llm_serving_engine.server.doctor.finding import Finding, Verdict, note, problem
 from llm_serving_engine.server.doctor.machine import look_at_machine
-from llm_serving_engine.server.doctor.model import look_at_model
 from llm_serving_engine.server.doctor.ports import look_at_ports
 from llm_serving_engine.server.doctor.served import look_at_server
 
@@ -173,86 +168,6 @@ def test_no_library_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build_module, "version", missing)
     (found,) = look_at_build()
     assert (found.verdict, found.value) == (PROBLEM, "not installed")
-
-
-# The model
-
-
-def config_of(**model: object) -> ServerConfig:
-    return load_config(flags={"model": model})
-
-
-def test_a_model_that_fits() -> None:
-    findings = list(look_at_model(config_of(reference="builtin")))
-    assert {finding.verdict for finding in findings} == {OK}
-    assert "Q4_1" in named(findings, "file").value
-    assert "for 16 slots of 2,048 tokens" in named(findings, "memory").value
-
-
-def test_what_a_load_has_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    def remembered(path: Path, config: BackendConfig, settings: Settings) -> SpeedChoice:
-        assert config.batch_invariant is False
-        return SpeedChoice(settings, {}, ("prompts in chunks of 128",))
-
-    monkeypatch.setattr(model_module, "remembered_speed", remembered)
-    speed = named(look_at_model(config_of(reference="builtin")), "speed")
-    assert (speed.value, speed.verdict) == ("prompts in chunks of 128", OK)
-    monkeypatch.setattr(model_module, "remembered_speed", lambda *arguments: None)
-    assert "speed" not in {found.name for found in look_at_model(config_of(reference="builtin"))}
-
-
-def test_a_model_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "available_memory", lambda: 5_000_000)
-    memory = named(look_at_model(config_of(reference="builtin")), "memory")
-    assert memory.verdict is PROBLEM
-    assert "5 MB are there" in memory.value
-    # A server that runs may be what takes it.
-    served = named(look_at_model(config_of(reference="builtin"), served=True), "memory")
-    assert (served.verdict, served.value) == (NOTE, memory.value)
-
-
-@pytest.mark.parametrize(
-    ("template", "verdict", "words"),
-    [
-        ("{{ messages[0].content }}!", OK, "has 6 characters"),
-        ("{% for", PROBLEM, "not valid"),
-        ("{{ raise_exception('no') }}", PROBLEM, "no"),
-    ],
-)
-def test_the_chat_template_is_tried(
-    tmp_path: Path, template: str, verdict: Verdict, words: str
-) -> None:
-    path = tmp_path / "template.jinja"
-    path.write_text(template)
-    config = config_of(reference="builtin", chat_template=str(path))
-    found = named(look_at_model(config), "chat template")
-    assert found.verdict is verdict
-    assert words in found.value
-
-
-def test_the_files_own_chat_template(
-    write_tiny_model: Callable[..., Path], tmp_path: Path, tiny_model_path: Path
-) -> None:
-    def found_in(path: Path) -> Finding:
-        return named(look_at_model(config_of(reference=str(path))), "chat template")
-
-    good = found_in(tiny_model_path)
-    assert (good.verdict, good.value.split(";")[0]) == (OK, "the file's")
-    without = found_in(write_tiny_model(tmp_path / "without.gguf", chat_template=None))
-    assert (without.verdict, without.value.split(":")[0]) == (OK, "none")
-    broken = found_in(write_tiny_model(tmp_path / "broken.gguf", chat_template="{% for"))
-    assert broken.verdict is NOTE
-    assert "model.chat_template" in broken.advice
-
-
-def test_models_without_a_file() -> None:
-    (scripted,) = look_at_model(config_of(backend="scripted"))
-    assert scripted.verdict is OK
-    (missing,) = look_at_model(config_of(reference="/nowhere/model.gguf"))
-    assert missing.verdict is PROBLEM
-    (remote,) = look_at_model(config_of(reference="hf:somebody/something/model.gguf"))
-    assert remote.verdict is NOTE
-    assert "models pull hf:somebody/something/model.gguf" in remote.advice
 
 
 # Ports
@@ -422,10 +337,3 @@ def test_help_has_an_example() -> None:
     done = doctor("--help")
     assert done.returncode == 0
     assert "Example: llm-serving-engine doctor" in done.stdout
-
-
-def test_a_model_of_another_kind(write_tiny_model: Callable[..., Path], tmp_path: Path) -> None:
-    path = write_tiny_model(tmp_path / "bert.gguf", architecture="bert")
-    (refused,) = look_at_model(config_of(reference=str(path)))
-    assert refused.verdict is Verdict.PROBLEM
-    assert "is an embedding model (architecture bert)" in refused.value
