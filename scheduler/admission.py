@@ -1,14 +1,17 @@
 """What is taken into the queue, and what is refused, with when to try again.
 
-A deadline is for the whole answer. A request is taken where its answer is expected
-in time: its wait, its own prompt, and its output at the rate that its slot will
-have. The same is asked again when it gets a slot, and of what runs while others
-wait, so capacity is not spent on answers that will come too late.
+A deadline is for the whole answer. Requests that run share the runner: with n of them,
+each computes its prompt n times as slowly, and gets a token for each step of n rows.
+So where deadlines are short, fewer run at once, and the others are held back. A request
+is taken where its answer is expected in time: the wait for what goes before, then its
+own share of the runner. The same is asked again when it could get a slot, and of what
+runs while others wait, so capacity is not spent on answers that will come too late.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable
+from typing import NamedTuple
 
 from llm_serving_engine.scheduler.cache import Cache
 from llm_serving_engine.scheduler.config import SchedulerConfig
@@ -22,14 +25,25 @@ from llm_serving_engine.scheduler.step import Capabilities
 
 RETRY_AFTER_MIN = 0.05
 RETRY_AFTER_MAX = 60.0
-# What an answer may take longer than expected: the wait at the door, what is
-# expected of a request when it gets a slot, and what runs before it is given up.
-WAIT_MARGIN, OWN_MARGIN, RUNNING_MARGIN = 1.1, 1.1, 0.8
+# What an answer may take longer than expected.
+MARGIN = 1.3
+# The part of its time that a request may take for itself, once it has a slot.
+OWN_PART = 0.6
+# A refused request is promised this many times what it takes: newcomers come too.
+PROMISE_SPREAD = 2.0
 # How much of a mean the newest value says.
 RATE = 0.05
 # A tenant's own mean counts from so many finished requests on.
 TENANT_FINISHED_MIN = 8
 TENANTS_MAX = 1000
+
+
+class Work(NamedTuple):
+    """What is left to compute of a request: the prompt from `start` to `end`, and output."""
+
+    start: int
+    end: int
+    output: float
 
 
 class OutputShare:
@@ -39,16 +53,21 @@ class OutputShare:
         self._mean = 0.5
         self._tenants: dict[str, tuple[int, float]] = {}
 
-    def learn(self, sequence: Sequence) -> None:
-        """Take in what a finished request produced."""
-        request = sequence.request
-        share = len(sequence.output) / request.max_tokens
+    def learn(self, tenant: str, share: float) -> None:
+        """Take in what a request produced, as a part of its `max_tokens`."""
         self._mean += RATE * (share - self._mean)
-        count, mean = self._tenants.pop(request.tenant, (0, 0.0))
+        self._learn_of(tenant, share)
+
+    def doubt(self, tenant: str) -> None:
+        """Expect less of a tenant whose requests are refused unseen: answers may be short."""
+        self._learn_of(tenant, 0.0)
+
+    def _learn_of(self, tenant: str, share: float) -> None:
+        count, mean = self._tenants.pop(tenant, (0, 0.0))
         count += 1
         # The first ones are averaged, later ones replace the oldest little by little.
         mean += max(RATE, 1 / count) * (share - mean)
-        self._tenants[request.tenant] = count, mean
+        self._tenants[tenant] = count, mean
         if len(self._tenants) > TENANTS_MAX:
             del self._tenants[next(iter(self._tenants))]
 
@@ -78,18 +97,17 @@ class Admission:
         self._cost_at_load = CostModel.of(capabilities)
         self._target = target
         self._share = OutputShare()
-        # Seconds between two tokens of a stream, as they were lately.
-        self._pace = cost.rows_seconds(capabilities.slots)
+        # Until when capacity is promised to those that were told to try again.
+        self._promised = 0.0
 
     # What is learned
 
-    def finished(self, sequence: Sequence) -> None:
-        """Take in what a finished request produced."""
-        self._share.learn(sequence)
-
-    def paced(self, seconds: float) -> None:
-        """Take in the time between two tokens of a stream."""
-        self._pace += RATE * (seconds - self._pace)
+    def ended(self, sequence: Sequence) -> None:
+        """Take in what a request produced: if it did not finish, at least that."""
+        tenant = sequence.request.tenant
+        share = len(sequence.output) / sequence.request.max_tokens
+        if sequence.finish_reason is not None or share > self._share.of(tenant):
+            self._share.learn(tenant, share)
 
     # At the door
 
@@ -107,12 +125,12 @@ class Admission:
                 "prompt",
                 f"{len(request.prompt)} tokens leave no room in the context of {context}",
             )
-        displaced = self._check_limits(request)
+        displaced = self._check_limits(request, now)
         if request.deadline is not None:
             self._check_deadline(sequence, line, now)
         return displaced
 
-    def _check_limits(self, request: Request) -> Sequence | None:
+    def _check_limits(self, request: Request, now: float) -> Sequence | None:
         """The request that gives its place in the queue, where there is no other one.
 
         It is of a lower class. Where the tenant's share is full, it is of that tenant.
@@ -126,21 +144,23 @@ class Admission:
             ("queue.requests", len(self._queue) + 1, config.queue_requests_max),
             ("queue.tokens", self._queue.tokens + request.tokens, config.queue_tokens_max),
         )
-        over = [(subject, now, most) for subject, now, most in limits if now > most]
+        over = [(subject, count, most) for subject, count, most in limits if count > most]
         if not over:
             return None
-        subject, now, most = over[-1]
+        subject, count, most = over[-1]
         tenant = request.tenant if over[0][0].startswith("tenant") else None
         displaced = self._queue.displaceable(request.priority, tenant)
         tokens = max(
-            now - most for name, now, most in (*over, ("tokens", 0, 0)) if "tokens" in name
+            count - most for name, count, most in (*over, ("tokens", 0, 0)) if "tokens" in name
         )
         if displaced is not None and displaced.request.tokens >= tokens:
             return displaced
         whose = "this tenant's part of the queue" if "tenant" in subject else "the queue"
         unit = subject.rpartition(".")[2]
-        description = f"{whose} is full: with this request, {now:g} {unit} would wait, of {most:g}"
-        raise LimitReached(subject, description, self.retry_after)
+        wait = f"with this request, {count:g} {unit} would wait, of {most:g}"
+        seconds = self.retry_after
+        promise = self._promise(seconds, seconds, now)
+        raise LimitReached(subject, f"{whose} is full: {wait}", promise)
 
     def _check_deadline(self, sequence: Sequence, line: Hashable, now: float) -> None:
         assert sequence.request.deadline is not None
@@ -148,120 +168,165 @@ class Admission:
         if remaining <= 0:
             reason = DeadlinePassed.DEADLINE_UNREACHABLE
             raise DeadlinePassed(reason, "the deadline had passed on arrival")
-        outlook = Outlook(self._cache.slots, ())
-        wait = self.wait_seconds(sequence, line)
-        own = self._own_seconds(sequence, outlook)
-        needed = WAIT_MARGIN * wait + OWN_MARGIN * own if wait else own
+        needed = self._needed(sequence, line, remaining)
         if needed > remaining:
-            raise self.unreachable(needed, remaining)
+            if not self._cache.in_use:
+                self._share.doubt(sequence.request.tenant)
+            raise self._unreachable(sequence, needed, now)
 
-    def displaced(self) -> LimitReached:
+    def displaced(self, now: float) -> LimitReached:
         """The error of a request that a higher class displaced from the full queue."""
         description = "the queue is full, and a request of a higher class took this one's place"
-        return LimitReached("queue.requests", description, self.retry_after)
+        seconds = self.retry_after
+        return LimitReached("queue.requests", description, self._promise(seconds, seconds, now))
 
-    def unreachable(self, needed: float, remaining: float) -> DeadlinePassed:
+    def _unreachable(self, sequence: Sequence, needed: float, now: float) -> DeadlinePassed:
         """The error of a request whose answer would come too late."""
+        assert sequence.request.deadline is not None
+        remaining = sequence.request.deadline - now
+        many = self._can.slots
+        work = self._work(sequence, Outlook(self._cache.slots, ()))
         return DeadlinePassed(
             DeadlinePassed.DEADLINE_UNREACHABLE,
             f"the answer is expected in {needed:.3g} s, the deadline is in {remaining:.3g} s",
-            _bounded(needed - remaining),
+            self._promise(needed - remaining, self._seconds(work, many) / many, now),
         )
 
     @property
     def retry_after(self) -> float:
         """Seconds until the queue is expected to have room for one more."""
         loads = [self._queue.of_class(priority) for priority in Priority]
-        requests = sum(load.requests for load in loads)
-        seconds = sum(load.requests * self._mean_seconds(load) for load in loads)
-        return _bounded(seconds / max(requests, 1) / self._can.slots)
+        requests, many = sum(load.requests for load in loads), self._can.slots
+        seconds = sum(load.requests * self._mean_seconds(load, many) for load in loads)
+        return min(max(seconds / max(requests, 1) / many, RETRY_AFTER_MIN), RETRY_AFTER_MAX)
+
+    def _promise(self, soonest: float, seconds: float, now: float) -> float:
+        """Seconds after which to try again: each refused request gets a turn of its own.
+
+        Args:
+            soonest: When there is room, if nobody else is told so.
+            seconds: What the request takes of the runner.
+            now: The time.
+        """
+        at = max(now + soonest, self._promised)
+        self._promised = min(at, now + RETRY_AFTER_MAX) + PROMISE_SPREAD * seconds
+        return min(max(at - now, RETRY_AFTER_MIN), RETRY_AFTER_MAX)
 
     # When it gets a slot, and while it runs
 
     def too_late(self, sequence: Sequence, outlook: Outlook, now: float) -> DeadlinePassed | None:
-        """The error of a request that would get a slot too late for its answer."""
+        """The error of a request whose answer would come too late, whatever it waits for."""
         if sequence.request.deadline is None:
             return None
-        remaining = sequence.request.deadline - now
-        needed = self._own_seconds(sequence, outlook)
-        return self.unreachable(needed, remaining) if needed > remaining else None
+        work, running = self._work(sequence, outlook), self._rivals(sequence)
+        if not running:
+            needed = self._seconds_alone(work)
+        else:
+            many = len(running)
+            ends = sorted(self._seconds(self._work(one, outlook), many) for one in running)
+            # Now, or when some of them have ended.
+            slots = enumerate((0.0, *ends))
+            needed = min(wait + self._seconds(work, many + 1 - ended) for ended, wait in slots)
+        late = needed > sequence.request.deadline - now
+        return self._unreachable(sequence, needed, now) if late else None
+
+    def is_held(self, sequence: Sequence, outlook: Outlook, now: float) -> bool:
+        """Whether a request is to wait although a slot is free.
+
+        So it is where its answer, or one of those that run, would come too late with so
+        many running.
+        """
+        running = self._rivals(sequence)
+        if sequence.request.deadline is None or not running:
+            return False
+        work, many = self._work(sequence, outlook), len(running) + 1
+        if MARGIN * self._seconds(work, many) > sequence.request.deadline - now:
+            return True
+        works = [(one.request.deadline, self._work(one, outlook)) for one in running]
+        prompts = sum(self._prefill_seconds(other) for _, other in works)
+        return any(
+            deadline is not None
+            and prompts + other.output * self._cost.rows_seconds(many - 1)
+            <= deadline - now
+            < MARGIN
+            * (prompts + self._prefill_seconds(work) + other.output * self._cost.rows_seconds(many))
+            for deadline, other in works
+        )
 
     def hopeless(self, sequence: Sequence, outlook: Outlook, now: float) -> bool:
         """Whether what runs cannot be expected to end in time, even if it is fast."""
-        deadline = sequence.request.deadline
+        deadline, work = sequence.request.deadline, self._work(sequence, outlook)
         if deadline is None:
             return False
-        return RUNNING_MARGIN * self._rest_seconds(sequence, outlook) > deadline - now
+        rows = work.output * self._cost.rows_seconds(self._cache.in_use)
+        return self._prefill_seconds(work) + rows > deadline - now
 
     # What is expected
 
-    def wait_seconds(self, sequence: Sequence, line: Hashable) -> float:
-        """Seconds until a new request is expected to get a slot.
+    def _needed(self, sequence: Sequence, line: Hashable, remaining: float) -> float:
+        """Seconds from the arrival of a request to the end of its answer.
 
-        It waits for what it does not preempt or overtake: slots of its class and of
-        higher ones, and requests that are served before it. They take the slots in turn.
+        It waits for what it does not preempt or overtake: what runs and waits of its
+        class and of higher ones. As many run as leave time to wait.
         """
-        priority = sequence.request.priority
-        outlook = Outlook(self._cache.slots, ())
-        running = [s for s in self._cache.holders() if s.request.priority >= priority]
-        free = [0.0] * (self._can.slots - len(running))
-        free += sorted(self._rest_seconds(one, outlook) for one in running)
+        priority, outlook = sequence.request.priority, Outlook(self._cache.slots, ())
+        work, running = self._work(sequence, outlook), self._rivals(sequence)
         higher = [self._queue.of_class(other) for other in Priority if other > priority]
-        mine = self._queue.ahead(line, priority)
-        ahead = sum(load.requests for load in higher) + mine
-        if not ahead:
-            return free[0]
-        seconds = sum(load.requests * self._mean_seconds(load) for load in higher)
-        seconds += mine * self._mean_seconds(self._queue.of_class(priority))
-        return free[ahead % len(free)] + ahead // len(free) * seconds / ahead
+        ahead = sum(load.requests for load in higher) + self._queue.ahead(line, priority)
+        if not ahead and not running:
+            return self._seconds_alone(work)
+        many = min(sum(one.request.deadline is None for one in running) + 1, self._can.slots)
+        while many < self._can.slots and self._seconds(work, many + 1) <= OWN_PART * remaining:
+            many += 1
+        own = MARGIN * self._seconds(work, many)
+        if ahead + len(running) < many:
+            return own
+        mean = self._mean_seconds(self._queue.of_class(priority), many) or own
+        rests = sum(self._seconds(self._work(one, outlook), many) for one in running)
+        # The others that run then are half done.
+        return own + max(rests + (ahead - (many - 1) / 2) * mean, 0.0) / many
 
-    def _mean_seconds(self, load: Load) -> float:
-        """Seconds that a request of a load is expected to hold a slot."""
+    def _rivals(self, sequence: Sequence) -> list[Sequence]:
+        """What runs and does not give way to a sequence."""
+        priority = sequence.request.priority
+        return [s for s in self._cache.holders() if s.request.priority >= priority]
+
+    def _work(self, sequence: Sequence, outlook: Outlook) -> Work:
+        """What is left to compute of a sequence, waiting or running."""
+        if sequence.slot is not None:
+            start = outlook.position(sequence.slot)
+        else:
+            match = self._cache.match(sequence, outlook)
+            start = match[1] if match else 0
+        rest = sequence.request.max_tokens - len(sequence.output)
+        return Work(start, sequence.known_tokens, self._share.of(sequence.request.tenant) * rest)
+
+    def _mean_seconds(self, load: Load, many: int) -> float:
+        """Seconds that a request of a load is expected to hold a slot, with so many running."""
         if not load.requests:
             return 0.0
         prompt = load.prompt_tokens // load.requests
         output = self._share.of("") * (load.tokens - load.prompt_tokens) / load.requests
-        return self._prefill_seconds(self._cost, 0, prompt) + output * self._pace
+        return self._seconds(Work(0, prompt, output), many)
 
-    def _rest_seconds(self, sequence: Sequence, outlook: Outlook) -> float:
-        """Seconds until a running request is expected to end."""
-        assert sequence.slot is not None
-        position, produced = outlook.position(sequence.slot), len(sequence.output)
-        prefill = self._prefill_seconds(self._cost, position, sequence.known_tokens)
-        return prefill + max(self._output_tokens(sequence.request) - produced, 1) * self._pace
+    def _seconds(self, work: Work, many: int) -> float:
+        """Seconds that work takes with so many like it running."""
+        return many * self._prefill_seconds(work) + work.output * self._cost.rows_seconds(many)
 
-    def _own_seconds(self, sequence: Sequence, outlook: Outlook) -> float:
-        """Seconds from a slot to the end of the answer.
+    def _prefill_seconds(self, work: Work) -> float:
+        """Seconds of computing a prompt; a stream has one token left, which is a row."""
+        if work.end - work.start <= 1:
+            return 0.0
+        return self._cost.prefill_seconds(work.start, work.end, self._can.chunk)
 
-        On a server with nothing else to do, by the lower of learned and load-time
-        costs: what was learned in a slow spell must not refuse for ever.
+    def _seconds_alone(self, work: Work) -> float:
+        """Seconds that work takes on a server with nothing else to do.
+
+        The lower of learned and load-time costs counts: what was learned in a slow
+        spell must not refuse for ever.
         """
-        match = self._cache.match(sequence, outlook)
-        cached = match[1] if match else 0
-        known, tokens = sequence.known_tokens, self._output_tokens(sequence.request)
-        tokens = max(tokens - len(sequence.output), 1)
-        if self._cache.in_use:
-            return self._prefill_seconds(self._cost, cached, known) + tokens * self._busy_pace()
         return min(
-            cost.prefill_seconds(cached, known, self._can.chunk) + tokens * cost.rows_seconds(1)
+            cost.prefill_seconds(work.start, work.end, self._can.chunk)
+            + work.output * cost.rows_seconds(1)
             for cost in (self._cost, self._cost_at_load)
         )
-
-    def _busy_pace(self) -> float:
-        """Seconds between two tokens, for one more request beside those that run."""
-        if len(self._queue) or not self._cache.idle():
-            return self._pace
-        return min(self._cost.rows_seconds(self._cache.in_use + 1), self._pace)
-
-    def _output_tokens(self, request: Request) -> float:
-        return self._share.of(request.tenant) * request.max_tokens
-
-    def _prefill_seconds(self, cost: CostModel, start: int, end: int) -> float:
-        """Seconds to compute a prompt, with a rows step of the others after each chunk."""
-        seconds = cost.prefill_seconds(start, end, self._can.chunk)
-        rows = cost.rows_seconds(max(self._cache.in_use, 1))
-        return seconds * (1 + rows / self._target)
-
-
-def _bounded(seconds: float) -> float:
-    return min(max(seconds, RETRY_AFTER_MIN), RETRY_AFTER_MAX)

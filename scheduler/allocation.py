@@ -41,28 +41,32 @@ class Allocation:
             self._try_suspect(outlook, now)
             return
         self._dispatch.resume(outlook)
-        while (sequence := self._dispatch.next(outlook, now)) is not None:
+        if len(self._queue):
+            self._end_hopeless(outlook, now)
+        held: set[int] = set()
+        while (sequence := self._dispatch.next(outlook, now, held)) is not None:
+            victim = None if self._cache.idle() else self._dispatch.victim(sequence)
+            if victim is None and not self._cache.idle():
+                return
             late = self._admission.too_late(sequence, outlook, now)
             if late is not None:
                 self._live.end(sequence, Event.EXPIRE, now, late)
                 continue
-            if not self._cache.idle() and not self._free_slot(sequence, outlook, now):
-                return
+            if self._admission.is_held(sequence, outlook, now):
+                held.add(sequence.key)
+                continue
+            if victim is not None:
+                self._preempt(victim, outlook, now)
             self._take_slot(sequence, outlook, now)
             # Copies take time too: the rest of them goes with the next step.
             if self._cost.operations(self._live.operations) > self._target / 2:
                 return
 
-    def _free_slot(self, sequence: Sequence, outlook: Outlook, now: float) -> bool:
-        """Free a slot for a waiting request: of one that is hopeless, or of a lower class."""
+    def _end_hopeless(self, outlook: Outlook, now: float) -> None:
+        """End what runs and cannot be in time any more: others wait."""
         for running in list(self._cache.holders()):
             if self._admission.hopeless(running, outlook, now):
                 self._live.expire(running, now)
-                return True
-        victim = self._dispatch.victim(sequence)
-        if victim is not None:
-            self._preempt(victim, outlook, now)
-        return victim is not None
 
     def _try_suspect(self, outlook: Outlook, now: float) -> None:
         """Run the suspect that is next, and nothing beside it."""

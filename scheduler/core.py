@@ -209,7 +209,7 @@ class Scheduler:
         if result.recalled:
             self._live.operations[:0] = step.operations
             return
-        self._learn(step, result, now)
+        self._learn(step, result)
         for index, operation in enumerate(step.operations):
             self._confirm(operation, index in result.failed, now)
         for run, outcome in zip(step.runs, result.runs, strict=True):
@@ -289,16 +289,10 @@ class Scheduler:
     def _operation_seconds(self) -> float:
         return self.cost.operations(self._live.operations)
 
-    def _learn(self, step: Step, result: StepResult, now: float) -> None:
+    def _learn(self, step: Step, result: StepResult) -> None:
         self.cost.learn(result.shape or step.shape, result.seconds)
         done = [o for i, o in enumerate(step.operations) if i not in result.failed]
         self.cost.learn_operations(done, result.operation_seconds)
-        if not step.rows:
-            return
-        for run in step.runs[:1]:
-            sequence = self._live.get(run.key)
-            if sequence is not None and sequence.last_token_at is not None:
-                self.admission.paced(now - sequence.last_token_at)
 
     # What comes of a step
 

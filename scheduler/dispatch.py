@@ -81,10 +81,16 @@ class Dispatch:
         order = {s: (-s.request.priority if strict else 0, *keys[s]) for s in heads}
         return min(order, key=order.__getitem__, default=None)
 
-    def next(self, outlook: Outlook, now: float) -> Sequence | None:
-        """The request that gets the next slot; None where none can run."""
-        while (first := self.first(now, outlook.keys)) is not None:
-            self._aged = self._oldest(now) if self._cache.idle() else None
+    def next(self, outlook: Outlook, now: float, held: set[int]) -> Sequence | None:
+        """The request that gets the next slot; None where none can run.
+
+        Args:
+            outlook: What the slots will hold.
+            now: The time.
+            held: Keys of requests that are held back.
+        """
+        while (first := self.first(now, outlook.keys | held)) is not None:
+            self._aged = self._oldest(now, outlook.keys | held) if self._cache.idle() else None
             chosen = self._aged or first
             awaited = self._cache.awaited(chosen, outlook)
             if awaited is None:
@@ -92,11 +98,12 @@ class Dispatch:
             self._queue.defer(chosen, awaited)
         return None
 
-    def _oldest(self, now: float) -> Sequence | None:
+    def _oldest(self, now: float, busy: set[int]) -> Sequence | None:
         """The request that has waited longest, where its age counts."""
         if self._since_aged < AGED_SHARE - 1:
             return None
-        oldest = min(self._queue.heads(), key=lambda s: s.since)
+        heads = (head for head in self._queue.heads() if head.key not in busy)
+        oldest = min(heads, key=lambda s: s.since)
         return oldest if now - oldest.since > self._config.aging_seconds else None
 
     def admitted(self, sequence: Sequence, cached: int) -> None:

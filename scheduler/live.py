@@ -68,7 +68,7 @@ class LiveRequests:
         sequence = Sequence(request, next(self._keys), [Transition(State.WAITING, now)])
         displaced = self._admission.check(sequence, self._policy.line(sequence), now)
         if displaced is not None:
-            self.end(displaced, Event.FAIL, now, self._admission.displaced())
+            self.end(displaced, Event.FAIL, now, self._admission.displaced(now))
         self._sequences[sequence.key] = sequence
         if request.deadline is not None:
             self._deadlines.add(sequence.key, request.deadline)
@@ -93,7 +93,6 @@ class LiveRequests:
     def finish(self, sequence: Sequence, reason: FinishReason, now: float) -> None:
         """End a request successfully."""
         sequence.finish_reason = reason
-        self._admission.finished(sequence)
         self._leave(sequence, Event.FINISH, now)
 
     def end(self, sequence: Sequence, event: Event, now: float, error: RequestError) -> None:
@@ -110,6 +109,7 @@ class LiveRequests:
             self._queue.remove(sequence)
         self.operations += self._cache.drop(sequence, SnapshotEvent.EVICT)
         del self._sequences[sequence.key]
+        self._admission.ended(sequence)
         self._deadlines.discard(sequence.key)
         self.suspects.left(sequence.key)
         self.move(sequence, event, now)

@@ -123,13 +123,16 @@ class WatchedSimulation(Simulation):
 
 
 def check_conservation(scheduler: Scheduler) -> None:
-    """No slot is idle while a request can run: but for copies that are left to the next step."""
+    """No slot is idle while a request can run: but for copies that are left to the next step.
+
+    A request with a deadline may be held back.
+    """
     steps = scheduler.in_flight
     recalled = any(flight.recalled for flight in scheduler._flights)
     if not scheduler.cache.idle() or not steps or len(steps) == 2 or recalled:
         return
     in_flight = {run.key for step in steps for run in step.runs}
-    can_run = [s for s in scheduler.queue if s.key not in in_flight]
+    can_run = [s for s in scheduler.queue if s.key not in in_flight and s.request.deadline is None]
     seconds = scheduler.cost.operations(o for step in steps for o in step.operations)
     assert len(can_run) <= scheduler.queue.deferred or seconds > scheduler.step_target / 2
 

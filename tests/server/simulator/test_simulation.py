@@ -208,8 +208,8 @@ def check_steps_keep_the_limits(run: Run) -> None:
 def check_strict_priority(run: Run) -> None:
     """No request is admitted while one of a higher class waits that can run.
 
-    One that shares a prefix with what is computed may be deferred, and one that lost
-    its slot just now waits for its last step.
+    One that shares a prefix with what is computed may be deferred, one with a deadline
+    held back, and one that lost its slot just now waits for its last step.
     """
     waiting: dict[int, Sequence] = {}
     for _, event in run.simulation.events:
@@ -221,6 +221,7 @@ def check_strict_priority(run: Run) -> None:
             assert all(
                 other.request.priority <= sequence.request.priority
                 or other.preemptions
+                or other.request.deadline is not None
                 or begins_like_one_that_runs(run, other)
                 for other in waiting.values()
             )
