@@ -52,7 +52,8 @@ class Allocation:
             if late is not None:
                 self._live.end(sequence, Event.EXPIRE, now, late)
                 continue
-            if self._admission.is_held(sequence, outlook, now):
+            aged = sequence is self._dispatch.aged
+            if not aged and self._admission.is_held(sequence, outlook, now):
                 held.add(sequence.key)
                 continue
             if victim is not None:

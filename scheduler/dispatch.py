@@ -1,8 +1,9 @@
 """Who gets a slot next, and who loses one.
 
 1. Waiting requests are ordered by class, then by the policy.
-2. No slot is idle while a request waits that can run. A request is deferred, and
-   cannot run, while a sequence of its class or a higher one computes a prefix of it.
+2. No slot is idle while a request waits that can run. A request cannot run while it is
+   held back for deadlines (`Admission`). It is deferred, and cannot run, while a
+   sequence of its class or a higher one computes a prefix of it.
 3. The request that has waited longest, once for `aging_seconds`, gets the next slot
    that falls free, whatever its class; at most one admission in eight.
 4. With no slot free, a class takes one from the lowest class below it, the latest
@@ -31,6 +32,7 @@ class Dispatch:
 
     Attributes:
         policy: Who goes first within a class.
+        aged: The request that goes next because of its age.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class Dispatch:
         self._queue = queue
         self._cache = cache
         self._since_aged = AGED_SHARE
-        self._aged: Sequence | None = None
+        self.aged: Sequence | None = None
         self._arrivals: dict[int, float] = {}
 
     def submitted(self, sequence: Sequence, now: float) -> None:
@@ -90,8 +92,8 @@ class Dispatch:
             held: Keys of requests that are held back.
         """
         while (first := self.first(now, outlook.keys | held)) is not None:
-            self._aged = self._oldest(now, outlook.keys | held) if self._cache.idle() else None
-            chosen = self._aged or first
+            self.aged = self._oldest(now, outlook.keys | held) if self._cache.idle() else None
+            chosen = self.aged or first
             awaited = self._cache.awaited(chosen, outlook)
             if awaited is None:
                 return chosen
@@ -108,7 +110,7 @@ class Dispatch:
 
     def admitted(self, sequence: Sequence, cached: int) -> None:
         """Take in that a sequence gets a slot, in which so many of its tokens are cached."""
-        aged = sequence is self._aged
+        aged = sequence is self.aged
         self._since_aged = 0 if aged else self._since_aged + 1
         if not sequence.has_run:
             self.policy.served(sequence, len(sequence.request.prompt) - cached, 0)

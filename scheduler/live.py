@@ -68,7 +68,8 @@ class LiveRequests:
         sequence = Sequence(request, next(self._keys), [Transition(State.WAITING, now)])
         displaced = self._admission.check(sequence, self._policy.line(sequence), now)
         if displaced is not None:
-            self.end(displaced, Event.FAIL, now, self._admission.displaced(now))
+            error = self._admission.displaced(displaced.request.priority, now)
+            self.end(displaced, Event.FAIL, now, error)
         self._sequences[sequence.key] = sequence
         if request.deadline is not None:
             self._deadlines.add(sequence.key, request.deadline)

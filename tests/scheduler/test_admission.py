@@ -10,6 +10,7 @@ from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.errors import DeadlinePassed, LimitReached
 from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.request import Priority, Request
+from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.step import Capabilities, Shape
 
 
@@ -91,7 +92,8 @@ def test_a_deadline_is_for_the_whole_answer() -> None:
     # 400 tokens of output take seconds, however short the prompt is.
     error = unreachable(new_scheduler(), ask("long", 10, 400, deadline=1.0))
     assert "the answer is expected in" in str(error)
-    assert error.retry_after is not None
+    # No other time would do.
+    assert error.retry_after is None
     # And so does a prompt of 4,000 tokens by itself.
     unreachable(new_scheduler(), ask("slow", 4000, deadline=1.0))
 
@@ -178,3 +180,85 @@ def test_retry_after_grows_with_the_work_that_waits() -> None:
     after_short = refusal(short, ask("x")).retry_after
     after_long = refusal(long, ask("x")).retry_after
     assert 0.05 <= after_short < after_long <= 60
+
+
+def test_each_refused_request_gets_a_turn_of_its_own() -> None:
+    scheduler = new_scheduler(queue_requests_max=1, tenant_queue_share=1.0)
+    scheduler.submit(ask("a", 100, 50, priority=Priority.NORMAL), 0.0)
+    first, second = (refusal(scheduler, ask(f"{n}")).retry_after for n in range(2))
+    assert second > first
+    # What was promised to a lower class does not count.
+    low = [refusal(scheduler, ask(f"{n}", priority=Priority.LOW)).retry_after for n in range(9)]
+    assert low == sorted(low)
+    assert refusal(scheduler, ask("c")).retry_after < low[-1]
+
+
+def test_a_promise_is_bounded() -> None:
+    scheduler = new_scheduler(queue_requests_max=1, tenant_queue_share=1.0)
+    scheduler.submit(ask("a", 4000, 90), 0.0)
+    promised = [refusal(scheduler, ask(f"{n}")).retry_after for n in range(1000)]
+    assert promised[-1] == max(promised) == 600
+
+
+def run_until_held(deadline: float | None, **more: Any) -> tuple[Sequence, Sequence]:
+    """One that must hurry runs, and another one comes, beside which it would be late."""
+    scheduler = new_scheduler(slots=4)
+    hurried = scheduler.submit(ask("hurried", 10, 100, deadline=1.7), 0.0)
+    for _ in range(10):
+        run_step(scheduler)
+    other = scheduler.submit(ask("other", 400, 20, deadline=deadline, **more), 0.0)
+    run_step(scheduler)
+    assert hurried.state.running
+    return hurried, other
+
+
+def test_a_request_is_held_back_where_it_would_make_one_that_runs_late() -> None:
+    assert run_until_held(deadline=60.0)[1].state is State.WAITING
+
+
+def test_a_request_without_a_deadline_is_held_back_for_a_higher_class_only() -> None:
+    assert run_until_held(deadline=None)[1].state.running
+    assert run_until_held(deadline=None, priority=Priority.LOW)[1].state is State.WAITING
+
+
+def test_a_higher_class_is_not_held_back_for_a_lower_one() -> None:
+    assert run_until_held(deadline=60.0, priority=Priority.HIGH)[1].state.running
+
+
+def test_a_request_is_held_back_while_too_many_run_for_its_own_deadline() -> None:
+    scheduler = new_scheduler(slots=4)
+    others = [scheduler.submit(ask(f"{n}", 10, 12, deadline=60.0), 0.0) for n in range(2)]
+    for _ in range(10):
+        run_step(scheduler)
+    hurried = scheduler.submit(ask("hurried", 10, 200, deadline=2.0), 0.0)
+    run_step(scheduler)
+    assert hurried.state is State.WAITING
+    for _ in range(5):
+        run_step(scheduler)
+    assert all(other.state is State.FINISHED for other in others)
+    assert hurried.state.running
+
+
+@pytest.mark.parametrize(("produced", "learned"), [(90, True), (10, False)])
+def test_what_runs_out_of_time_teaches_at_least_what_it_produced(
+    produced: int, learned: bool
+) -> None:
+    scheduler = new_scheduler(slots=1)
+    sequence = scheduler.submit(ask("a", 10, 100, deadline=1.0), 0.0)
+    while len(sequence.output) < produced:
+        run_step(scheduler)
+    expected = scheduler.admission._share.of("")
+    run_step(scheduler, now=1.0)
+    assert sequence.state is State.EXPIRED
+    assert (scheduler.admission._share.of("") > expected) is learned
+
+
+def test_an_idle_server_does_not_refuse_for_ever_what_may_be_short() -> None:
+    scheduler = new_scheduler(slots=1)
+    for number in range(200):
+        try:
+            scheduler.submit(ask(f"{number}", 10, 1000, deadline=1.0), 0.0)
+        except DeadlinePassed:
+            continue
+        break
+    assert 1 <= number < 20

@@ -115,7 +115,7 @@ class WatchedSimulation(Simulation):
             assert error.retry_after > 0
             return
         assert isinstance(error, DeadlinePassed)
-        assert error.retry_after is not None
+        assert error.retry_after is None or error.retry_after > 0
 
     def _send(self) -> None:
         super()._send()
