@@ -112,7 +112,13 @@ class DeadlineExceeded(ServingError):
 
     `reason` is "QUEUE_TIMEOUT" or "DEADLINE_UNREACHABLE" where the server said
     so, and empty where this side stopped waiting.
+
+    Attributes:
+        retry_after: Seconds after which the server expects to be in time; None where
+            it named no time. The client does not wait for it by itself.
     """
+
+    retry_after: float | None = None
 
 
 class Unavailable(RetryableError):

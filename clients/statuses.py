@@ -43,11 +43,14 @@ def error_from(call: grpc.RpcError) -> errors.ServingError:
         unavailable = kind(message, code=name, reason=reason, retry_after=details.retry_after)
         unavailable.retry_never = details.retry_never
         return unavailable
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        late = errors.DeadlineExceeded(message, code=name, reason=reason)
+        late.retry_after = details.retry_after
+        return late
     return _PLAIN.get(code, errors.ServerError)(message, code=name, reason=reason)
 
 
 _PLAIN: dict[grpc.StatusCode, type[errors.ServingError]] = {
-    grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
     grpc.StatusCode.CANCELLED: errors.RequestCancelled,
     grpc.StatusCode.UNAUTHENTICATED: errors.Unauthenticated,
     grpc.StatusCode.PERMISSION_DENIED: errors.PermissionDenied,

@@ -84,7 +84,16 @@ def info(reason, **metadata):
             errors.DeadlineExceeded,
             {"reason": "QUEUE_TIMEOUT"},
         ),
-        (failed(Code.DEADLINE_EXCEEDED), errors.DeadlineExceeded, {"reason": ""}),
+        (
+            failed(Code.DEADLINE_EXCEEDED, info("DEADLINE_UNREACHABLE"), RETRY),
+            errors.DeadlineExceeded,
+            {"reason": "DEADLINE_UNREACHABLE", "retry_after": 2.5},
+        ),
+        (
+            failed(Code.DEADLINE_EXCEEDED),
+            errors.DeadlineExceeded,
+            {"reason": "", "retry_after": None},
+        ),
         (failed(Code.UNAVAILABLE, RETRY), errors.Unavailable, {"retry_after": 2.5}),
         (
             failed(Code.UNAVAILABLE, info("RUNNER_FAILED")),
