@@ -44,7 +44,11 @@ class Allocation:
         if len(self._queue):
             self._end_hopeless(outlook, now)
         held: set[int] = set()
+        highest_held = 0
         while (sequence := self._dispatch.next(outlook, now, held)) is not None:
+            aged = sequence is self._dispatch.aged
+            if sequence.request.priority < highest_held and not aged:
+                return
             victim = None if self._cache.idle() else self._dispatch.victim(sequence)
             if victim is None and not self._cache.idle():
                 return
@@ -52,9 +56,11 @@ class Allocation:
             if late is not None:
                 self._live.end(sequence, Event.EXPIRE, now, late)
                 continue
-            aged = sequence is self._dispatch.aged
             if not aged and self._admission.is_held(sequence, outlook, now):
+                if sequence.request.deadline is None:
+                    return
                 held.add(sequence.key)
+                highest_held = max(highest_held, sequence.request.priority)
                 continue
             if victim is not None:
                 self._preempt(victim, outlook, now)
