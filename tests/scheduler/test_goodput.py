@@ -34,11 +34,11 @@ def test_most_of_the_capacity_is_spent_on_answers_in_time(load: int, deadline: f
     assert late <= 0.05 * len(records)
 
 
-@pytest.mark.parametrize("deadline", [5.0, 10.0])
-def test_requests_of_all_sizes(deadline: float) -> None:
+@pytest.mark.parametrize(("deadline", "part"), [(5.0, 0.65), (10.0, 0.8)])
+def test_requests_of_all_sizes(deadline: float, part: float) -> None:
     tokens, requests = capacity(SERVER, mixed=True)
     records = offered(4 * requests, 20, deadline, mixed=True)
-    assert goodput(replay(records, "fair", SERVER), records) >= 0.85 * tokens
+    assert goodput(replay(records, "fair", SERVER), records) >= part * tokens
 
 
 class Returning(_Run):
