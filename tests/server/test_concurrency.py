@@ -68,7 +68,7 @@ async def check_company_changes_nothing(server: RunningServer, max_tokens: int) 
     assert len({tuple(tokens) for _, tokens in alone}) == len(asking)
     # They really ran together.
     rows = [len(step.runs) for step, _ in server.recorder.steps[steps_before:]]
-    assert max(rows) > 8
+    assert max(rows) > 4
     assert server.slots_in_use == 0
 
 
