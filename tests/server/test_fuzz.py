@@ -6,6 +6,7 @@ A few hundred here, the same ones each time; 100,000 in tests/endurance.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Iterator
 
@@ -43,6 +44,8 @@ class Tracebacks(logging.Handler):
 
 @pytest.fixture(scope="module")
 def tracebacks() -> Iterator[list[logging.LogRecord]]:
+    # What the tests before left behind tells of its end now.
+    gc.collect()
     handler = Tracebacks()
     logging.getLogger().addHandler(handler)
     yield handler.records
