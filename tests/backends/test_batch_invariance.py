@@ -36,7 +36,10 @@ from llm_serving_engine.scheduler.step import (
     Step,
 )
 
-CONFIG = BackendConfig(sequences=4, context_per_sequence=1024, threads=2, batch_invariant=True)
+# The tests cut prompts at multiples of 64 themselves.
+CONFIG = BackendConfig(
+    sequences=4, context_per_sequence=1024, threads=2, batch_invariant=True, prefill_chunk=64
+)
 
 
 @pytest.fixture(scope="module")
