@@ -93,6 +93,14 @@ class MeasuredStore:
         self._circumstances = circumstances
         self._folder = folder or _cache_folder()
 
+    @classmethod
+    def of(cls, path: Path) -> MeasuredStore | None:
+        """What is remembered for a model file; None where the file cannot be read."""
+        try:
+            return cls(Circumstances.of(path))
+        except OSError:
+            return None
+
     def recall(self, subject: str, given: Mapping[str, Scalar]) -> Measured | None:
         """What was measured of a subject under the same settings; None where nothing was."""
         path = self._path(subject, given)

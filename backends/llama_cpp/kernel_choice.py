@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 from llm_serving_engine.backends.backend import AUTO
@@ -13,7 +12,6 @@ from llm_serving_engine.backends.llama_cpp.kernel_times import CannotMeasure, Ke
 from llm_serving_engine.backends.llama_cpp.kernels import Kernels, fastest
 from llm_serving_engine.backends.llama_cpp.settings import Settings
 from llm_serving_engine.backends.measured import (
-    Circumstances,
     Measured,
     MeasuredStore,
     Scalar,
@@ -75,7 +73,7 @@ def with_kernels(
         LoadError: This processor does not have the kind that is set.
         LibraryMissing: llama.cpp is not installed, or is compiled for another CPU.
     """
-    store = open_store(info.path)
+    store = MeasuredStore.of(info.path)
     kind, reason = choose_kernels(settings, info, batch_invariant, store)
     slow = slow_weights(info, compact_gain(settings, info, store))
     return replace(settings, kernels=kind), KernelNotes(f"{kind}: {reason}", slow)
@@ -212,14 +210,6 @@ def slow_weights(info: ModelInfo, gain: float) -> str:
         f"{COMPACT} they would be computed about {gain:.1f} times as fast: "
         f"llm-serving-engine models quantize {info.path} {COMPACT}"
     )
-
-
-def open_store(path: Path) -> MeasuredStore | None:
-    """What is remembered for a model file; None where it cannot be read."""
-    try:
-        return MeasuredStore(Circumstances.of(path))
-    except OSError:
-        return None
 
 
 def _fastest_seconds(weights: Weights, settings: Settings, measure: Measure) -> float:

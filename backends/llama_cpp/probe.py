@@ -16,7 +16,7 @@ import numpy.typing as npt
 from llm_serving_engine.backends.llama_cpp.model import LlamaModel
 from llm_serving_engine.backends.llama_cpp.padding import padded
 from llm_serving_engine.backends.llama_cpp.part import Part
-from llm_serving_engine.backends.measured import Circumstances, Measured, MeasuredStore, Scalar
+from llm_serving_engine.backends.measured import Measured, MeasuredStore, Scalar
 
 SUBJECT = "keeps_bits"
 REST = 5
@@ -40,9 +40,8 @@ def kept_bits(model: LlamaModel, unit: int, path: Path) -> bool:
         "cache_type": settings.cache_type,
         "gpu_layers": settings.gpu_layers,
     }
-    try:
-        store = MeasuredStore(Circumstances.of(path))
-    except OSError:
+    store = MeasuredStore.of(path)
+    if store is None:
         return keeps_bits(model, unit)
     remembered = store.recall(SUBJECT, key)
     if remembered and isinstance(remembered.values.get(SUBJECT), bool):

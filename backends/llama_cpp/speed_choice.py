@@ -37,7 +37,7 @@ from llm_serving_engine.backends.llama_cpp.unit import (
     time_lengths,
     unit_reason,
 )
-from llm_serving_engine.backends.measured import Circumstances, Measured, MeasuredStore, Scalar
+from llm_serving_engine.backends.measured import Measured, MeasuredStore, Scalar
 
 SUBJECT = "speed"
 # What is remembered of another way of measuring is measured again.
@@ -85,7 +85,7 @@ def choose_speed(
     unit_open = config.prefill_chunk is None and not settings.gpu_layers
     if not model.cache.unlimited or (len(kinds) == 1 and not unit_open):
         return SpeedChoice(settings, {}, ())
-    store = _open_store(path)
+    store = MeasuredStore.of(path)
     key = _given(config, settings)
     remembered = store.recall(SUBJECT, key) if store else None
     choice = _remembered(remembered, settings, kinds, lengths) if remembered else None
@@ -105,7 +105,7 @@ def choose_speed(
 
 def remembered_speed(path: Path, config: BackendConfig, settings: Settings) -> SpeedChoice | None:
     """The choice of an earlier load with these settings; None where it is to be measured."""
-    store = _open_store(path)
+    store = MeasuredStore.of(path)
     remembered = store.recall(SUBJECT, _given(config, settings)) if store else None
     if remembered is None:
         return None
@@ -115,16 +115,13 @@ def remembered_speed(path: Path, config: BackendConfig, settings: Settings) -> S
 def _kinds(config: BackendConfig, settings: Settings) -> tuple[Attention, ...]:
     """The kinds that the configuration leaves open, the default first."""
     default = Attention(settings.flash_attention, settings.cache_type)
+    others = []
     # Output that is computed again keeps its bits with the fused kernel only.
-    if config.flash_attention != AUTO or config.batch_invariant or settings.gpu_layers:
-        others: tuple[Attention, ...] = ()
-    elif settings.cache_type == "f16":
-        others = (Attention(False, "f16"),)
-    else:
-        others = ()
-    compact = Attention(True, "q8_0")
+    flash_set = config.flash_attention != AUTO or config.batch_invariant or settings.gpu_layers
+    if settings.cache_type == "f16" and not flash_set:
+        others.append(Attention(False, "f16"))
     if config.cache_type == AUTO and config.flash_attention is not False:
-        others = (*others, compact)
+        others.append(Attention(True, "q8_0"))
     return (default, *(kind for kind in others if kind != default))
 
 
@@ -249,10 +246,3 @@ def _that_keeps_bits(model: LlamaModel, settings: Settings, kind: Attention, uni
             break
         unit //= 2
     return unit
-
-
-def _open_store(path: Path) -> MeasuredStore | None:
-    try:
-        return MeasuredStore(Circumstances.of(path))
-    except OSError:
-        return None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llm_serving_engine.backends.llama_cpp.kernel_choice import SUBJECT, given, open_store
-from llm_serving_engine.backends.measured import Measured
+from llm_serving_engine.backends.llama_cpp.kernel_choice import SUBJECT, given
+from llm_serving_engine.backends.measured import Measured, MeasuredStore
 from llm_serving_engine.backends.tuning.search import Tuning
 
 
@@ -20,7 +20,7 @@ def remember_kernels(path: Path, tuning: Tuning) -> bool:
         Whether it was remembered: not where no kinds were compared.
     """
     choice = next((one for one in tuning.choices if one.name == SUBJECT), None)
-    store = open_store(path)
+    store = MeasuredStore.of(path)
     if choice is None or not choice.trials or store is None:
         return False
     figures = {f"{trial.value}_gain": trial.gain for trial in choice.trials}

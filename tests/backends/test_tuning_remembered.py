@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from llm_serving_engine.backends.llama_cpp import kernel_choice
-from llm_serving_engine.backends.llama_cpp.kernel_choice import SUBJECT, given, open_store
+from llm_serving_engine.backends.llama_cpp.kernel_choice import SUBJECT, given
 from llm_serving_engine.backends.llama_cpp.settings import Settings
+from llm_serving_engine.backends.measured import MeasuredStore
 from llm_serving_engine.backends.tuning.decision import Trial
 from llm_serving_engine.backends.tuning.reading import Reading
 from llm_serving_engine.backends.tuning.remembered import remember_kernels
@@ -35,7 +35,7 @@ def tuning(choice: Choice, batch_invariant: bool = False) -> Tuning:
 @pytest.mark.parametrize("invariant", [False, True])
 def test_a_comparison_is_remembered(model: Path, invariant: bool) -> None:
     assert remember_kernels(model, tuning(COMPARED, invariant))
-    store = open_store(model)
+    store = MeasuredStore.of(model)
     assert store is not None
     found = store.recall(SUBJECT, given(SETTINGS, False))
     assert found is not None
@@ -49,6 +49,6 @@ def test_what_was_not_compared_is_not(model: Path) -> None:
     assert not remember_kernels(model, tuning(replace(COMPARED, trials=())))
     assert not remember_kernels(model, tuning(replace(COMPARED, name="threads")))
     assert not remember_kernels(model.with_name("gone"), tuning(COMPARED))
-    store = kernel_choice.open_store(model)
+    store = MeasuredStore.of(model)
     assert store is not None
     assert store.recall(SUBJECT, given(SETTINGS, False)) is None
