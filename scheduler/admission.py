@@ -162,8 +162,9 @@ class Admission:
         whose = "this tenant's part of the queue" if "tenant" in subject else "the queue"
         unit = subject.rpartition(".")[2]
         wait = f"with this request, {count:g} {unit} would wait, of {most:g}"
-        promise = self._promise(request.priority, self.retry_after, self.retry_after, now)
-        raise LimitReached(subject, f"{whose} is full: {wait}", promise)
+        raise LimitReached(
+            subject, f"{whose} is full: {wait}", self._room_after(request.priority, now)
+        )
 
     def _check_deadline(self, sequence: Sequence, line: Hashable, now: float) -> None:
         assert sequence.request.deadline is not None
@@ -180,8 +181,7 @@ class Admission:
     def displaced(self, priority: Priority, now: float) -> LimitReached:
         """The error of a request that a higher class displaced from the full queue."""
         description = "the queue is full, and a request of a higher class took this one's place"
-        promise = self._promise(priority, self.retry_after, self.retry_after, now)
-        return LimitReached("queue.requests", description, promise)
+        return LimitReached("queue.requests", description, self._room_after(priority, now))
 
     def _unreachable(self, sequence: Sequence, needed: float, now: float) -> DeadlinePassed:
         """The error of a request whose answer would come too late.
@@ -191,7 +191,8 @@ class Admission:
         """
         deadline, many = sequence.request.deadline, self._can.slots
         assert deadline is not None
-        work, time = self._new_work(sequence), deadline - sequence.arrived_at
+        work = self._work(sequence, Outlook(self._cache.slots, ()))
+        time = deadline - sequence.arrived_at
         retry_after = None
         if self._seconds_alone(work) <= time:
             own = self._seconds(work, many) / many
@@ -209,6 +210,11 @@ class Admission:
         requests, many = sum(load.requests for load in loads), self._can.slots
         seconds = sum(load.requests * self._mean_seconds(load, many) for load in loads)
         return min(max(seconds / max(requests, 1) / many, RETRY_AFTER_MIN), RETRY_AFTER_MAX)
+
+    def _room_after(self, priority: Priority, now: float) -> float:
+        """Seconds after which a request that found the queue full is to be tried again."""
+        seconds = self.retry_after
+        return self._promise(priority, seconds, seconds, now)
 
     def _promise(self, priority: Priority, soonest: float, seconds: float, now: float) -> float:
         """Seconds after which to try again: each refused request gets a turn of its own.
@@ -249,14 +255,14 @@ class Admission:
         theirs would. One without a deadline waits for the deadlines of higher classes.
         """
         running, deadline = self._rivals(sequence), sequence.request.deadline
+        above = sequence.request.priority + (deadline is None)
+        urgent = [s for s in running if s.request.deadline and s.request.priority >= above]
+        if deadline is None and not urgent:
+            return False
         work, many = self._work(sequence, outlook), len(running) + 1
         own = self._seconds(work, many) if running else 0.0
         if deadline is not None and MARGIN * own > deadline - now:
             return True
-        above = sequence.request.priority + (deadline is None)
-        urgent = [s for s in running if s.request.deadline and s.request.priority >= above]
-        if not urgent:
-            return False
         prompts = sum(self._prefill_seconds(self._work(one, outlook)) for one in running)
         more = prompts + self._prefill_seconds(work)
         rows, more_rows = map(self._cost.rows_seconds, (many - 1, many))
@@ -268,9 +274,10 @@ class Admission:
 
     def hopeless(self, sequence: Sequence, outlook: Outlook, now: float) -> bool:
         """Whether what runs cannot be expected to end in time, even if it is fast."""
-        deadline, work = sequence.request.deadline, self._work(sequence, outlook)
+        deadline = sequence.request.deadline
         if deadline is None:
             return False
+        work = self._work(sequence, outlook)
         rows = work.output * self._cost.rows_seconds(self._cache.in_use)
         return self._prefill_seconds(work) + rows > deadline - now
 
@@ -283,7 +290,7 @@ class Admission:
         class and of higher ones. As many run as leave time to wait.
         """
         priority, outlook = sequence.request.priority, Outlook(self._cache.slots, ())
-        work, running = self._new_work(sequence), self._rivals(sequence)
+        work, running = self._work(sequence, outlook), self._rivals(sequence)
         higher = [self._queue.of_class(other) for other in Priority if other > priority]
         ahead = sum(load.requests for load in higher) + self._queue.ahead(line, priority)
         if not ahead and not running:
@@ -303,10 +310,6 @@ class Admission:
         """What runs and does not give way to a sequence."""
         priority = sequence.request.priority
         return [s for s in self._cache.holders() if s.request.priority >= priority]
-
-    def _new_work(self, sequence: Sequence) -> Work:
-        """What there is to compute of a newcomer."""
-        return self._work(sequence, Outlook(self._cache.slots, ()))
 
     def _work(self, sequence: Sequence, outlook: Outlook) -> Work:
         """What is left to compute of a sequence, waiting or running."""

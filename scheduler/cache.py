@@ -254,7 +254,7 @@ class Cache:
         """Take in that the runner died, and all caches with it; nothing runs any more."""
         for slot in self.slots:
             slot.length = 0
-            self._empty(slot)
+            self._empty(slot, SlotEvent.LOSE)
         for snapshot in self.snapshots.values():
             snapshot.advance(SnapshotEvent.LOSE)
         self.snapshots.clear()
@@ -352,15 +352,15 @@ class Cache:
         seconds = self._cost.prefill_seconds(0, slot.usable, self._can.chunk)
         return REUSE_CHANCE * seconds * (older + 1) / len(kept)
 
-    def _empty(self, slot: Slot) -> None:
+    def _empty(self, slot: Slot, event: SlotEvent = SlotEvent.EVICT) -> None:
         slot.usable = 0
         if slot.state is SlotState.RETAINED:
-            self._evict(slot)
+            self._evict(slot, event)
 
     @staticmethod
-    def _evict(slot: Slot) -> None:
+    def _evict(slot: Slot, event: SlotEvent = SlotEvent.EVICT) -> None:
         slot.retained = NOTHING
-        slot.state = following(SLOT_TRANSITIONS, slot.state, SlotEvent.EVICT)
+        slot.state = following(SLOT_TRANSITIONS, slot.state, event)
 
 
 def _expected_steps(sequence: Sequence) -> float:

@@ -91,8 +91,9 @@ class Dispatch:
             now: The time.
             held: Keys of requests that are held back.
         """
-        while (first := self.first(now, outlook.keys | held)) is not None:
-            self.aged = self._oldest(now, outlook.keys | held) if self._cache.idle() else None
+        busy = outlook.keys | held
+        while (first := self.first(now, busy)) is not None:
+            self.aged = self._oldest(now, busy) if self._cache.idle() else None
             chosen = self.aged or first
             awaited = self._cache.awaited(chosen, outlook)
             if awaited is None:
