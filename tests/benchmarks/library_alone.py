@@ -17,6 +17,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from prompt_lengths import VOCABULARY, first_token
+
 from llm_serving_engine.backends.backend import BackendConfig
 from llm_serving_engine.backends.llama_cpp.backend import LlamaCppBackend
 from llm_serving_engine.backends.llama_cpp.model import LlamaModel
@@ -25,7 +27,6 @@ from llm_serving_engine.clients.client import Client
 
 LENGTHS = (63, 64, 65, 127, 128, 129, 135, 255, 256, 400, 511, 512, 639, 640, 1023, 1024, 1200)
 CHUNKS = (64, 128, 256, 512)
-VOCABULARY = 40_000
 SPIN_SECONDS = 0.3
 
 
@@ -38,13 +39,6 @@ def first_token_of_library(model: LlamaModel, prompt: tuple[int, ...], chunk: in
     seconds = time.perf_counter() - started
     model.clear(0)
     return seconds
-
-
-def first_token_of_server(client: Client, prompt: tuple[int, ...]) -> float:
-    started = time.perf_counter()
-    for _ in client.stream(prompt, max_tokens=1, temperature=0.0, ignore_eos=True):
-        break
-    return time.perf_counter() - started
 
 
 def main() -> None:
@@ -69,7 +63,7 @@ def main() -> None:
                 prompt = tuple(draw.randrange(1000, VOCABULARY) for _ in range(tokens))
                 # The library's threads spin for a while after a call, on the same cores.
                 time.sleep(SPIN_SECONDS)
-                server.append(first_token_of_server(client, prompt))
+                server.append(first_token(client, prompt))
                 for chunk in CHUNKS:
                     library[chunk].append(first_token_of_library(model, prompt, chunk))
             medians = {chunk: statistics.median(times) for chunk, times in library.items()}

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-from stepping import answer, run_step
+from stepping import answer, ask, new_scheduler, run_step
 
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.core import CACHE_LOSSES_MAX, Scheduler
@@ -17,7 +15,7 @@ from llm_serving_engine.scheduler.errors import (
 )
 from llm_serving_engine.scheduler.events import Moved, Produced
 from llm_serving_engine.scheduler.lifecycle import Event, State
-from llm_serving_engine.scheduler.request import FinishReason, Priority, Request, Sampling
+from llm_serving_engine.scheduler.request import FinishReason, Priority, Sampling
 from llm_serving_engine.scheduler.step import (
     FOLLOW,
     Capabilities,
@@ -31,17 +29,6 @@ from llm_serving_engine.scheduler.step import (
 )
 
 END = 9
-
-
-def new_scheduler(slots: int = 2, context: int = 32, chunk: int = 64, **config: Any) -> Scheduler:
-    return Scheduler(Capabilities(slots, context, chunk), SchedulerConfig(**config))
-
-
-def ask(name: str = "a", prompt: int = 3, max_tokens: int = 4, **more: object) -> Request:
-    """A request; prompts begin alike where the names do."""
-    start = 1000 * ord(name[0])
-    tokens = tuple(range(start, start + prompt))
-    return Request(name, tokens, max_tokens, **more)  # type: ignore[arg-type]
 
 
 def test_a_request_goes_from_queue_to_end() -> None:

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-from stepping import answer, run_step
+from stepping import answer, ask, new_scheduler, run_step
 
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.planner import GAP_SHARE
 from llm_serving_engine.scheduler.request import Priority, Request
 from llm_serving_engine.scheduler.step import Capabilities, Step
-
-
-def new_scheduler(slots: int = 2, context: int = 32, chunk: int = 64, **config: Any) -> Scheduler:
-    return Scheduler(Capabilities(slots, context, chunk), SchedulerConfig(**config))
-
-
-def ask(name: str = "a", prompt: int = 3, max_tokens: int = 4, **more: object) -> Request:
-    """A request; prompts begin alike where the names do."""
-    start = 1000 * ord(name[0])
-    tokens = tuple(range(start, start + prompt))
-    return Request(name, tokens, max_tokens, **more)  # type: ignore[arg-type]
 
 
 class Clock:
