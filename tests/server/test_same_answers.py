@@ -68,7 +68,7 @@ async def all_at_once(server: RunningServer, requests: list[dict[str, Any]]) -> 
 async def test_sixty_requests_alone_and_all_at_once(tiny_quantized_model_path: Path) -> None:
     # Few slots, so that classes take them from each other; long enough that rows
     # which are computed alone need company.
-    runner = {"sequences": 3, "context_per_sequence": 768, "threads": 2}
+    runner = {"sequences": 3, "context_per_sequence": 768, "threads": 2, "prefill_chunk": 64}
     requests = [random_request(number) for number in range(60)]
     async with serving(
         tiny_quantized_model_path, model={"runner": runner}, scheduler=INVARIANT
