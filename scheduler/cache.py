@@ -34,13 +34,13 @@ from llm_serving_engine.scheduler.step import (
 )
 from llm_serving_engine.scheduler.tally import Tally
 
-# A move must pay for its copy this many times: how long a sequence goes on is a guess.
-MOVE_GAIN = 2.0
 # Common tokens below which prompts only happen to begin alike: all have a first token,
 # and those of chats the marks of a turn.
 PREFIX_TOKENS_MIN = 16
-# How likely it is that the prefix which was used last is asked for again.
-REUSE_CHANCE = 0.5
+# How likely it is that the prefix which was used last is asked for again. Simulated,
+# tokens/s beside 0.5: churn of 8 clients with 0.2 1.03 and 1.05 (costs of a small model, and
+# of 1B), chat of 8 as many; with 0.0 chat has 0.37.
+REUSE_CHANCE = 0.2
 
 
 @dataclass(slots=True, eq=False)
@@ -192,7 +192,7 @@ class Cache:
         target = min(holes, key=lambda slot: (after[slot], slot.index))
         saved = groups - after[target]
         gain = saved * self._cost.rows.weights[0] * _expected_steps(rows[-1])
-        if gain <= MOVE_GAIN * (self._cost.copy_seconds + self._loss(target)):
+        if gain <= self._cost.copy_seconds + self._loss(target):
             return None
         return Copy(last, target.index, outlook.position(last))
 

@@ -1,8 +1,6 @@
-"""Filler rows: padding that keeps a batch dense; their results are discarded.
+"""Filler rows: padding beside the rows of a call; their results are discarded.
 
-llama.cpp computes a run of consecutive slots as one batch, and every batch goes
-through all of the weights. To fill a small hole between two runs costs less than a
-second batch.
+llama.cpp computes a run of consecutive slots as one batch.
 
 The matrix kernels take four rows at a time, and the rest one by one: a row of the
 rest costs more than a fourth of four.
@@ -19,9 +17,6 @@ from collections.abc import Callable, Sequence
 
 from llm_serving_engine.backends.llama_cpp.part import FILLER, Part
 
-# Rows that fill a hole cost less than a second batch.
-HOLE_MAX = 2
-ROWS_MIN = 4
 # Of the matrix kernels. Three rows alone are as fast as four.
 TILE_ROWS = 4
 # A row makes all rows of its batch look at as many cells as it does, by so many.
@@ -43,24 +38,8 @@ def with_fillers(rows: Sequence[Part], slots: int, room: Room, *, invariant: boo
         room: Where fillers can be put.
         invariant: Whether a row's bits must not depend on the rows beside it.
     """
-    filled = complete_tiles(fill_holes(rows, room), slots, room)
+    filled = complete_tiles(rows, slots, room)
     return add_neighbours(filled, slots, room) if invariant else filled
-
-
-def fill_holes(rows: Sequence[Part], room: Room) -> list[Part]:
-    """The rows, and fillers in the small holes between them."""
-    if len(rows) < ROWS_MIN:
-        return list(rows)
-    cells = max(row.start for row in rows) // CELLS_UNIT
-    filled = [rows[0]]
-    for before, after in itertools.pairwise(rows):
-        hole = range(before.slot + 1, after.slot)
-        if 0 < len(hole) <= HOLE_MAX:
-            fillers = [_filler(slot, room) for slot in hole]
-            if all(one is not None and one.start // CELLS_UNIT <= cells for one in fillers):
-                filled += (one for one in fillers if one is not None)
-        filled.append(after)
-    return filled
 
 
 def complete_tiles(rows: Sequence[Part], slots: int, room: Room) -> list[Part]:

@@ -17,11 +17,8 @@ from llm_serving_engine.backends.llama_cpp.backend import LlamaCppBackend
 from llm_serving_engine.backends.llama_cpp.fillers import (
     ALONE_UP_TO,
     CELLS_UNIT,
-    HOLE_MAX,
-    ROWS_MIN,
     add_neighbours,
     complete_tiles,
-    fill_holes,
 )
 from llm_serving_engine.backends.llama_cpp.part import FILLER, Part
 from llm_serving_engine.scheduler.planner import REPLAY_MAX
@@ -154,22 +151,6 @@ def test_a_row_that_needs_a_neighbour_gets_one_where_there_is_room(
             assert neighbours <= full
     for one in set(together) - set(rows):
         assert one.slot not in full
-
-
-@given(slots_and_positions, st.sets(st.integers(0, 7)), st.integers(0, 999))
-def test_small_holes_are_filled(positions: dict[int, int], full: set[int], at: int) -> None:
-    rows = tuple(Part(slot, position, (1,)) for slot, position in sorted(positions.items()))
-    filled = fill_holes(rows, lambda slot: None if slot in full else at)
-    slots = [row.slot for row in filled]
-    assert slots == sorted(set(slots))
-    assert set(rows) <= set(filled)
-    fits = at // CELLS_UNIT <= max(positions.values()) // CELLS_UNIT
-    for before, after in itertools.pairwise(rows):
-        hole = set(range(before.slot + 1, after.slot))
-        fill = 0 < len(hole) <= HOLE_MAX and len(rows) >= ROWS_MIN and fits and not hole & full
-        assert hole & set(slots) == (hole if fill else set())
-    assert slots[0] == rows[0].slot
-    assert slots[-1] == rows[-1].slot
 
 
 @pytest.mark.parametrize(
