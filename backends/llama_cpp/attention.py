@@ -14,13 +14,14 @@ from llm_serving_engine.backends.llama_cpp.timed_calls import (
     Call,
     CallTimer,
     CannotMeasure,
+    Filled,
     TimeLimit,
     Times,
 )
 
 PROMPT_TOKENS, OUTPUT_TOKENS = 400, 150
-# Chunks that fill a context, as far as there is time: 704 tokens in all.
-FILL = (64, 128, 256, 256)
+# Chunks that fill a context, as far as there is time: 448 tokens in all.
+FILL = (64, 128, 256)
 # Attention that is not the default must gain more.
 MARGIN = 0.05
 # The share of the time that each kind's first turn may take: it fills the context
@@ -61,19 +62,19 @@ class Trials(NamedTuple):
 
     Attributes:
         times: By kind, the default first.
-        timer: Of the last context, which is still filled: one of the default kind, if
-            llama.cpp did not refuse that.
+        filled: The contexts that were filled, by kind.
     """
 
     times: dict[Attention, Times]
-    timer: CallTimer
+    filled: dict[Attention, Filled]
 
 
 def time_attention(begin: Begin, kinds: Iterable[Attention], rows: int, limit: TimeLimit) -> Trials:
     """Time kinds in turns: each once, then each again in the reverse order.
 
     So a spell in which the machine is slow, and what only the first calls pay, do not
-    decide. All kinds make the same calls, as many as there is time for.
+    decide. All kinds make the same calls, as many as there is time for. The second
+    turns are left out where the default is the fastest although it was the first.
 
     Raises:
         CannotMeasure: There was no time, others computed, or the model is too small.
@@ -81,14 +82,15 @@ def time_attention(begin: Begin, kinds: Iterable[Attention], rows: int, limit: T
     kinds = list(kinds)
     tried: dict[Attention, dict[Call, float]] = {}
     sizes: tuple[int, ...] = ()
-    last: CallTimer | None = None
+    filled: dict[Attention, Filled] = {}
     for turn, kind in enumerate([*kinds, *reversed(kinds)]):
         if turn >= len(kinds) and kind not in tried:
             continue
+        if turn == len(kinds) and fastest_attention(tried, rows) == kinds[0]:
+            break
         timer = begin(kind)
         if timer is None:
             continue
-        last = timer
         timer.fill(FILL[0])
         timer.rows(rows)
         if turn in (0, len(kinds)):
@@ -97,12 +99,13 @@ def time_attention(begin: Begin, kinds: Iterable[Attention], rows: int, limit: T
         for size in sizes[1:]:
             if timer.fill(size):
                 timer.rows(rows)
+        filled[kind] = timer.filled()
         known = tried.setdefault(kind, {})
         for call, seconds in timer.times.items():
             known[call] = min(seconds, known.get(call, seconds))
-    if last is None:
+    if not tried:
         raise CannotMeasure("llama.cpp refused every kind")
-    return Trials({kind: tried[kind] for kind in kinds if kind in tried}, last)
+    return Trials({kind: tried[kind] for kind in kinds if kind in tried}, filled)
 
 
 def affordable(chunk_seconds: float, seconds_max: float) -> tuple[int, ...]:

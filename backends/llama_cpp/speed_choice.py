@@ -2,6 +2,9 @@
 
 Which attention is faster differs from processor to processor, by a factor of two in
 both directions, and so does the length of chunk from which on prompts gain nothing.
+
+Two choices are remembered: the attention, and the unit with it. The unit does not
+depend on how many slots there are or how long they are, so it stays when they change.
 """
 
 from __future__ import annotations
@@ -15,7 +18,6 @@ from llm_serving_engine.backends.backend import AUTO, BackendConfig, LoadError
 from llm_serving_engine.backends.llama_cpp.attention import (
     FILL,
     Attention,
-    Trials,
     attention_reason,
     fastest_attention,
     time_attention,
@@ -28,25 +30,27 @@ from llm_serving_engine.backends.llama_cpp.timed_calls import (
     Call,
     CallTimer,
     CannotMeasure,
+    Filled,
     TimeLimit,
     Times,
 )
 from llm_serving_engine.backends.llama_cpp.unit import (
     LENGTHS,
+    LENGTHS_DEEP,
     fastest_length,
     time_lengths,
     unit_reason,
 )
 from llm_serving_engine.backends.measured import Measured, MeasuredStore, Scalar
 
-SUBJECT = "speed"
+ATTENTION, UNIT = "attention", "unit"
 # What is remembered of another way of measuring is measured again.
-METHOD = 3
-# Seconds for all that is measured, and for the kinds of attention of it.
-SECONDS_MAX, ATTENTION_SECONDS_MAX = 3.0, 2.0
-# The cells of a slot in trials: as many as attention is tried with, and a row; llama.cpp
-# rounds up to it.
-TRIED_CONTEXT = -(-(sum(FILL) + 1) // CONTEXT_UNIT) * CONTEXT_UNIT
+METHOD = 4
+# Seconds for the kinds of attention, and for the unit.
+ATTENTION_SECONDS_MAX, UNIT_SECONDS_MAX = 2.0, 1.0
+# The cells of a slot in trials: the context that is filled, and the longest chunk behind
+# it; llama.cpp rounds up to it.
+TRIED_CONTEXT = -(-(sum(FILL) + max(LENGTHS_DEEP)) // CONTEXT_UNIT) * CONTEXT_UNIT
 
 GoesOn = Callable[[], None]
 CouldLoad = Callable[[Settings], bool]
@@ -65,6 +69,12 @@ class SpeedChoice(NamedTuple):
     times: Times
     reasons: tuple[str, ...]
 
+    def then(self, later: SpeedChoice) -> SpeedChoice:
+        """Both choices: the settings of the later one, and what was timed for each."""
+        return SpeedChoice(
+            later.settings, {**self.times, **later.times}, self.reasons + later.reasons
+        )
+
 
 def choose_speed(
     model: LlamaModel, path: Path, config: BackendConfig, could_load: CouldLoad, goes_on: GoesOn
@@ -78,38 +88,54 @@ def choose_speed(
         could_load: Whether there is memory for other settings.
         goes_on: Told after each call.
     """
-    settings = model.settings
-    wished = _kinds(config, settings)
-    kinds = tuple(k for k in wished if could_load(_with(settings, k, max(FILL)))) or wished[:1]
-    lengths = [n for n in LENGTHS if could_load(replace(settings, prefill_chunk=n))]
-    unit_open = config.prefill_chunk is None and not settings.gpu_layers
-    if not model.cache.unlimited or (len(kinds) == 1 and not unit_open):
-        return SpeedChoice(settings, {}, ())
-    store = MeasuredStore.of(path)
-    key = _given(config, settings)
-    remembered = store.recall(SUBJECT, key) if store else None
-    choice = _remembered(remembered, settings, kinds, lengths) if remembered else None
-    if choice is not None:
-        model.renew(choice.settings)
+    choice = SpeedChoice(model.settings, {}, ())
+    if not model.cache.unlimited:
         return choice
+    memory = _Memory(MeasuredStore.of(path), config)
+    trials = _Trials(model, config, could_load, goes_on)
+    open_choices = "attention and unit are defaults"
     try:
-        choice = _measure(model, config, kinds, lengths if unit_open else [], goes_on)
+        if len(trials.kinds) > 1:
+            choice = choice.then(_attention(memory, trials, choice.settings))
+        open_choices = "the unit is a default"
+        if trials.lengths:
+            choice = choice.then(_unit(memory, trials, choice.settings))
     except CannotMeasure as error:
-        model.renew(settings)
-        model.clear_all()
-        return SpeedChoice(settings, {}, (f"attention and unit are defaults: {error}",))
-    if store:
-        store.remember(_measured(key, choice))
+        choice = choice._replace(reasons=(*choice.reasons, f"{open_choices}: {error}"))
+    model.renew(choice.settings)
+    model.clear_all()
     return choice
+
+
+def _attention(memory: _Memory, trials: _Trials, settings: Settings) -> SpeedChoice:
+    remembered = memory.attention(settings, trials.kinds)
+    if remembered:
+        return remembered
+    measured = trials.attention()
+    memory.keep_attention(settings, measured)
+    return measured
+
+
+def _unit(memory: _Memory, trials: _Trials, settings: Settings) -> SpeedChoice:
+    remembered = memory.unit(settings, trials.lengths)
+    if remembered:
+        return remembered
+    measured = trials.unit(settings)
+    memory.keep_unit(settings, measured)
+    return measured
 
 
 def remembered_speed(path: Path, config: BackendConfig, settings: Settings) -> SpeedChoice | None:
     """The choice of an earlier load with these settings; None where it is to be measured."""
-    store = MeasuredStore.of(path)
-    remembered = store.recall(SUBJECT, _given(config, settings)) if store else None
-    if remembered is None:
-        return None
-    return _remembered(remembered, settings, _kinds(config, settings), list(LENGTHS))
+    memory = _Memory(MeasuredStore.of(path), config)
+    kinds = _kinds(config, settings)
+    choice: SpeedChoice | None = SpeedChoice(settings, {}, ())
+    if len(kinds) > 1:
+        choice = memory.attention(settings, kinds)
+    if choice and _unit_open(config, settings):
+        unit = memory.unit(choice.settings, LENGTHS)
+        choice = choice.then(unit) if unit else None
+    return choice if choice and choice.times else None
 
 
 def _kinds(config: BackendConfig, settings: Settings) -> tuple[Attention, ...]:
@@ -125,124 +151,167 @@ def _kinds(config: BackendConfig, settings: Settings) -> tuple[Attention, ...]:
     return (default, *(kind for kind in others if kind != default))
 
 
-def _given(config: BackendConfig, settings: Settings) -> dict[str, Scalar]:
-    """What the choice depends on, beside model, build, and machine."""
-    return {
-        "method": METHOD,
-        "threads": settings.threads,
-        "kernels": settings.kernels,
-        "sequences": settings.sequences,
-        "context": settings.context_per_sequence,
-        "flash_attention": str(config.flash_attention),
-        "cache_type": config.cache_type,
-        "prefill_chunk": config.prefill_chunk or 0,
-        "gpu_layers": settings.gpu_layers,
-        "batch_invariant": config.batch_invariant,
-    }
+def _unit_open(config: BackendConfig, settings: Settings) -> bool:
+    return config.prefill_chunk is None and not settings.gpu_layers
 
 
-def _measured(key: Mapping[str, Scalar], choice: SpeedChoice) -> Measured:
-    settings = choice.settings
-    values: dict[str, Scalar] = {
-        "flash_attention": settings.flash_attention,
-        "cache_type": settings.cache_type,
-        "prefill_chunk": settings.prefill_chunk,
-    }
-    figures = {call.name: seconds for call, seconds in choice.times.items()}
-    return Measured(SUBJECT, key, values, figures, "; ".join(choice.reasons))
+def _with(settings: Settings, kind: Attention) -> Settings:
+    return replace(settings, flash_attention=kind.flash, cache_type=kind.cache_type)
 
 
-def _remembered(
-    measured: Measured, settings: Settings, kinds: tuple[Attention, ...], lengths: list[int]
-) -> SpeedChoice | None:
-    """The choice of an earlier load; None where it makes no sense any more."""
-    values = measured.values
-    kind = Attention(bool(values.get("flash_attention")), str(values.get("cache_type")))
-    unit = int(values.get("prefill_chunk", 0))
+class _Memory:
+    """What earlier loads have chosen, for a model file, a build, and a machine."""
+
+    def __init__(self, store: MeasuredStore | None, config: BackendConfig) -> None:
+        self._store = store
+        self._config = config
+
+    def attention(self, settings: Settings, kinds: tuple[Attention, ...]) -> SpeedChoice | None:
+        """The settings with the attention of an earlier load; None where there is none."""
+        measured = self._recall(ATTENTION, self._attention_key(settings))
+        if measured is None:
+            return None
+        flash, cache_type = (measured.values.get(n) for n in ("flash_attention", "cache_type"))
+        kind = Attention(bool(flash), str(cache_type))
+        return _choice(measured, _with(settings, kind)) if kind in kinds else None
+
+    def keep_attention(self, settings: Settings, choice: SpeedChoice) -> None:
+        """Remember a choice that was made for these settings."""
+        chosen = choice.settings
+        values: dict[str, Scalar] = {
+            "flash_attention": chosen.flash_attention,
+            "cache_type": chosen.cache_type,
+        }
+        self._remember(ATTENTION, self._attention_key(settings), values, choice)
+
+    def unit(self, settings: Settings, lengths: tuple[int, ...]) -> SpeedChoice | None:
+        """The settings with the unit of an earlier load; None where there is none."""
+        measured = self._recall(UNIT, self._unit_key(settings))
+        unit = measured.values.get("prefill_chunk") if measured else None
+        if measured is None or not isinstance(unit, int) or unit not in lengths:
+            return None
+        return _choice(measured, replace(settings, prefill_chunk=unit))
+
+    def keep_unit(self, settings: Settings, choice: SpeedChoice) -> None:
+        """Remember a choice that was made for these settings."""
+        values: dict[str, Scalar] = {"prefill_chunk": choice.settings.prefill_chunk}
+        self._remember(UNIT, self._unit_key(settings), values, choice)
+
+    def _attention_key(self, settings: Settings) -> dict[str, Scalar]:
+        return {
+            "method": METHOD,
+            "threads": settings.threads,
+            "kernels": settings.kernels,
+            "sequences": settings.sequences,
+            "context": min(settings.context_per_sequence, TRIED_CONTEXT),
+            "flash_attention": str(self._config.flash_attention),
+            "cache_type": self._config.cache_type,
+            "gpu_layers": settings.gpu_layers,
+            "batch_invariant": self._config.batch_invariant,
+        }
+
+    def _unit_key(self, settings: Settings) -> dict[str, Scalar]:
+        return {
+            "method": METHOD,
+            "threads": settings.threads,
+            "kernels": settings.kernels,
+            "context": min(settings.context_per_sequence, TRIED_CONTEXT),
+            "flash_attention": settings.flash_attention,
+            "cache_type": settings.cache_type,
+            "batch_invariant": self._config.batch_invariant,
+        }
+
+    def _recall(self, subject: str, key: Mapping[str, Scalar]) -> Measured | None:
+        return self._store.recall(subject, key) if self._store else None
+
+    def _remember(
+        self,
+        subject: str,
+        key: Mapping[str, Scalar],
+        values: Mapping[str, Scalar],
+        choice: SpeedChoice,
+    ) -> None:
+        if self._store:
+            figures = {call.name: seconds for call, seconds in choice.times.items()}
+            self._store.remember(Measured(subject, key, values, figures, "".join(choice.reasons)))
+
+
+def _choice(measured: Measured, settings: Settings) -> SpeedChoice | None:
+    """The choice of an earlier load; None where its times make no sense."""
     named = {Call.named(name): seconds for name, seconds in measured.figures.items()}
     times = {call: seconds for call, seconds in named.items() if call and seconds > 0}
-    if kind not in kinds or unit not in (*lengths, settings.prefill_chunk) or not times:
-        return None
-    chosen = _with(settings, kind, unit)
-    return SpeedChoice(chosen, times, (f"{measured.reason} (remembered from {measured.date})",))
+    reason = f"{measured.reason} (remembered from {measured.date})"
+    return SpeedChoice(settings, times, (reason,)) if times else None
 
 
-def _with(settings: Settings, kind: Attention, unit: int) -> Settings:
-    flash, cache_type = kind
-    return replace(settings, flash_attention=flash, cache_type=cache_type, prefill_chunk=unit)
+class _Trials:
+    """Measures, in contexts with fewer and shorter slots than a server's: they are made sooner.
 
+    Attributes:
+        kinds: Of attention, that are open and that there is memory for; the default first.
+        lengths: Of chunks, likewise; none where the unit is set.
+    """
 
-# Measuring
+    def __init__(
+        self, model: LlamaModel, config: BackendConfig, could_load: CouldLoad, goes_on: GoesOn
+    ) -> None:
+        self._model = model
+        self._goes_on = goes_on
+        self._invariant = config.batch_invariant
+        self._settings = settings = model.settings
+        wished = _kinds(config, settings)
+        longest = replace(settings, prefill_chunk=max(FILL))
+        self.kinds = tuple(k for k in wished if could_load(_with(longest, k))) or wished[:1]
+        fitting = (n for n in LENGTHS if could_load(replace(settings, prefill_chunk=n)))
+        self.lengths = tuple(fitting) if _unit_open(config, settings) else ()
+        self._rows = max(settings.sequences // 2, 1)
+        self._trial = replace(
+            settings,
+            sequences=self._rows,
+            context_per_sequence=min(settings.context_per_sequence, TRIED_CONTEXT),
+            prefill_chunk=max(self.lengths, default=max(FILL)),
+        )
+        self._filled: dict[Attention, Filled] = {}
 
+    def attention(self) -> SpeedChoice:
+        """Time the kinds, and choose. Raises CannotMeasure."""
+        limit = TimeLimit(ATTENTION_SECONDS_MAX)
+        tried, self._filled = time_attention(
+            lambda kind: self._begin(kind, limit), self.kinds, self._rows, limit
+        )
+        kind = fastest_attention(tried, self._rows)
+        reason = attention_reason(tried, kind, self._rows)
+        return SpeedChoice(_with(self._settings, kind), tried[kind], (reason,))
 
-def _measure(
-    model: LlamaModel,
-    config: BackendConfig,
-    kinds: tuple[Attention, ...],
-    lengths: list[int],
-    goes_on: GoesOn,
-) -> SpeedChoice:
-    """Choose by trials in contexts with fewer and shorter slots: they are made sooner."""
-    settings, limit = model.settings, TimeLimit(SECONDS_MAX)
-    rows = max(settings.sequences // 2, 1)
-    trial = replace(
-        settings,
-        sequences=rows,
-        context_per_sequence=min(settings.context_per_sequence, TRIED_CONTEXT),
-    )
-    longest = max(lengths, default=max(FILL))
-    times: dict[Call, float] = {}
-    kind, unit, reasons = kinds[0], settings.prefill_chunk, []
-    timer: CallTimer | None = None
-    if len(kinds) > 1:
-        tried, timer = _try(model, trial, longest, kinds, goes_on)
-        kind = fastest_attention(tried, rows)
-        times |= tried[kind]
-        reasons.append(attention_reason(tried, kind, rows))
-    if lengths:
-        if timer is None or model.settings != _with(trial, kind, longest):
-            model.renew(_with(trial, kind, longest))
-            timer = CallTimer(model, limit, goes_on)
-        timer.limit = limit
-        of_lengths = time_lengths(timer, lengths, (1, 4))
-        unit = fastest_length(of_lengths, config.batch_invariant)
-        times |= of_lengths
-        reasons.append(unit_reason(of_lengths, unit))
-    if config.batch_invariant:
-        unit = _that_keeps_bits(model, settings, kind, unit)
-    chosen = _with(settings, kind, unit)
-    model.renew(chosen)
-    model.clear_all()
-    return SpeedChoice(chosen, times, tuple(filter(None, reasons)))
+    def unit(self, settings: Settings) -> SpeedChoice:
+        """Time chunks of all lengths with the attention of the settings, and choose.
 
+        Raises:
+            CannotMeasure: Others computed meanwhile, or llama.cpp cannot make the context.
+        """
+        limit = TimeLimit(UNIT_SECONDS_MAX)
+        kind = Attention(settings.flash_attention, settings.cache_type)
+        timer = self._begin(kind, limit)
+        if timer is None:
+            raise CannotMeasure("llama.cpp refused the context")
+        if kind in self._filled:
+            timer.resume(self._filled[kind])
+        times = time_lengths(timer, self.lengths, (1, 4))
+        unit = fastest_length(times, self._invariant)
+        reason = unit_reason(times, unit)
+        while self._invariant and unit > TILE and not self._keeps_bits(settings, unit):
+            unit //= 2
+        return SpeedChoice(replace(settings, prefill_chunk=unit), times, (reason,) * bool(reason))
 
-def _try(
-    model: LlamaModel,
-    trial: Settings,
-    longest: int,
-    kinds: tuple[Attention, ...],
-    goes_on: GoesOn,
-) -> Trials:
-    """Time the kinds of attention."""
-    limit = TimeLimit(ATTENTION_SECONDS_MAX)
-
-    def begin(kind: Attention) -> CallTimer | None:
+    def _begin(self, kind: Attention, limit: TimeLimit) -> CallTimer | None:
+        """An empty context of a kind; None where llama.cpp refuses it."""
         try:
-            model.renew(_with(trial, kind, longest))
+            self._model.renew(_with(self._trial, kind))
         except LoadError:
-            # llama.cpp refuses some models in this way.
             return None
-        model.clear_all()
-        return CallTimer(model, limit, goes_on)
+        self._model.clear_all()
+        return CallTimer(self._model, limit, self._goes_on)
 
-    return time_attention(begin, kinds, trial.sequences, limit)
-
-
-def _that_keeps_bits(model: LlamaModel, settings: Settings, kind: Attention, unit: int) -> int:
-    """The unit, or the longest shorter one whose bits hold."""
-    while unit > TILE:
-        model.renew(_with(settings, kind, unit))
-        if keeps_bits(model, unit):
-            break
-        unit //= 2
-    return unit
+    def _keeps_bits(self, settings: Settings, unit: int) -> bool:
+        self._model.renew(replace(settings, prefill_chunk=unit))
+        return keeps_bits(self._model, unit)

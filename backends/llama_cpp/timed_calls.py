@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from llm_serving_engine.backends import machine
-from llm_serving_engine.backends.llama_cpp.model import LlamaModel
+from llm_serving_engine.backends.llama_cpp.model import DecodeError, LlamaModel, SavedCache
+from llm_serving_engine.backends.llama_cpp.padding import TILED_TOKENS
 from llm_serving_engine.backends.llama_cpp.part import FILLER, Part
 from llm_serving_engine.scheduler.step import Shape, shape_of
 
@@ -67,6 +68,20 @@ Times = Mapping[Call, float]
 """Seconds of calls, each the fastest of its trials."""
 
 
+class Filled(NamedTuple):
+    """A context that was filled, to go on from in another one of the same kind.
+
+    Attributes:
+        times: What was timed in it.
+        tokens: That slot 0 holds.
+        cache: Of slot 0; None where it could not be saved.
+    """
+
+    times: Times
+    tokens: int
+    cache: SavedCache | None
+
+
 class TimeLimit:
     """How long measuring may take, whatever the machine does meanwhile."""
 
@@ -110,7 +125,6 @@ class CallTimer:
     Attributes:
         times: What was timed.
         context: Tokens in slot 0, from which calls go on.
-        limit: What the time left is asked of before each call.
     """
 
     def __init__(
@@ -120,26 +134,30 @@ class CallTimer:
 
         Args:
             model: All its slots are empty.
-            limit: As the attribute.
+            limit: What the time left is asked of before each call.
             goes_on: Told after each call: the host must know that this does not hang.
         """
         self.times: dict[Call, float] = {}
         self.context = 0
         self._model = model
-        self.limit = limit
+        self._limit = limit
         self._goes_on = goes_on
         model.decode([Part(0, 0, FILLER * min(WARM_UP_TOKENS, model.context_per_sequence))])
         model.clear(0)
 
-    def chunk(self, size: int) -> None:
-        """Time a chunk after what slot 0 holds, which stays as it is."""
-        if self._fits(size):
-            self._time(Call("chunk", size, self.context), [Part(0, self.context, FILLER * size)])
-            self._drop(0)
+    def chunk(self, size: int, *, at_start: bool = False) -> None:
+        """Time a chunk after what slot 0 holds, which stays as it is, or at another one's start."""
+        if at_start and self.context:
+            slot, context = 1, 0
+        else:
+            slot, context = 0, self.context
+        if slot < self._model.settings.sequences and self._fits(size, context):
+            self._time(Call("chunk", size, context), [Part(slot, context, FILLER * size)])
+            self._model.drop_fillers(slot, context)
 
     def fill(self, size: int) -> bool:
         """Make slot 0 longer by a chunk, timed; False where that cannot be."""
-        if not self._fits(size):
+        if not self._fits(size, self.context):
             return False
         call = Call("chunk", size, self.context)
         self._time(call, [Part(0, self.context, FILLER * size, wanted=False)])
@@ -153,7 +171,7 @@ class CallTimer:
         for slot in range(1, count):
             self._model.copy(0, slot, self.context)
         for _ in range(trials):
-            if self._fits(1) and self.limit.left > self._estimate("rows", count):
+            if self._fits(1, self.context) and self._limit.left > self._estimate("rows", count):
                 rows = [Part(slot, self.context, FILLER) for slot in range(count)]
                 self._time(Call("rows", count, self.context), rows)
                 for slot in range(count):
@@ -161,39 +179,59 @@ class CallTimer:
         for slot in range(1, count):
             self._model.clear(slot)
 
+    def filled(self) -> Filled:
+        """What slot 0 holds, and what was timed."""
+        try:
+            cache = self._model.save(0)
+        except DecodeError:
+            cache = None
+        return Filled(dict(self.times), self.context, cache)
+
+    def resume(self, filled: Filled) -> None:
+        """Go on from a context that was filled before; from an empty one where that fails."""
+        self.times = dict(filled.times)
+        if filled.cache is not None and self._model.restore(0, filled.cache):
+            self.context = filled.tokens
+        else:
+            self._model.clear(0)
+
     def affords(self, tokens: int) -> bool:
         """Whether there is time for so many tokens of a prompt."""
-        return self.limit.left > self._estimate("chunk", tokens)
-
-    def empty(self) -> None:
-        """Go on from an empty slot 0."""
-        self._model.clear(0)
-        self.context = 0
+        return self._limit.left > self._estimate("chunk", tokens)
 
     def close(self) -> Times:
         """End with all slots empty."""
-        self.empty()
+        self._model.clear(0)
+        self.context = 0
         return self.times
 
     def _estimate(self, kind: str, tokens: int) -> float:
-        """Seconds for so many tokens, by the slowest call of the kind so far."""
-        slowest = (s / call.size for call, s in self.times.items() if call.kind == kind)
+        """Seconds for so many tokens, by the slowest call of the kind so far.
+
+        Calls below a tile have kernels of their own: they say nothing of longer ones.
+        """
+        like = min(tokens, TILED_TOKENS) if kind == "chunk" else 1
+        slowest = (
+            seconds / call.size
+            for call, seconds in self.times.items()
+            if call.kind == kind and call.size >= like
+        )
         return tokens * max(slowest, default=0.0)
 
-    def _fits(self, size: int) -> bool:
-        """Whether there are cells and time for so many tokens of a slot."""
-        room = self.context + size <= self._model.context_per_sequence
+    def _fits(self, size: int, context: int) -> bool:
+        """Whether there are cells behind a context, and time, for so many tokens."""
+        room = context + size <= self._model.context_per_sequence
         if not room or size > self._model.settings.rows_max:
             return False
         return self.affords(size)
 
     def _time(self, call: Call, parts: list[Part]) -> None:
-        started = self.limit.clock()
+        started = self._limit.clock()
         self._model.decode(parts)
-        seconds = self.limit.clock() - started
+        seconds = self._limit.clock() - started
         self.times[call] = min(seconds, self.times.get(call, seconds))
         self._goes_on()
-        self.limit.check_quiet()
+        self._limit.check_quiet()
 
     def _drop(self, slot: int) -> None:
         self._model.drop_fillers(slot, self.context)

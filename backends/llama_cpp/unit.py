@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from llm_serving_engine.backends.llama_cpp.tails import SHORT, TILE
 from llm_serving_engine.backends.llama_cpp.timed_calls import CallTimer, Times
 
-# Those that are tried, the most useful first.
-LENGTHS = (TILE, 128, 256, 32, 512)
+# Those that are tried deep in a context, and all; the most useful first.
+LENGTHS_DEEP = (TILE, 128, 256, 32)
+LENGTHS = (*LENGTHS_DEEP, 512)
+# How often each is timed at most.
+TURNS = 3
 # Chunks that fill a context where that was not done before, and how many times the next
 # one's seconds must be left.
 FILL, FILL_ROOM = (64, 128, 256), 4
@@ -19,30 +22,29 @@ INVARIANT_LENGTHS = (64, 128, 256)
 INVARIANT_SECONDS_MAX = 0.1
 
 
-def time_lengths(timer: CallTimer, lengths: Iterable[int], rows: Iterable[int]) -> Times:
-    """Time chunks deep in a context, then at its start, as far as there is time.
+def time_lengths(timer: CallTimer, lengths: Collection[int], rows: Iterable[int]) -> Times:
+    """Time chunks deep in a context and at its start, as far as there is time.
+
+    They take turns, so a spell in which the machine is slow does not decide.
 
     Args:
         timer: What it holds is the context, if it holds anything.
         lengths: Of chunks, to choose the unit from.
         rows: Counts of rows, for the costs that the scheduler begins with.
     """
-    lengths = list(lengths)
     if not timer.context:
         for size in FILL:
             if timer.affords(FILL_ROOM * size):
                 timer.fill(size)
-    short = [length for length in lengths if length <= max(FILL)]
-    # The second trial of the first ones counts: the first prepares the buffers.
-    tails = (SHORT, TILE, SHORT)
-    if timer.context:
-        for size in (*tails, *short):
-            timer.chunk(size)
-        for count in rows:
-            timer.rows(count)
-        timer.empty()
-    for size in (*tails, *lengths):
-        timer.chunk(size)
+    for count in rows:
+        timer.rows(count)
+    deep = [(size, False) for size in LENGTHS_DEEP if size in lengths]
+    start = [(size, True) for size in lengths]
+    calls = [*deep[:2], (TILE, True), (SHORT, True), *deep[2:3], (SHORT, False)]
+    calls += [call for call in deep + start if call not in calls]
+    for turn in range(TURNS):
+        for size, at_start in reversed(calls) if turn % 2 else calls:
+            timer.chunk(size, at_start=at_start)
     return timer.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,8 @@ from llm_serving_engine.backends.backend import BackendConfig, LoadError
 from llm_serving_engine.backends.llama_cpp import speed_choice, timed_calls
 from llm_serving_engine.backends.llama_cpp.attention import (
     FILL,
-    Attention,
-    affordable,
-    fastest_attention,
-    mix_seconds,
 )
+from llm_serving_engine.backends.llama_cpp.model import DecodeError
 from llm_serving_engine.backends.llama_cpp.part import Part
 from llm_serving_engine.backends.llama_cpp.settings import Settings
 from llm_serving_engine.backends.llama_cpp.speed_choice import (
@@ -31,9 +29,8 @@ from llm_serving_engine.backends.llama_cpp.timed_calls import (
     CallTimer,
     CannotMeasure,
     TimeLimit,
-    Times,
 )
-from llm_serving_engine.backends.llama_cpp.unit import fastest_length, length_seconds
+from llm_serving_engine.backends.llama_cpp.unit import fastest_length
 
 SETTINGS = Settings(
     sequences=16,
@@ -57,6 +54,8 @@ class Model:
         self.now = 0.0
         self.calls = 0
         self.others = 0.0
+        self.filled = 0
+        self.saved: int | None = 0
         self.cache = SimpleNamespace(unlimited=True)
         self._seconds = seconds
         self._refuses = refuses
@@ -69,12 +68,21 @@ class Model:
         assert sum(part.length for part in parts) <= self.settings.rows_max
         assert all(part.start + part.length <= self.context_per_sequence for part in parts)
         self.calls += 1
+        self.filled += sum(part.length for part in parts if not part.wanted)
         self.now += self._seconds(self.settings, parts)
 
     def renew(self, settings: Settings) -> None:
         if settings.cache_type == self._refuses:
             raise LoadError("no")
         self.settings = settings
+
+    def save(self, slot: int) -> int:
+        if self.saved is None:
+            raise DecodeError("no")
+        return self.saved
+
+    def restore(self, slot: int, saved: int) -> bool:
+        return saved == self.saved
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         assert name in {"clear", "clear_all", "copy", "drop_fillers"}
@@ -146,7 +154,8 @@ def test_measuring_ends_in_time(path: Path, slowness: float) -> None:
     choose(model, BackendConfig(), path)
     # One call of each kind, and one chunk, are made however long they take.
     first_calls = 2 * slowness * 0.3
-    assert model.now < speed_choice.SECONDS_MAX + first_calls
+    longest = speed_choice.ATTENTION_SECONDS_MAX + speed_choice.UNIT_SECONDS_MAX
+    assert model.now < longest + first_calls
 
 
 def test_a_machine_that_becomes_slow_is_measured_no_longer(path: Path) -> None:
@@ -166,6 +175,19 @@ def test_a_first_call_that_takes_all_of_the_time_is_told(path: Path) -> None:
     choice = choose(model, BackendConfig(), path)
     assert choice.settings == model.settings == SETTINGS
     assert choice.reasons == ("attention and unit are defaults: there was no time to measure",)
+
+
+def test_the_context_that_attention_has_filled_is_used_for_the_unit(path: Path) -> None:
+    model = Model(in_memory)
+    choice = choose(model, BackendConfig(), path)
+    # Once for each kind of attention.
+    assert model.filled == 2 * sum(FILL)
+    assert Call("chunk", 256, sum(FILL)) in choice.times
+    unsaved = Model(in_memory)
+    unsaved.saved = None
+    path.write_bytes(b"another model")
+    assert choose(unsaved, BackendConfig(), path).settings == choice.settings
+    assert unsaved.filled == 3 * sum(FILL)
 
 
 def test_equally_fast_attention_is_the_default(path: Path) -> None:
@@ -191,10 +213,82 @@ def test_what_was_measured_is_remembered(path: Path) -> None:
     assert (again.settings, dict(again.times)) == (first.settings, dict(first.times))
     assert "remembered from" in again.reasons[0]
     assert remembered_speed(path, BackendConfig(), SETTINGS) == again
-    assert remembered_speed(path, BackendConfig(prefill_chunk=128), SETTINGS) is None
-    other = Model(by_kernels)
-    choose(other, BackendConfig(prefill_chunk=128), path)
-    assert other.calls > 0
+    other = replace(SETTINGS, threads=1)
+    assert remembered_speed(path, BackendConfig(), other) is None
+    model.settings = other
+    choose(model, BackendConfig(), path)
+    assert model.calls > 0
+
+
+@pytest.mark.parametrize(
+    "other", [{"sequences": 4}, {"context_per_sequence": 4096}, {"gpu_layers": 0}]
+)
+def test_the_unit_stays_when_slots_change(path: Path, other: dict[str, int]) -> None:
+    def seconds(settings: Settings, parts: Sequence[Part]) -> float:
+        return 0.008 + sum(part.length for part in parts) / 2000
+
+    first = choose(Model(seconds), BackendConfig(flash_attention=True), path)
+    model = Model(lambda _, parts: sum(part.length for part in parts) / 2000)
+    model.settings = replace(SETTINGS, **other)  # type: ignore[arg-type]
+    again = choose(model, BackendConfig(flash_attention=True), path)
+    assert again.settings.prefill_chunk == first.settings.prefill_chunk > 32
+    assert again.reasons == (f"{first.reasons[0]} (remembered from {datetime.date.today()})",)
+    assert model.calls == 0
+
+
+def test_attention_is_remembered_without_the_unit(path: Path) -> None:
+    choose(Model(by_kernels), BackendConfig(), path)
+    set_by_hand = BackendConfig(prefill_chunk=64)
+    model = Model(by_kernels)
+    choice = choose(model, set_by_hand, path)
+    assert not choice.settings.flash_attention
+    assert choice == remembered_speed(path, set_by_hand, SETTINGS)
+    assert model.calls == 0
+    model.settings = replace(SETTINGS, sequences=4)
+    assert not choose(model, set_by_hand, path).settings.flash_attention
+    assert model.calls > 0
+
+
+def test_the_attention_stays_where_there_is_no_time_for_the_unit(path: Path) -> None:
+    model = Model(by_kernels)
+
+    def busy_later(settings: Settings, parts: Sequence[Part]) -> float:
+        model.others += not settings.flash_attention and len(parts) == 1 and model.calls > 30
+        return by_kernels(settings, parts)
+
+    model._seconds = busy_later
+    choice = choose(model, BackendConfig(), path)
+    assert not choice.settings.flash_attention
+    assert choice.reasons[1:] == ("the unit is a default: other processes were computing",)
+    assert choice.settings.prefill_chunk == SETTINGS.prefill_chunk
+    assert choose(Model(by_kernels), BackendConfig(), path).settings.prefill_chunk > 64
+
+
+def test_the_default_needs_no_second_turn_where_it_is_the_fastest(path: Path) -> None:
+    settings = BackendConfig(prefill_chunk=64)
+    kept, left = Model(in_memory), Model(by_kernels)
+    choose(kept, settings, path)
+    path.write_bytes(b"another model")
+    choose(left, settings, path)
+    assert kept.calls < left.calls
+
+
+def test_no_single_slow_call_decides_the_unit(path: Path) -> None:
+    def unit(slow_call: int) -> tuple[int, int]:
+        def seconds(settings: Settings, parts: Sequence[Part]) -> float:
+            # Chunks of 64 are 7 % slower than those of 256, those of 128 are 2 %.
+            quiet = 0.0015 + sum(part.length for part in parts) / 4000
+            return quiet * (1.5 if model.calls == slow_call else 1)
+
+        model = Model(seconds)
+        path.write_bytes(bytes([slow_call]))
+        choice = choose(model, BackendConfig(flash_attention=True), path, memory=256)
+        return choice.settings.prefill_chunk, model.calls
+
+    chosen, calls = unit(0)
+    assert chosen == 128
+    assert calls > 20
+    assert {unit(number)[0] for number in range(1, calls + 1)} == {128}
 
 
 def test_nothing_is_chosen_while_others_compute(path: Path) -> None:
@@ -276,56 +370,6 @@ def test_a_timer_says_that_others_compute() -> None:
         timer.chunk(64)
 
 
-# The mix
-
-ON, OFF = Attention(True, "f16"), Attention(False, "f16")
-
-
-def times_of(rows: int, chunks: dict[tuple[int, int], float], decoded: dict[int, float]) -> Times:
-    """Milliseconds of chunks by size and context, and of rows by context."""
-    calls = {Call("chunk", *at): ms / 1000 for at, ms in chunks.items()}
-    return calls | {Call("rows", rows, at): ms / 1000 for at, ms in decoded.items()}
-
-
-# SmolLM2-135M Q4_0 on two cores with AVX-512: where the machine did nothing else.
-AVX512 = {
-    ON: times_of(
-        8, {(64, 64): 35.4, (128, 192): 73.8}, {64: 12.1, 192: 14.3, 448: 18.6, 896: 26.4}
-    ),
-    OFF: times_of(
-        8, {(64, 64): 37.8, (128, 192): 85.9}, {64: 16.4, 192: 16.5, 448: 20.5, 896: 29.1}
-    ),
-}
-# The same model on two cores with AMX.
-AMX = {
-    ON: times_of(16, {(64, 100): 47, (64, 500): 108}, {100: 49, 500: 169, 1000: 248}),
-    OFF: times_of(16, {(64, 100): 62, (64, 500): 96}, {100: 33, 500: 49, 1000: 90}),
-}
-
-
-def test_the_mix_finds_the_attention_of_two_machines() -> None:
-    seconds = mix_seconds(AVX512, 8)
-    assert seconds[OFF] > 1.1 * seconds[ON]
-    assert fastest_attention(AVX512, 8) == ON
-    assert fastest_attention({OFF: AVX512[OFF], ON: AVX512[ON]}, 8) == ON
-    seconds = mix_seconds(AMX, 16)
-    assert seconds[ON] > 1.5 * seconds[OFF]
-    assert fastest_attention(AMX, 16) == OFF
-
-
-def test_the_mix_is_a_chat_in_half_of_the_slots() -> None:
-    (seconds,) = mix_seconds({ON: times_of(8, {(64, 0): 64}, {64: 8, 448: 16})}, 8).values()
-    assert seconds == pytest.approx(400 * 0.001 + 150 * 0.0015)
-
-
-def test_kinds_are_compared_by_the_calls_that_all_made() -> None:
-    longer = times_of(8, {(64, 0): 10, (128, 64): 900}, {64: 10, 192: 900})
-    shorter = times_of(8, {(64, 0): 20}, {64: 20})
-    assert fastest_attention({OFF: shorter, ON: longer}, 8) == ON
-    with pytest.raises(CannotMeasure, match="no time"):
-        mix_seconds({ON: longer, OFF: times_of(8, {(64, 0): 20}, {})}, 8)
-
-
 def test_what_only_the_first_calls_pay_decides_nothing(path: Path) -> None:
     model = Model(in_memory)
 
@@ -336,26 +380,6 @@ def test_what_only_the_first_calls_pay_decides_nothing(path: Path) -> None:
     choice = choose(model, BackendConfig(), path)
     assert choice.settings.flash_attention
     assert "measured 1." in choice.reasons[0]
-
-
-def test_contexts_are_filled_as_far_as_there_is_time() -> None:
-    assert affordable(0.1, 10.0) == FILL
-    assert affordable(0.1, 0.2) == FILL[:1]
-    assert affordable(0.1, 0.5) == FILL[:2]
-    assert affordable(0.1, 0.1) == ()
-
-
-def test_a_length_is_compared_where_a_tile_was_timed_too() -> None:
-    times = {
-        Call("chunk", 64, 0): 0.064,
-        Call("chunk", 256, 0): 0.256,
-        Call("chunk", 64, 448): 0.128,
-        Call("chunk", 256, 448): 0.256,
-        Call("chunk", 512, 0): 0.512,
-        Call("chunk", 128, 192): 0.001,
-    }
-    assert length_seconds(times) == pytest.approx({64: 0.0015, 256: 0.001125, 512: 0.0015})
-    assert fastest_length(times, batch_invariant=False) == 256
 
 
 def test_settings_differ_in_what_was_chosen_only(path: Path) -> None:

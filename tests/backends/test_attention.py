@@ -1,0 +1,82 @@
+"""The mix of calls that kinds of attention are compared by, and lengths of chunks."""
+
+from __future__ import annotations
+
+import pytest
+
+from llm_serving_engine.backends.llama_cpp.attention import (
+    FILL,
+    Attention,
+    affordable,
+    fastest_attention,
+    mix_seconds,
+)
+from llm_serving_engine.backends.llama_cpp.timed_calls import Call, CannotMeasure, Times
+from llm_serving_engine.backends.llama_cpp.unit import fastest_length, length_seconds
+
+ON, OFF = Attention(True, "f16"), Attention(False, "f16")
+
+
+def times_of(rows: int, chunks: dict[tuple[int, int], float], decoded: dict[int, float]) -> Times:
+    """Milliseconds of chunks by size and context, and of rows by context."""
+    calls = {Call("chunk", *at): ms / 1000 for at, ms in chunks.items()}
+    return calls | {Call("rows", rows, at): ms / 1000 for at, ms in decoded.items()}
+
+
+# SmolLM2-135M Q4_0 on two cores with AVX-512: where the machine did nothing else.
+AVX512 = {
+    ON: times_of(
+        8, {(64, 64): 35.4, (128, 192): 73.8}, {64: 12.1, 192: 14.3, 448: 18.6, 896: 26.4}
+    ),
+    OFF: times_of(
+        8, {(64, 64): 37.8, (128, 192): 85.9}, {64: 16.4, 192: 16.5, 448: 20.5, 896: 29.1}
+    ),
+}
+# The same model on two cores with AMX.
+AMX = {
+    ON: times_of(16, {(64, 100): 47, (64, 500): 108}, {100: 49, 500: 169, 1000: 248}),
+    OFF: times_of(16, {(64, 100): 62, (64, 500): 96}, {100: 33, 500: 49, 1000: 90}),
+}
+
+
+def test_the_mix_finds_the_attention_of_two_machines() -> None:
+    seconds = mix_seconds(AVX512, 8)
+    assert seconds[OFF] > 1.1 * seconds[ON]
+    assert fastest_attention(AVX512, 8) == ON
+    assert fastest_attention({OFF: AVX512[OFF], ON: AVX512[ON]}, 8) == ON
+    seconds = mix_seconds(AMX, 16)
+    assert seconds[ON] > 1.5 * seconds[OFF]
+    assert fastest_attention(AMX, 16) == OFF
+
+
+def test_the_mix_is_a_chat_in_half_of_the_slots() -> None:
+    (seconds,) = mix_seconds({ON: times_of(8, {(64, 0): 64}, {64: 8, 448: 16})}, 8).values()
+    assert seconds == pytest.approx(400 * 0.001 + 150 * 0.0015)
+
+
+def test_kinds_are_compared_by_the_calls_that_all_made() -> None:
+    longer = times_of(8, {(64, 0): 10, (128, 64): 900}, {64: 10, 192: 900})
+    shorter = times_of(8, {(64, 0): 20}, {64: 20})
+    assert fastest_attention({OFF: shorter, ON: longer}, 8) == ON
+    with pytest.raises(CannotMeasure, match="no time"):
+        mix_seconds({ON: longer, OFF: times_of(8, {(64, 0): 20}, {})}, 8)
+
+
+def test_contexts_are_filled_as_far_as_there_is_time() -> None:
+    assert affordable(0.1, 10.0) == FILL
+    assert affordable(0.1, 0.2) == FILL[:1]
+    assert affordable(0.1, 0.5) == FILL[:2]
+    assert affordable(0.1, 0.1) == ()
+
+
+def test_a_length_is_compared_where_a_tile_was_timed_too() -> None:
+    times = {
+        Call("chunk", 64, 0): 0.064,
+        Call("chunk", 256, 0): 0.256,
+        Call("chunk", 64, 448): 0.128,
+        Call("chunk", 256, 448): 0.256,
+        Call("chunk", 512, 0): 0.512,
+        Call("chunk", 128, 192): 0.001,
+    }
+    assert length_seconds(times) == pytest.approx({64: 0.0015, 256: 0.001125, 512: 0.0015})
+    assert fastest_length(times, batch_invariant=False) == 256
