@@ -170,8 +170,7 @@ class App:
         await closing
         await self.model.close()
         if self._trace is not None:
-            scheduler = self._scheduler()
-            self._trace.close(None if scheduler is None else scheduler.cost.costs)
+            self._trace.close(self._scheduler())
         if self._http is not None:
             await self._http.stop()
         await asyncio.to_thread(self.tracer.shutdown)

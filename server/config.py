@@ -297,7 +297,7 @@ class ServerConfig(BaseSettings):
     trace_file: str = ""
     """Where to record which requests come, for `simulate`; never what they say. Empty: nowhere."""
     trace_bytes_max: Positive = 100_000_000
-    """The size at which recording ends. A request takes about 200 bytes."""
+    """The size at which recording ends. A request takes about 300 bytes."""
 
     @classmethod
     def settings_customise_sources(

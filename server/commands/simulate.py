@@ -10,9 +10,10 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llm_serving_engine.scheduler.cost import Costs
     from llm_serving_engine.server.simulator.recorder import Recorder
-    from llm_serving_engine.server.simulator.replay import Replay, ReplaySettings
+    from llm_serving_engine.server.simulator.replay import Replay
+    from llm_serving_engine.server.simulator.replay_report import Summary
+    from llm_serving_engine.server.simulator.replay_settings import ReplaySettings
     from llm_serving_engine.server.simulator.trace import TraceRecord
 
 EXAMPLE = (
@@ -34,27 +35,27 @@ Policies = Annotated[
         "my.module:Class, also from here.",
     ),
 ]
+Server = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="The server, such as trace.server.json, which a recording server writes. "
+        "Default: that file beside the trace, else 8 slots, with a small model on two cores.",
+    ),
+]
 Config = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="A server's TOML file, such as server.toml."),
+    typer.Option(metavar="FILE", help="Another configuration of it, such as server.toml."),
 ]
 Slots = Annotated[
-    int | None, typer.Option(min=1, help="Sequences at once, such as 16. Default: 8.")
+    int | None, typer.Option(min=1, help="Sequences at once, such as 16. Default: the server's.")
 ]
 Context = Annotated[
-    int | None, typer.Option(min=2, help="Tokens of each, such as 2048. Default: 4096.")
+    int | None, typer.Option(min=2, help="Tokens of each, such as 2048. Default: the server's.")
 ]
 StepTarget = Annotated[
     float | None,
     typer.Option(min=0.001, help="Target of a step, such as 100. Default: the configured."),
-]
-Cost = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="What steps cost, such as trace.cost.json, which a recording server writes. "
-        "Default: a small model on two cores.",
-    ),
 ]
 JsonFile = Annotated[
     Path | None,
@@ -85,11 +86,11 @@ def register(app: typer.Typer) -> None:
 def simulate(
     trace: Trace = None,
     policy: Policies = "fair",
+    server: Server = None,
     config: Config = None,
     slots: Slots = None,
     context: Context = None,
     step_target_ms: StepTarget = None,
-    cost: Cost = None,
     json_file: JsonFile = None,
     picture: Picture = None,
     timeline: Timeline = None,
@@ -109,16 +110,18 @@ def simulate(
             _write_example(example)
             return
         assert trace is not None
+        from llm_serving_engine.server.simulator.recorded import recorded_summary
         from llm_serving_engine.server.simulator.recorder import Recorder
         from llm_serving_engine.server.simulator.trace import read_trace
 
-        settings = _settings(config, slots, context, step_target_ms, cost)
+        settings = _settings(_server(server, trace), config, slots, context, step_target_ms)
         records = read_trace(trace)
         recorder = Recorder(len(records)) if timeline is not None else None
+        recorded = recorded_summary(records)
         replays = _replay_all(records, _names(policy), settings, recorder)
-        _show(replays)
+        _show(replays, recorded)
         if json_file is not None:
-            _write_json(json_file, replays, settings)
+            _write_json(json_file, replays, settings, recorded)
         if picture is not None:
             from llm_serving_engine.server.commands.simulate_picture import draw
 
@@ -136,65 +139,43 @@ def _write_example(path: Path) -> None:
     typer.echo(f"{len(records)} requests; try: llm-serving-engine simulate --trace {path}")
 
 
+def _server(file: Path | None, trace: Path) -> ReplaySettings:
+    from llm_serving_engine.server.simulator.replay_settings import (
+        ReplaySettings,
+        read_settings,
+        server_path,
+    )
+
+    beside = server_path(trace)
+    if file is None and not beside.exists():
+        return ReplaySettings()
+    return read_settings(file or beside)
+
+
 def _settings(
+    server: ReplaySettings,
     config_file: Path | None,
     slots: int | None,
     context: int | None,
     step_target_ms: float | None,
-    cost_file: Path | None,
 ) -> ReplaySettings:
-    """Flags before the server's file, and that before what is usual."""
+    """Flags before the configuration, and that before the server."""
     from dataclasses import replace
 
-    from llm_serving_engine.server.simulator.replay import ReplaySettings
-
-    settings = ReplaySettings()
+    can, scheduler = server.capabilities, server.config
     if config_file is not None:
         from llm_serving_engine.server.config import ConfigError, load_config
 
         try:
-            server = load_config(config_file)
+            config = load_config(config_file)
         except ConfigError as error:
             raise ValueError(str(error)) from error
-        runner = server.model.runner
-        settings = ReplaySettings(
-            slots=runner.sequences or settings.slots,
-            context=runner.context_per_sequence or settings.context,
-            config=server.scheduler,
-        )
-    scheduler = settings.config
+        scheduler, runner = config.scheduler, config.model.runner
+        slots, context = slots or runner.sequences, context or runner.context_per_sequence
     if step_target_ms is not None:
         scheduler = replace(scheduler, step_target_seconds=step_target_ms / 1000)
-    return replace(
-        settings,
-        slots=slots or settings.slots,
-        context=context or settings.context,
-        costs=settings.costs if cost_file is None else _costs(cost_file),
-        config=scheduler,
-    )
-
-
-def _costs(path: Path) -> Costs:
-    """The costs of a file. Raises ValueError where they make no sense."""
-    import json
-    import math
-
-    from llm_serving_engine.scheduler.cost import Costs
-
-    try:
-        costs = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise ValueError(f"{path} is not JSON") from None
-    names = Costs._fields
-    if not isinstance(costs, dict) or set(costs) != set(names):
-        raise ValueError(f"{path} is not an object of {', '.join(names)}")
-    for name, seconds in costs.items():
-        number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-        if not number or not math.isfinite(seconds) or seconds < 0:
-            raise ValueError(f"{path}: {name} is not a number of seconds")
-    if not (costs["row"] and costs["chunk_token"]):
-        raise ValueError(f"{path}: steps that take no time never end")
-    return Costs(**costs)
+    can = can._replace(slots=slots or can.slots, context=context or can.context)
+    return replace(server, capabilities=can, config=scheduler)
 
 
 def _names(policies: str) -> list[str]:
@@ -229,29 +210,36 @@ def _replay_all(
     return replays
 
 
-def _show(replays: list[Replay]) -> None:
+def _show(replays: list[Replay], recorded: Summary | None) -> None:
     from rich.console import Console
 
-    from llm_serving_engine.server.commands.simulate_tables import NOTE, class_table, policy_table
+    from llm_serving_engine.server.commands.simulate_tables import (
+        NOTE,
+        class_table,
+        policy_table,
+        recorded_table,
+    )
 
     console = Console()
     for one in replays:
         console.print(class_table(one))
     console.print(policy_table(replays))
+    if recorded is not None:
+        console.print(recorded_table(recorded, replays))
     console.print(NOTE, style="dim")
 
 
-def _write_json(path: Path, replays: list[Replay], settings: ReplaySettings) -> None:
+def _write_json(
+    path: Path, replays: list[Replay], settings: ReplaySettings, recorded: Summary | None
+) -> None:
     import json
     from dataclasses import asdict
 
     from llm_serving_engine.server.simulator.replay_report import as_json
 
     result = {
-        "slots": settings.slots,
-        "context": settings.context,
-        "costs": settings.costs._asdict(),
-        "scheduler": asdict(settings.config),
+        "server": settings.content(),
+        "recorded": None if recorded is None else asdict(recorded),
         "policies": [as_json(replay) for replay in replays],
     }
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

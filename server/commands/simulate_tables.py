@@ -36,6 +36,7 @@ _POLICY_COLUMNS = (
     "prefix\nhits",
     "tokens\nreused",
 )
+_RECORDED_COLUMNS = ("TTFT s\np50", "\np90", "ms/tok\np50", "tokens\n/s")
 
 
 def class_table(replay: Replay) -> Table:
@@ -64,6 +65,27 @@ def policy_table(replays: Sequence[Replay]) -> Table:
             str(tally.prefix_tokens),
         )
     return table
+
+
+def recorded_table(recorded: Summary, replays: Sequence[Replay]) -> Table:
+    """What the server took that recorded the trace, and each replay as a part of that."""
+    table = _table("Recorded, and the same replayed", "", _RECORDED_COLUMNS)
+    table.add_row("recorded", *map(_three_digits, _compared(recorded)))
+    for replay in replays:
+        found = _compared(summary(replay.outcomes, replay.makespan))
+        pairs = zip(found, _compared(recorded), strict=True)
+        table.add_row(replay.policy, *(_part(value, whole) for value, whole in pairs))
+    return table
+
+
+def _compared(found: Summary) -> tuple[float | None, ...]:
+    between = None if found.tpot_p50 is None else found.tpot_p50 * 1000
+    return found.ttft_p50, found.ttft_p90, between, found.output_tokens_per_second
+
+
+def _part(value: float | None, whole: float | None) -> str:
+    shown = _three_digits(value)
+    return f"{shown} ({value / whole:.2f})" if value is not None and whole else shown
 
 
 def _table(title: str, name: str, numbers: tuple[str, ...]) -> Table:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.core import Scheduler
-from llm_serving_engine.scheduler.cost import DEFAULT_COSTS, CostModel, Costs
+from llm_serving_engine.scheduler.cost import CostModel
 from llm_serving_engine.scheduler.errors import RequestError
 from llm_serving_engine.scheduler.events import Begun, Produced, SchedulerEvent
 from llm_serving_engine.scheduler.lifecycle import State
@@ -22,44 +21,23 @@ from llm_serving_engine.scheduler.policy import load_policy
 from llm_serving_engine.scheduler.request import Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence as Running
 from llm_serving_engine.scheduler.step import (
-    Capabilities,
     Output,
     Run,
     RunResult,
-    Shape,
     Step,
     StepResult,
 )
 from llm_serving_engine.scheduler.tally import Tally
+from llm_serving_engine.server.simulator.replay_settings import ReplaySettings
 from llm_serving_engine.server.simulator.simulation import Simulation, StepRecord
-from llm_serving_engine.server.simulator.trace import TraceRecord, synthetic_prompt
+from llm_serving_engine.server.simulator.trace import TraceRecord, synthetic_tokens
+from llm_serving_engine.server.simulator.turns import previous_turns
 
 STOP_TOKEN, OTHER_TOKEN = 0, 1
 # The tenants with the most requests, whose service is followed.
 TENANTS_FOLLOWED = 8
-# Of the built-in model, a small one.
-CACHE_BYTES_PER_TOKEN = 23_040
-
 
 ObserverFactory = Callable[[Scheduler, Callable[[], float]], Observer]
-
-
-@dataclass(frozen=True, slots=True)
-class ReplaySettings:
-    """The server that a trace is replayed on.
-
-    Attributes:
-        slots: Sequences that run at once.
-        context: Tokens that each may have.
-        costs: What the parts of a step really cost, in seconds. The scheduler
-            learns them as it does on a server.
-        config: The scheduler's; its policy is the one that is tried.
-    """
-
-    slots: int = 8
-    context: int = 4096
-    costs: Costs = DEFAULT_COSTS
-    config: SchedulerConfig = field(default_factory=SchedulerConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +70,7 @@ class Replay:
     Attributes:
         policy: Its name.
         outcomes: One for each request.
-        makespan: Seconds from the trace's start to the end of its last request.
+        makespan: Seconds from the first arrival to the end of the last request.
         steps: Steps that took.
         fairness_gaps: For each class, how far what two tenants got for their
             requests of it came apart while both had such requests waiting: the
@@ -134,7 +112,7 @@ def replay(
     return Replay(
         policy,
         tuple(run.outcomes),
-        run.now,
+        run.now - min(record.at for record in records),
         run.steps_done,
         {priority: gap.most for priority, gap in run.gaps.items()},
         {tenant: line.points(run.now) for tenant, line in run.lines.items()},
@@ -148,29 +126,40 @@ class _Run(Simulation):
     def __init__(
         self, records: Sequence[TraceRecord], policy: str, settings: ReplaySettings
     ) -> None:
-        cost = CostModel.known(settings.costs)
         config = replace(settings.config, policy=policy)
-        scheduler = Scheduler(_capabilities(settings, cost), config, load_policy(policy, config))
-        super().__init__(scheduler, self._answer, cost)
+        scheduler = Scheduler(settings.timed(), config, load_policy(policy, config))
+        cost = CostModel.known(settings.costs)
+        super().__init__(scheduler, self._answer, cost, handover=settings.handover_seconds)
         self.observer: Observer | None = None
         self.outcomes: list[Outcome] = []
         self.steps_done = 0
         self._records = {str(number): record for number, record in enumerate(records)}
+        # What the outputs of live requests begin with, where others go on with it.
+        self._continuations: dict[str, tuple[int, ...]] = {}
         tenants = busiest(records)
         self.gaps = {priority: FairnessGap(tenants) for priority in Priority}
         self.lines = {tenant: Line() for tenant in tenants}
         self._service: dict[Priority, dict[str, float]] = {p: defaultdict(float) for p in Priority}
         self._waiting: dict[Priority, Counter[str]] = {p: Counter() for p in Priority}
         self._who_waits: set[str] = set()
+        # What comes after the end of another request.
+        self._next_turns: dict[str, list[tuple[int, float]]] = defaultdict(list)
+        for number, previous in previous_turns(records).items():
+            self._next_turns[str(previous.number)].append((number, previous.pause))
+        later = {number for turns in self._next_turns.values() for number, _ in turns}
         for number, record in enumerate(records):
-            self._submit_later(number, record, settings.context)
+            if number not in later:
+                self._submit_later(number, record.at)
 
-    def _submit_later(self, number: int, record: TraceRecord, context: int) -> None:
+    def _submit_later(self, number: int, at: float) -> None:
         """Prompts are made when they come: all at once would take much memory."""
 
         def submit(scheduler: Scheduler, now: float) -> None:
-            prompt = synthetic_prompt(record, number, context)
-            deadline = None if record.deadline is None else record.at + record.deadline
+            record = self._records[str(number)]
+            context = scheduler.capabilities.context
+            prompt, continuation = synthetic_tokens(record, number, context)
+            self._continuations[str(number)] = continuation
+            deadline = None if record.deadline is None else now + record.deadline
             request = Request(
                 str(number),
                 prompt,
@@ -182,7 +171,7 @@ class _Run(Simulation):
             )
             self._submit(scheduler, request, now)
 
-        self.act_at(record.at, submit)
+        self.act_at(at, submit)
 
     def _answer(self, step: Step) -> StepResult:
         for priority, gap in self.gaps.items():
@@ -194,8 +183,10 @@ class _Run(Simulation):
         sequence = self.scheduler.get(run.key)
         if not run.output & Output.SAMPLE or sequence is None:
             return RunResult(run.key, len(run.tokens))
-        done = len(sequence.output) >= self._records[sequence.request.id].output_tokens
-        token = STOP_TOKEN if done else OTHER_TOKEN
+        name, produced = sequence.request.id, len(sequence.output)
+        token = next(iter(self._continuations[name][produced : produced + 1]), OTHER_TOKEN)
+        if produced >= self._records[name].output_tokens:
+            token = STOP_TOKEN
         return RunResult(run.key, len(run.tokens), (token,))
 
     def heard(self, event: SchedulerEvent) -> None:
@@ -212,7 +203,7 @@ class _Run(Simulation):
             if self.observer is not None and event.transition is sequence.history[-1]:
                 self.observer.transitioned(sequence)
             if event.transition.state.ended:
-                self.outcomes.append(_outcome(self._records[request.id], sequence))
+                self._ended(request, _outcome(self._records[request.id], sequence))
 
     def _moved(self, request: Request, state: State) -> None:
         waiting = self._waiting[request.priority]
@@ -225,7 +216,14 @@ class _Run(Simulation):
 
     def refused(self, request: Request, error: RequestError) -> None:
         """Keep that it was refused."""
-        self.outcomes.append(Outcome(self._records[request.id], None, error.label))
+        self._ended(request, Outcome(self._records[request.id], None, error.label))
+
+    def _ended(self, request: Request, outcome: Outcome) -> None:
+        """Keep what became of a request; whoever waited for its answer goes on."""
+        self.outcomes.append(outcome)
+        del self._continuations[request.id]
+        for number, pause in self._next_turns.pop(request.id, ()):
+            self._submit_later(number, self.now + pause)
 
     def stepped(self, record: StepRecord) -> None:
         """Follow the tenants' service."""
@@ -291,20 +289,6 @@ def busiest(records: Iterable[TraceRecord], count: int = TENANTS_FOLLOWED) -> tu
     """The tenants with the most requests, in the order of their names."""
     requests = Counter(record.tenant for record in records)
     return tuple(sorted(tenant for tenant, _ in requests.most_common(count)))
-
-
-def _capabilities(settings: ReplaySettings, cost: CostModel) -> Capabilities:
-    shapes = [Shape(1, rows, rows, rows / 4) for rows in (1, settings.slots)]
-    shapes += [Shape(1, 1, tokens, tokens**2 / 2000) for tokens in (32, 64, 128)]
-    return Capabilities(
-        slots=settings.slots,
-        context=settings.context,
-        snapshots=True,
-        joins=True,
-        batch_invariant=True,
-        token_bytes=CACHE_BYTES_PER_TOKEN,
-        speeds=tuple((shape, cost.predict(shape)) for shape in shapes),
-    )
 
 
 def _outcome(record: TraceRecord, sequence: Running) -> Outcome:

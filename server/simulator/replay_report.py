@@ -21,7 +21,7 @@ class Summary:
         finished: Those that finished.
         refused: Those that were refused on arrival, by the error's label.
         ended_early: Those that began and did not finish, by the error's label.
-        ttft_p50, ttft_p95, ttft_p99: Seconds to the first token, of those that
+        ttft_p50, ttft_p90, ttft_p95, ttft_p99: Seconds to the first token, of those that
             got one; None where none did.
         tpot_p50, tpot_p95: Seconds between a request's tokens, as its mean.
         deadlines: How many have one.
@@ -37,6 +37,7 @@ class Summary:
     refused: dict[str, int]
     ended_early: dict[str, int]
     ttft_p50: float | None
+    ttft_p90: float | None
     ttft_p95: float | None
     ttft_p99: float | None
     tpot_p50: float | None
@@ -60,6 +61,7 @@ def summary(outcomes: Sequence[Outcome], makespan: float) -> Summary:
         refused=_labels(o for o in outcomes if o.state is None),
         ended_early=_labels(o for o in outcomes if o.state not in (None, State.FINISHED)),
         ttft_p50=percentile(first, 50),
+        ttft_p90=percentile(first, 90),
         ttft_p95=percentile(first, 95),
         ttft_p99=percentile(first, 99),
         tpot_p50=percentile(between, 50),

@@ -49,12 +49,14 @@ class VirtualRunner:
 
     Attributes:
         execute: Does a step, and may check it.
-        cost: How long steps take.
+        cost: How long calls and operations take.
+        handover: Seconds that each step takes beside them.
         ready: When the last step ends.
     """
 
     execute: Callable[[Step], StepResult]
     cost: CostModel
+    handover: float = 0.0
     ready: float = 0.0
     _steps: deque[tuple[Step, float]] = field(default_factory=deque)
     _recalled: set[int] = field(default_factory=set)
@@ -109,6 +111,7 @@ class VirtualRunner:
         except RunnerDied as death:
             return death
         call = self._seconds - operations
+        self._seconds += self.handover
         return result._replace(seconds=call, operation_seconds=operations)
 
     def _execute(self, step: Step) -> StepResult:
@@ -135,7 +138,8 @@ class Simulation:
     Attributes:
         scheduler: The real one.
         execute: Does a step, and may check it; raises RunnerDied for a runner that dies.
-        cost: How long steps take. Not the scheduler's own model, which learns.
+        cost: How long calls take. Not the scheduler's own model, which learns.
+        handover: Seconds that a step takes beside them.
         recovery: Seconds that it takes to replace a runner that died.
         outside: Whether the runner dies of something that no request can cause.
         ahead: Whether the runner takes a second step before the first is done.
@@ -149,6 +153,7 @@ class Simulation:
     scheduler: Scheduler
     execute: Callable[[Step], StepResult]
     cost: CostModel = field(default_factory=CostModel)
+    handover: float = 0.0
     recovery: float = 1.0
     outside: bool = False
     ahead: bool = True
@@ -162,7 +167,7 @@ class Simulation:
         self._agenda: list[tuple[float, int, Action]] = []
         self._order = itertools.count()
         self._lost = False
-        self.runner = VirtualRunner(lambda step: self.execute(step), self.cost)
+        self.runner = VirtualRunner(lambda step: self.execute(step), self.cost, self.handover)
 
     def submit_at(self, at: float, request: Request) -> None:
         """Put a request on the agenda."""

@@ -3,18 +3,23 @@
 One JSON object a line, in any order:
 
     {"at": 1.5, "tenant": "a", "priority": "normal", "prompt_tokens": 200,
-     "output_tokens": 40, "max_tokens": 256, "prefix_group": "g1",
-     "prefix_tokens": 128, "deadline": 10.0}
+     "output_tokens": 40, "max_tokens": 256, "prefix": {"g1": 128}, "deadline": 10.0,
+     "first_token_seconds": 0.3, "seconds": 1.9}
+
+Texts that begin alike are described by named runs of tokens: {"g1": 128, "g2": 300}
+stands for the tokens 0 to 127 of g1, and then 128 to 299 of g2. A conversation goes
+on with its answer, so a prefix may reach into the output.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
 from array import array
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +27,7 @@ from typing import Any
 from llm_serving_engine.scheduler.request import Priority
 
 _PRIORITIES = {priority.name.lower(): priority for priority in Priority}
-# Tokens of a group's run that are drawn together.
+# Tokens of a run that are drawn together.
 _BLOCK = 256
 
 
@@ -42,11 +47,13 @@ class TraceRecord:
         max_tokens: Tokens that it may produce, at least 1.
         tenant: On whose behalf.
         priority: The class.
-        prefix_group: Prompts of a group begin alike; None for one that begins
-            like no other.
-        prefix_tokens: How many of the group's tokens it begins with.
+        prefix: Which runs prompt and output begin with, each with the token at
+            which it ends, ascending. What follows is like nothing else.
         deadline: When its answer is worthless, in seconds from its arrival;
             None for never.
+        first_token_seconds: From its arrival to its first token on the server that
+            recorded it; None where there was none, or nothing was recorded.
+        seconds: The same to its last token.
     """
 
     at: float
@@ -55,33 +62,38 @@ class TraceRecord:
     max_tokens: int
     tenant: str = ""
     priority: Priority = Priority.NORMAL
-    prefix_group: str | None = None
-    prefix_tokens: int = 0
+    prefix: Mapping[str, int] = field(default_factory=dict)
     deadline: float | None = None
+    first_token_seconds: float | None = None
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError where something is out of range."""
-        _require(math.isfinite(self.at) and self.at >= 0, "at is less than 0 or not finite")
+        _require(self.at >= 0, "at is less than 0")
         _require(self.prompt_tokens >= 1, "prompt_tokens is less than 1")
         _require(self.max_tokens >= 1, "max_tokens is less than 1")
         _require(0 <= self.output_tokens <= self.max_tokens, "output_tokens is not 0 to max_tokens")
-        most = 0 if self.prefix_group is None else self.prompt_tokens
-        _require(0 <= self.prefix_tokens <= most, f"prefix_tokens is not 0 to {most}")
-        if self.deadline is not None:
-            positive = math.isfinite(self.deadline) and self.deadline > 0
-            _require(positive, "deadline is not above 0 and finite")
+        ends, most = (0, *self.prefix.values()), self.prompt_tokens + self.output_tokens
+        ascending = all(a < b for a, b in itertools.pairwise(ends)) and ends[-1] <= most
+        _require(ascending, f"the ends of prefix are not ascending, from 1 to {most}")
+        for name in _OPTIONAL_SECONDS:
+            _require((getattr(self, name) or 0) >= 0, f"{name} is less than 0")
+        _require(self.deadline != 0, "deadline is 0")
 
     def line(self) -> str:
         """As a line of a trace, with its end."""
         values = {name: getattr(self, name) for name in FIELDS}
-        values["at"] = round(self.at, 6)
+        for name in ("at", *_OPTIONAL_SECONDS):
+            values[name] = None if values[name] is None else round(values[name], 6)
+        values["prefix"] = dict(self.prefix)
         values["priority"] = self.priority.name.lower()
         return json.dumps(values, ensure_ascii=False) + "\n"
 
 
-FIELDS = tuple(field.name for field in fields(TraceRecord))
+FIELDS = tuple(one.name for one in fields(TraceRecord))
 _REQUIRED = FIELDS[:4]
-_INTEGERS = ("prompt_tokens", "output_tokens", "max_tokens", "prefix_tokens")
+_INTEGERS = ("prompt_tokens", "output_tokens", "max_tokens")
+_OPTIONAL_SECONDS = ("deadline", "first_token_seconds", "seconds")
 
 
 def parse_line(line: str) -> TraceRecord:
@@ -96,14 +108,14 @@ def parse_line(line: str) -> TraceRecord:
     for name in _REQUIRED:
         _require(name in values, f"{name} is missing")
     for name in _INTEGERS:
-        number = values.get(name, 0)
-        _require(isinstance(number, int) and not isinstance(number, bool), f"{name} is no integer")
-    values["at"] = _seconds("at", values["at"])
-    if values.get("deadline") is not None:
-        values["deadline"] = _seconds("deadline", values["deadline"])
+        _require(_is_integer(values[name]), f"{name} is no integer")
+    for name in ("at", *_OPTIONAL_SECONDS):
+        if name == "at" or values.get(name) is not None:
+            values[name] = _seconds(name, values[name])
     _require(isinstance(values.get("tenant", ""), str), "tenant is no string")
-    group = values.get("prefix_group")
-    _require(group is None or isinstance(group, str), "prefix_group is neither string nor null")
+    prefix = values.get("prefix", {})
+    ends = isinstance(prefix, dict) and all(map(_is_integer, prefix.values()))
+    _require(ends, "prefix is not an object of integers")
     name = values.get("priority", "normal")
     known = ", ".join(_PRIORITIES)
     _require(isinstance(name, str) and name in _PRIORITIES, f"priority is none of {known}")
@@ -138,27 +150,36 @@ def write_trace(path: Path, records: Iterable[TraceRecord]) -> None:
         file.writelines(record.line() for record in records)
 
 
-def synthetic_prompt(record: TraceRecord, number: int, tokens_max: int) -> tuple[int, ...]:
-    """Tokens that stand for a record's prompt, the same at every call.
+def synthetic_tokens(
+    record: TraceRecord, number: int, tokens_max: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Tokens that stand for a record's prompt and for the beginning of its output.
 
-    Prompts of a group begin with the same tokens; after these, and without a
-    group, no two begin alike.
+    They are the same at every call. Where records have no run in common, no two of
+    them begin alike.
 
     Args:
         record: What the prompt is like.
         number: Tells this request from the others.
         tokens_max: Where longer prompts are cut off.
+
+    Returns:
+        The prompt, and the tokens of the prefix that follow it.
     """
+    tokens: list[int] = []
+    for name, end in record.prefix.items():
+        start, end = len(tokens), min(end, tokens_max)
+        blocks = range(start // _BLOCK, -(-end // _BLOCK))
+        run = [token for index in blocks for token in _block(name, index)]
+        tokens += run[start % _BLOCK : start % _BLOCK + end - start]
     length = min(record.prompt_tokens, tokens_max)
-    shared = min(record.prefix_tokens, length)
-    blocks = (_block(record.prefix_group, i) for i in range(math.ceil(shared / _BLOCK)))
-    common = tuple(token for block in blocks for token in block)[:shared]
-    return common + _draw(random.Random(f"request {number}"), length - shared)
+    own = _draw(random.Random(f"request {number}"), max(length - len(tokens), 0))
+    return (*tokens[:length], *own), tuple(tokens[length:])
 
 
 @lru_cache(maxsize=4096)
-def _block(group: str | None, index: int) -> tuple[int, ...]:
-    return _draw(random.Random(f"block {index} of {group}"), _BLOCK)
+def _block(name: str, index: int) -> tuple[int, ...]:
+    return _draw(random.Random(f"block {index} of {name}"), _BLOCK)
 
 
 def _draw(dice: random.Random, tokens: int) -> tuple[int, ...]:
@@ -169,9 +190,15 @@ def _seconds(name: str, value: Any) -> float:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     _require(number, f"{name} is no number")
     try:
-        return float(value)
+        seconds = float(value)
     except OverflowError:
         raise ValueError(f"{name} is too large") from None
+    _require(math.isfinite(seconds), f"{name} is not finite")
+    return seconds
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _require(holds: bool, message: str) -> None:

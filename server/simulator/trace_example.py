@@ -35,7 +35,6 @@ def _record(tenant: str, dice: random.Random) -> TraceRecord:
         max_tokens=max_tokens,
         tenant=tenant,
         priority=priority,
-        prefix_group=f"{tenant}-{dice.randint(1, 2)}" if shared else None,
-        prefix_tokens=shared,
+        prefix={f"{tenant}-{dice.randint(1, 2)}": shared} if shared else {},
         deadline=float(dice.choice((15, 30, 60))) if dice.random() < 1 / 4 else None,
     )

@@ -1,33 +1,42 @@
 """Records which requests come, as a trace for `llm-serving-engine simulate`; never what they say.
 
-That prompts begin alike is seen by hashes under a key that is drawn at start
-and kept nowhere: a trace tells neither what they begin with, nor whether those
-of another run begin so too.
+That texts begin alike is seen by hashes under a key that is drawn at start and
+kept nowhere: a trace tells neither what they begin with, nor whether those of
+another trace begin so too.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import secrets
 import time
 from array import array
 from collections import OrderedDict
+from collections.abc import Callable
 from collections.abc import Sequence as Several
 from pathlib import Path
-from typing import NamedTuple
 
-from llm_serving_engine.scheduler.cost import Costs
+from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.errors import RequestError
 from llm_serving_engine.scheduler.request import Request
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.step import Step, StepResult
+from llm_serving_engine.server.simulator.replay_settings import (
+    ReplaySettings,
+    server_path,
+    write_settings,
+)
+from llm_serving_engine.server.simulator.step_times import StepTimes
 from llm_serving_engine.server.simulator.trace import TraceRecord
 
-# Common beginnings are told in multiples of so many tokens.
-BLOCK_TOKENS = 64
-GROUPS_MAX = 4096
+# Tokens that are hashed together.
+BLOCK_TOKENS = 8
+BLOCKS_MAX = 200_000
+
+Pieces = tuple[tuple[str, int], ...]
 
 _logger = logging.getLogger(__name__)
 
@@ -39,22 +48,24 @@ class TraceRecorder:
     known. One that was ended early stands with what it had produced.
     """
 
-    def __init__(self, path: Path, bytes_max: int, started_at: float | None = None) -> None:
+    def __init__(
+        self, path: Path, bytes_max: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """Begin a file, in place of one that is there.
 
         Args:
             path: The trace.
             bytes_max: What does not fit any more is not recorded.
-            started_at: Arrivals are told from here, in seconds of the engine's
-                clock. Default: now.
+            clock: The engine's, in seconds; arrivals are told from now.
 
         Raises:
             OSError: The file cannot be written.
         """
         self._path = path
         self._room = bytes_max
-        self._started_at = time.monotonic() if started_at is None else started_at
-        self._groups = PrefixGroups()
+        self._clock, self._started_at = clock, clock()
+        self._prefixes = Prefixes()
+        self._times = StepTimes()
         # A line is on disk when it is written: whoever looks need not wait for the end.
         self._file = path.open("w", encoding="utf-8", buffering=1)
         self._recording = True
@@ -72,27 +83,35 @@ class TraceRecorder:
         """Nothing is known of what it would have been."""
 
     def stepped(self, step: Step, result: StepResult) -> None:
-        """Steps are not part of a trace."""
+        """Take in what it took."""
+        self._times.add(step, result, self._clock())
 
-    def close(self, costs: Costs | None = None) -> None:
+    def close(self, scheduler: Scheduler | None = None) -> None:
         """End the file.
 
         Args:
-            costs: What the scheduler has learned of steps; goes into a file beside
-                the trace, for the simulator.
+            scheduler: What it can do, its configuration, and what steps took go into a
+                file beside the trace: the server, for the simulator.
         """
         self._recording = False
         try:
             self._file.close()
-            if costs is not None:
-                content = json.dumps(costs._asdict(), indent=2) + "\n"
-                self._path.with_suffix(".cost.json").write_text(content, encoding="utf-8")
+            if scheduler is not None:
+                write_settings(server_path(self._path), self._server(scheduler))
         except OSError as error:
             _logger.warning("the trace of requests is not complete: %s", error)
 
+    def _server(self, scheduler: Scheduler) -> ReplaySettings:
+        """With what was timed at load, for kinds of calls that no request led to."""
+        can, times = scheduler.capabilities, self._times
+        for shape, seconds in can.speeds:
+            times.add_call(shape, seconds)
+        costs = times.costs(scheduler.cost)
+        return ReplaySettings(can, costs, times.handover_seconds, scheduler.config)
+
     def _record(self, sequence: Sequence) -> TraceRecord:
         request, arrived_at = sequence.request, sequence.arrived_at
-        group, tokens = self._groups.find(request)
+        first, last = sequence.first_token_at, sequence.last_token_at
         return TraceRecord(
             at=max(arrived_at - self._started_at, 0.0),
             prompt_tokens=len(request.prompt),
@@ -100,9 +119,10 @@ class TraceRecorder:
             max_tokens=request.max_tokens,
             tenant=request.tenant,
             priority=request.priority,
-            prefix_group=group,
-            prefix_tokens=tokens,
+            prefix=self._prefixes.find(request, sequence.output),
             deadline=None if request.deadline is None else request.deadline - arrived_at,
+            first_token_seconds=None if first is None else first - arrived_at,
+            seconds=None if last is None else last - arrived_at,
         )
 
     def _write(self, line: str) -> None:
@@ -117,55 +137,51 @@ class TraceRecorder:
         _logger.warning("the trace of requests ends here: %s", reason)
 
 
-class _Group(NamedTuple):
-    """What prompts that begin alike are called, and the hashes of the longest one's blocks."""
+class Prefixes:
+    """Finds what texts begin with that others begin with too, and keeps none of their tokens.
 
-    name: str
-    blocks: tuple[bytes, ...]
-
-
-class PrefixGroups:
-    """Finds prompts that begin alike, block by block, and keeps none of their tokens.
-
-    The first block says which group a prompt is of. The group's run is its
-    longest prompt that begins with all of the run before it; how much of the
-    run another one begins with is what it has in common with the group.
+    A block is known by a hash of all that its text has up to the block's end; a text's
+    last block may be a part of one. So where a text goes on with all of another one,
+    what they have in common is found to the token, and else in whole blocks. What no
+    text had before is a run of its own.
     """
 
     def __init__(self) -> None:
         self._key = secrets.token_bytes(32)
-        # By the hash of the first block, the one found longest ago first.
-        self._groups: OrderedDict[bytes, _Group] = OrderedDict()
+        self._names = map(str, itertools.count(1))
+        # The runs of a block and their ends, by its hash; the one found longest ago first.
+        self._blocks: OrderedDict[bytes, Pieces] = OrderedDict()
 
-    def find(self, request: Request) -> tuple[str | None, int]:
-        """A request's group, and how many tokens of its run it begins with; (None, 0) of none."""
-        blocks = self._hashes(request)
-        if not blocks:
-            return None, 0
-        group = self._groups.pop(blocks[0], None) or _Group(secrets.token_hex(6), ())
-        common = _alike(blocks, group.blocks)
-        if common == len(group.blocks):
-            common, group = len(blocks), group._replace(blocks=blocks)
-        self._groups[blocks[0]] = group
-        if len(self._groups) > GROUPS_MAX:
-            self._groups.popitem(last=False)
-        return group.name, common * BLOCK_TOKENS
+    def find(self, request: Request, output: Several[int]) -> dict[str, int]:
+        """The runs that prompt and output begin with, and where each of them ends.
 
-    def _hashes(self, request: Request) -> tuple[bytes, ...]:
-        """Of each whole block. Prefixes are shared within a tenant and a salt only."""
-        owner = self._hash(json.dumps([request.tenant, request.cache_salt]).encode())
-        prompt = request.prompt
-        ends = range(BLOCK_TOKENS, len(prompt) + 1, BLOCK_TOKENS)
-        blocks = (array("q", prompt[end - BLOCK_TOKENS : end]).tobytes() for end in ends)
-        return tuple(self._hash(owner + block) for block in blocks)
+        Prefixes are shared within a tenant and a salt only.
+        """
+        tokens = array("q", (*request.prompt, *output))
+        before = self._hash(json.dumps([request.tenant, request.cache_salt]).encode())
+        found, own = list[tuple[bytes, Pieces]](), ""
+        for start in range(0, len(tokens), BLOCK_TOKENS):
+            block = tokens[start : start + BLOCK_TOKENS]
+            hashed = self._hash(before + block.tobytes())
+            pieces = self._blocks.pop(hashed, ())
+            if not pieces:
+                begun = () if own else self._begun(before, block)
+                own = own or next(self._names)
+                pieces = (*begun, (own, start + len(block)))
+            found.append((hashed, pieces))
+            before = hashed
+        # Beginnings are forgotten after what follows them.
+        self._blocks.update(reversed(found))
+        while len(self._blocks) > BLOCKS_MAX:
+            self._blocks.popitem(last=False)
+        return dict(piece for _, pieces in found for piece in pieces)
+
+    def _begun(self, before: bytes, block: array[int]) -> Pieces:
+        """The runs of the longest text that ends within a block."""
+        for length in range(len(block) - 1, 0, -1):
+            if pieces := self._blocks.get(self._hash(before + block[:length].tobytes())):
+                return pieces
+        return ()
 
     def _hash(self, content: bytes) -> bytes:
         return hashlib.blake2b(content, digest_size=8, key=self._key).digest()
-
-
-def _alike(a: Several[bytes], b: Several[bytes]) -> int:
-    """How many items both begin with."""
-    for i, (one, other) in enumerate(zip(a, b, strict=False)):
-        if one != other:
-            return i
-    return min(len(a), len(b))

@@ -12,10 +12,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from llm_serving_engine.scheduler.cost import DEFAULT_COSTS
+from llm_serving_engine.scheduler.cost import DEFAULT_COSTS, Costs
 from llm_serving_engine.server.commands.simulate import register
 from llm_serving_engine.server.console.timeline import FORMAT
-from llm_serving_engine.server.simulator.trace import read_trace, write_trace
+from llm_serving_engine.server.simulator.replay_settings import ReplaySettings, write_settings
+from llm_serving_engine.server.simulator.trace import TraceRecord, read_trace, write_trace
 from llm_serving_engine.server.simulator.trace_example import example_trace
 
 Run = Callable[..., Any]
@@ -62,24 +63,43 @@ def test_json_has_all_numbers_and_how_they_came_about(run: Run) -> None:
     )
     assert done.exit_code == 0, done.stderr
     result = json.loads(Path("result.json").read_text())
-    assert (result["slots"], result["context"]) == (3, 500)
-    assert result["scheduler"]["step_target_seconds"] == 0.05
-    assert result["costs"] == DEFAULT_COSTS._asdict()
+    capabilities = result["server"]["capabilities"]
+    assert (capabilities["slots"], capabilities["context"]) == (3, 500)
+    assert result["server"]["config"]["step_target_seconds"] == 0.05
+    assert result["server"]["costs"] == DEFAULT_COSTS._asdict()
+    assert result["recorded"] is None
     assert [policy["policy"] for policy in result["policies"]] == ["fair", "shortest_job"]
     for policy in result["policies"]:
         assert policy["all"]["requests"] == 44
         assert policy["steps"] > 0
 
 
-def test_a_given_cost_model_is_used(run: Run) -> None:
+def slow(factor: float) -> ReplaySettings:
+    return ReplaySettings(costs=Costs._make(factor * seconds for seconds in DEFAULT_COSTS))
+
+
+def test_a_given_server_is_used_and_else_the_one_beside_the_trace(run: Run) -> None:
     makespans = []
-    for factor in (1, 10):
-        costs = {name: seconds * factor for name, seconds in DEFAULT_COSTS._asdict().items()}
-        Path("cost.json").write_text(json.dumps(costs))
-        done = run("--trace", "trace.jsonl", "--cost", "cost.json", "--json", "result.json")
+    write_settings(Path("other.json"), slow(10))
+    write_settings(Path("trace.server.json"), slow(1))
+    for arguments in ((), ("--server", "other.json")):
+        done = run("--trace", "trace.jsonl", "--json", "result.json", *arguments)
         assert done.exit_code == 0, done.stderr
         makespans.append(json.loads(Path("result.json").read_text())["policies"][0]["makespan"])
     assert makespans[1] > 3 * makespans[0]
+
+
+def test_what_the_trace_recorded_is_shown_beside_the_replay(run: Run) -> None:
+    took = TraceRecord(0.0, 20, 11, 11, first_token_seconds=0.25, seconds=2.25)
+    write_trace(Path("took.jsonl"), [took])
+    done = run("--trace", "took.jsonl", "--json", "result.json", "--picture", "p.svg")
+    assert done.exit_code == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert ["recorded", "0.25", "0.25", "200", "4.89"] in lines
+    recorded = json.loads(Path("result.json").read_text())["recorded"]
+    assert (recorded["ttft_p90"], recorded["tpot_p50"]) == (0.25, 0.2)
+    texts = [element.text for element in ElementTree.parse("p.svg").iter(f"{SVG}text")]
+    assert texts.count("normal, recorded") == 1
 
 
 def test_a_servers_configuration_is_used(run: Run) -> None:
@@ -88,7 +108,7 @@ def test_a_servers_configuration_is_used(run: Run) -> None:
     )
     run("--trace", "trace.jsonl", "--config", "server.toml", "--json", "result.json")
     result = json.loads(Path("result.json").read_text())
-    assert result["slots"] == 5
+    assert result["server"]["capabilities"]["slots"] == 5
     assert result["policies"][0]["prefix_hits"] == 0
 
 
@@ -147,10 +167,11 @@ def test_a_policy_of_ones_own(run: Run) -> None:
         ("--trace trace.jsonl --policy best", "no policy 'best'"),
         ("--trace trace.jsonl --policy ,", "no policy is given"),
         ("--trace trace.jsonl --policy bad_policy:Any", "invalid syntax"),
-        ("--trace trace.jsonl --cost bad.jsonl", "bad.jsonl is not JSON"),
-        ("--trace trace.jsonl --cost few.json", "few.json is not an object of row_group, row"),
-        ("--trace trace.jsonl --cost none.json", "steps that take no time never end"),
-        ("--trace trace.jsonl --cost below.json", "row is not a number of seconds"),
+        ("--trace trace.jsonl --server bad.jsonl", "bad.jsonl is not JSON"),
+        ("--trace trace.jsonl --server few.json", "few.json: costs.row_context: Field required"),
+        ("--trace trace.jsonl --server none.json", "steps that take no time never end"),
+        ("--trace trace.jsonl --server below.json", "row is not a number of seconds"),
+        ("--trace trace.jsonl --server slots.json", "slots is less than 1"),
         ("--trace trace.jsonl --config bad.jsonl", "bad.jsonl"),
         ("--trace trace.jsonl --json no/such.json", "no/such.json: No such file"),
         ("--example no/such.jsonl", "no/such.jsonl: No such file"),
@@ -159,9 +180,16 @@ def test_a_policy_of_ones_own(run: Run) -> None:
 def test_failures_are_one_line(run: Run, arguments: str, message: str) -> None:
     Path("bad.jsonl").write_text("nonsense\n")
     Path("bad_policy.py").write_text("class\n")
-    Path("few.json").write_text('{"step": 1}')
-    Path("none.json").write_text(json.dumps(dict.fromkeys(DEFAULT_COSTS._fields, 0)))
-    Path("below.json").write_text(json.dumps(DEFAULT_COSTS._asdict() | {"row": -1}))
+    server = ReplaySettings().content()
+    for name, part, change in (
+        ("none", "costs", dict.fromkeys(DEFAULT_COSTS._fields, 0)),
+        ("below", "costs", {"row": -1}),
+        ("slots", "capabilities", {"slots": 0}),
+    ):
+        changed = server | {part: server[part] | change}
+        Path(f"{name}.json").write_text(json.dumps(changed))
+    few = server | {"costs": {"row_group": 1, "row": 1}}
+    Path("few.json").write_text(json.dumps(few))
     failed = run(*arguments.split())
     assert failed.exit_code == 1
     assert failed.stderr.startswith("error: ")

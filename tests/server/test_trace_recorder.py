@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from running_server import asked, error_of, gated
 
 from llm_serving_engine.scheduler.config import SchedulerConfig
-from llm_serving_engine.scheduler.cost import DEFAULT_COSTS
+from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.lifecycle import Event, State
 from llm_serving_engine.scheduler.request import Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence, Transition
 from llm_serving_engine.server.config import ConfigError
-from llm_serving_engine.server.simulator.replay import ReplaySettings, replay
+from llm_serving_engine.server.simulator.replay import replay
+from llm_serving_engine.server.simulator.replay_settings import SMALL, read_settings
 from llm_serving_engine.server.simulator.trace import TraceRecord, read_trace
 from llm_serving_engine.server.telemetry import trace_recorder
-from llm_serving_engine.server.telemetry.trace_recorder import PrefixGroups, TraceRecorder
+from llm_serving_engine.server.telemetry.trace_recorder import Prefixes, TraceRecorder
 from llm_serving_engine.v1 import generation_pb2
 
 SECRET = "a text that nobody else shall read, of more than sixty-four bytes, so that it is hashed"
@@ -56,8 +57,13 @@ async def test_a_server_records_its_requests(tmp_path: Path) -> None:
     assert second.deadline is not None
     assert 900 < second.deadline < 1100  # gRPC rounds it
     assert 0 <= first.at <= second.at
-    assert first.prefix_group == second.prefix_group is not None
-    assert (first.prefix_tokens, second.prefix_tokens) == (64, 64)
+    for record in (first, second):
+        assert record.first_token_seconds is not None
+        assert record.seconds is not None
+        assert 0 <= record.first_token_seconds <= record.seconds < 1000
+    # What the second one shares with the first, up to a whole block; then it has its own.
+    assert first.prefix == {"1": len(SECRET) + 3}
+    assert second.prefix == {"1": 80, "2": len(SECRET) + 6 + 5}
 
 
 async def test_what_was_recorded_can_be_replayed(tmp_path: Path) -> None:
@@ -67,12 +73,13 @@ async def test_what_was_recorded_can_be_replayed(tmp_path: Path) -> None:
         for _ in range(2):
             await server.inference.Generate(asked(SECRET, max_tokens=3))
     # In one step each, so that the second finds all that the first has in common with it.
-    settings = ReplaySettings(config=SchedulerConfig(step_target_seconds=1.0))
-    found = replay(read_trace(path), "fair", settings)
+    recorded = read_settings(tmp_path / "trace.server.json")
+    assert recorded.capabilities == server.runner.capabilities
+    assert recorded.config == server.app.config.scheduler
+    slow = replace(recorded, config=SchedulerConfig(step_target_seconds=1.0))
+    found = replay(read_trace(path), "fair", slow)
     assert [outcome.output_tokens for outcome in found.outcomes] == [3, 3]
-    assert found.tally.prefix_tokens == 64
-    costs = json.loads((tmp_path / "trace.cost.json").read_text())
-    assert set(costs) == set(DEFAULT_COSTS._fields)
+    assert found.tally.prefix_tokens == len(SECRET) - 1
 
 
 async def test_no_text_is_recorded(tmp_path: Path) -> None:
@@ -93,9 +100,9 @@ async def test_a_file_that_cannot_be_written_is_an_error_at_start(tmp_path: Path
 
 
 def test_a_request_that_was_cancelled_stands_with_what_it_had(tmp_path: Path) -> None:
-    recorder = TraceRecorder(tmp_path / "t", 10_000, started_at=4.0)
+    recorder = TraceRecorder(tmp_path / "t", 10_000, clock=lambda: 4.0)
     recorder.transitioned(ended(request([1, 2, 3])))
-    assert read_trace(tmp_path / "t") == [TraceRecord(6.0, 3, 0, 8)]
+    assert read_trace(tmp_path / "t") == [TraceRecord(6.0, 3, 0, 8, prefix={"1": 3})]
     recorder.close()
 
 
@@ -134,42 +141,50 @@ def test_a_full_disk_ends_the_recording_and_nothing_else(
     with caplog.at_level(logging.WARNING):
         recorder.transitioned(ended(request([1])))
         recorder.transitioned(ended(request([1])))
-        recorder.close(DEFAULT_COSTS)
+        recorder.close(Scheduler(SMALL))
     assert len(caplog.records) == 2
 
 
-def test_groups_tell_how_much_prompts_have_in_common() -> None:
-    groups = PrefixGroups()
+def test_a_prefix_tells_what_texts_have_in_common() -> None:
+    prefixes = Prefixes()
     run = list(range(300))
-    name, tokens = groups.find(request(run[:200]))
-    assert (name is not None, tokens) == (True, 192)
-    # It goes on where the first one ended: the run is longer now.
-    assert groups.find(request(run)) == (name, 256)
-    assert groups.find(request(run[:150] + [7] * 100)) == (name, 128)
-    assert groups.find(request(run)) == (name, 256)
+    assert prefixes.find(request(run[:200]), []) == {"1": 200}
+    # This one goes on where the first one ended.
+    assert prefixes.find(request(run), []) == {"1": 200, "2": 300}
+    # What parts within a block is found up to the block.
+    parting = [*run[:150], *[7] * 100]
+    assert prefixes.find(request(parting), []) == {"1": 144, "3": 250}
+    assert prefixes.find(request(run), []) == {"1": 200, "2": 300}
+    assert prefixes.find(request(run[:250]), []) == {"1": 200, "2": 248, "4": 250}
 
 
-def test_other_prompts_are_of_other_groups() -> None:
-    groups = PrefixGroups()
+def test_a_turn_goes_on_with_the_answer_before_it() -> None:
+    prefixes = Prefixes()
+    question, answer = list(range(100)), list(range(1000, 1030))
+    assert prefixes.find(request(question), answer) == {"1": 130}
+    assert prefixes.find(request([*question, *answer, *range(40)]), [5]) == {"1": 130, "2": 171}
+
+
+def test_other_texts_have_nothing_in_common() -> None:
+    prefixes = Prefixes()
     prompt = list(range(64))
     found = [
-        groups.find(request(prompt)),
-        groups.find(request([9, *prompt[1:]])),
-        groups.find(request(prompt, tenant="b")),
-        groups.find(request(prompt, salt="s")),
+        prefixes.find(request(prompt), []),
+        prefixes.find(request([9, *prompt[1:]]), []),
+        prefixes.find(request(prompt, tenant="b"), []),
+        prefixes.find(request(prompt, salt="s"), []),
     ]
-    assert len({name for name, _ in found}) == 4
-    assert {tokens for _, tokens in found} == {64}
+    assert found == [{"1": 64}, {"2": 64}, {"3": 64}, {"4": 64}]
 
 
-def test_a_short_prompt_is_of_no_group() -> None:
-    assert PrefixGroups().find(request(list(range(63)))) == (None, 0)
-
-
-def test_groups_do_not_grow_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trace_recorder, "GROUPS_MAX", 2)
-    groups = PrefixGroups()
-    names = [groups.find(request([first] * 64))[0] for first in (1, 2, 3)]
-    # The first is forgotten: what begins like it is a group of its own now.
-    assert groups.find(request([3] * 64))[0] == names[2]
-    assert groups.find(request([1] * 64))[0] not in names
+def test_what_is_remembered_of_texts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace_recorder, "BLOCKS_MAX", 8)
+    prefixes = Prefixes()
+    for first in (1, 2, 3):
+        prefixes.find(request([first] * 32), [])
+    # The first one is forgotten: what begins like it is new.
+    assert prefixes.find(request([3] * 32), []) == {"3": 32}
+    assert prefixes.find(request([1] * 32), []) == {"4": 32}
+    # Of a text that is longer than that, the beginning is remembered.
+    prefixes.find(request(list(range(100))), [])
+    assert prefixes.find(request(list(range(64))), []) == {"5": 64}

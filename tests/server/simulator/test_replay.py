@@ -19,7 +19,6 @@ from llm_serving_engine.server.simulator.replay import (
     Line,
     Outcome,
     Replay,
-    ReplaySettings,
     replay,
 )
 from llm_serving_engine.server.simulator.replay_report import (
@@ -29,13 +28,15 @@ from llm_serving_engine.server.simulator.replay_report import (
     percentile,
     summary,
 )
+from llm_serving_engine.server.simulator.replay_settings import SMALL, ReplaySettings
 from llm_serving_engine.server.simulator.trace import TraceRecord
 from llm_serving_engine.server.simulator.trace_example import example_trace
 
 # A second for a step, whatever is in it: times can be counted.
 SECOND = Costs(1.0, 0, 0, 1.0, 0, 0, 0, 0)
+ONE_SLOT = SMALL._replace(slots=1)
 CLOCKWORK = ReplaySettings(
-    slots=1,
+    ONE_SLOT,
     costs=SECOND,
     config=SchedulerConfig(step_target_seconds=1000.0, aging_seconds=1e6),
 )
@@ -81,7 +82,7 @@ def test_refusals_and_deadlines_are_told_apart() -> None:
     config = SchedulerConfig(
         queue_requests_max=1, tenant_queue_share=1.0, step_target_seconds=1000.0
     )
-    settings = ReplaySettings(slots=1, costs=SECOND, config=config)
+    settings = ReplaySettings(ONE_SLOT, costs=SECOND, config=config)
     all_of_it = summary(replay(records, "fair", settings).outcomes, 3.0)
     assert (all_of_it.requests, all_of_it.finished) == (4, 2)
     assert all_of_it.refused == {"deadline": 1, "limit_reached": 1}
@@ -96,8 +97,7 @@ def test_a_prompt_beyond_the_context_is_refused() -> None:
 
 
 def test_common_prefixes_are_found() -> None:
-    shared = {"prefix_group": "g", "prefix_tokens": 100}
-    records = [TraceRecord(at, 120, 1, 2, **shared) for at in (0.0, 10.0)]  # type: ignore[arg-type]
+    records = [TraceRecord(at, 120, 1, 2, prefix={"g": 100}) for at in (0.0, 10.0)]
     found = replay(records, "fair", CLOCKWORK)
     assert (found.tally.prefix_hits, found.tally.prefix_tokens) == (1, 100)
     # What is found in the cache is no service.

@@ -14,7 +14,7 @@ from llm_serving_engine.server.simulator.trace import (
     TraceRecord,
     parse_line,
     read_trace,
-    synthetic_prompt,
+    synthetic_tokens,
     write_trace,
 )
 from llm_serving_engine.server.simulator.trace_example import example_trace
@@ -35,7 +35,7 @@ def test_records_come_in_the_order_of_arrival(tmp_path: Path) -> None:
 
 
 def test_a_line_has_every_field() -> None:
-    record = TraceRecord(1.5, 200, 40, 256, "a", Priority.HIGH, "g", 128, 10.0)
+    record = TraceRecord(1.5, 200, 40, 256, "a", Priority.HIGH, {"g": 128}, 10.0, 0.3, 1.9)
     values = json.loads(record.line())
     assert set(values) == set(FIELDS)
     assert values["priority"] == "high"
@@ -50,7 +50,7 @@ def test_most_fields_can_be_left_out() -> None:
     ("change", "message"),
     [
         ({"at": -1}, "at is less than 0"),
-        ({"at": float("nan")}, "at is less than 0 or not finite"),
+        ({"at": float("nan")}, "at is not finite"),
         ({"at": "soon"}, "at is no number"),
         ({"at": 10**400}, "at is too large"),
         ({"prompt_tokens": 0}, "prompt_tokens is less than 1"),
@@ -61,10 +61,15 @@ def test_most_fields_can_be_left_out() -> None:
         ({"priority": "urgent"}, "priority is none of low, normal, high, critical"),
         ({"priority": None}, "priority is none of"),
         ({"tenant": 1}, "tenant is no string"),
-        ({"prefix_group": 1}, "prefix_group is neither string nor null"),
-        ({"prefix_tokens": 1}, "prefix_tokens is not 0 to 0"),
-        ({"prefix_group": "g", "prefix_tokens": 2}, "prefix_tokens is not 0 to 1"),
-        ({"deadline": 0}, "deadline is not above 0"),
+        ({"prefix": ["g"]}, "prefix is not an object of integers"),
+        ({"prefix": {"g": 1.0}}, "prefix is not an object of integers"),
+        ({"prefix": {"g": 2}}, "the ends of prefix are not ascending, from 1 to 1"),
+        ({"prefix": {"g": 0}}, "the ends of prefix are not ascending, from 1 to 1"),
+        ({"prefix": {"g": 1, "h": 1}}, "the ends of prefix are not ascending, from 1 to 1"),
+        ({"deadline": 0}, "deadline is 0"),
+        ({"deadline": -1}, "deadline is less than 0"),
+        ({"seconds": -1}, "seconds is less than 0"),
+        ({"first_token_seconds": float("inf")}, "first_token_seconds is not finite"),
         ({"prompt": "secret"}, "unknown field 'prompt'"),
     ],
 )
@@ -104,29 +109,37 @@ def test_files_that_are_no_traces(tmp_path: Path, content: bytes, message: str) 
         read_trace(path)
 
 
-def test_prompts_of_a_group_begin_alike_and_only_there() -> None:
-    a = synthetic_prompt(TraceRecord(0, 700, 1, 1, prefix_group="g", prefix_tokens=600), 1, 10_000)
-    b = synthetic_prompt(TraceRecord(0, 400, 1, 1, prefix_group="g", prefix_tokens=300), 2, 10_000)
-    assert (len(a), len(b)) == (700, 400)
+def prompt(record: TraceRecord, number: int, tokens_max: int = 10_000) -> tuple[int, ...]:
+    return synthetic_tokens(record, number, tokens_max)[0]
+
+
+def test_texts_begin_alike_where_they_have_runs_in_common() -> None:
+    a = prompt(TraceRecord(0, 700, 1, 1, prefix={"g": 600}), 1)
+    b = prompt(TraceRecord(0, 800, 1, 1, prefix={"g": 300, "h": 700}), 2)
+    c = prompt(TraceRecord(0, 700, 1, 1, prefix={"g": 300, "h": 650}), 3)
+    assert (len(a), len(b), len(c)) == (700, 800, 700)
     assert a[:300] == b[:300]
     assert a[300] != b[300]
+    assert b[:650] == c[:650]
+    assert b[650] != c[650]
 
 
-def test_prompts_without_a_group_begin_like_no_other() -> None:
-    alone = TraceRecord(0, 10, 1, 1)
-    grouped = TraceRecord(0, 10, 1, 1, prefix_group="g", prefix_tokens=10)
-    firsts = {
-        synthetic_prompt(alone, 1, 10)[0],
-        synthetic_prompt(alone, 2, 10)[0],
-        synthetic_prompt(grouped, 3, 10)[0],
-    }
-    assert len(firsts) == 3
+def test_texts_without_runs_begin_like_no_other() -> None:
+    alone, other = TraceRecord(0, 10, 1, 1), TraceRecord(0, 10, 1, 1, prefix={"g": 10})
+    assert len({prompt(alone, 1)[0], prompt(alone, 2)[0], prompt(other, 3)[0]}) == 3
+
+
+def test_an_output_begins_as_what_goes_on_with_it() -> None:
+    first = TraceRecord(0, 100, 30, 30, prefix={"1": 120})
+    start, continuation = synthetic_tokens(first, 1, 10_000)
+    assert len(continuation) == 20
+    assert prompt(TraceRecord(9, 150, 1, 1, prefix={"1": 120}), 2)[:120] == start + continuation
 
 
 def test_a_prompt_is_the_same_every_time_and_no_longer_than_told() -> None:
-    record = TraceRecord(0, 10**12, 1, 1, prefix_group="g", prefix_tokens=10**12)
-    assert len(synthetic_prompt(record, 1, 50)) == 50
-    assert synthetic_prompt(record, 1, 50) == synthetic_prompt(record, 1, 50)
+    record = TraceRecord(0, 10**12, 1, 1, prefix={"g": 10**12})
+    assert len(prompt(record, 1, 50)) == 50
+    assert prompt(record, 1, 50) == prompt(record, 1, 50)
 
 
 def test_the_example_has_what_there_is_to_try() -> None:
@@ -137,4 +150,4 @@ def test_the_example_has_what_there_is_to_try() -> None:
     assert tenants.count("greedy") == 10 * tenants.count("modest")
     assert {record.priority for record in records} == set(Priority)
     assert any(record.deadline for record in records)
-    assert any(record.prefix_tokens for record in records)
+    assert any(record.prefix for record in records)
