@@ -19,6 +19,8 @@ from llm_serving_engine.backends.backend import BackendConfig
 LOOK_SECONDS = 0.5
 # What others did while nothing was computed says nothing about what they want now.
 REST_SECONDS = 0.05
+# A shorter load is no more than some ticks.
+LOAD_SECONDS_MIN = 0.1
 # What others take of a thread's core until the thread is given up, and until it is
 # taken back. The server's own process and a client beside it take up to 0.3.
 GIVEN_UP_AT = 0.4
@@ -66,14 +68,28 @@ class ThreadCount:
         if at - self._ended > REST_SECONDS:
             self._look(at)
         elif at - self._looked >= LOOK_SECONDS:
-            looked, seen = self._looked, self._seen
-            self._look(at)
-            self.now = self._fitting(self._cores - (self._seen - seen) / (at - looked))
+            self._fit(at)
         return self.now != before
+
+    def after_loading(self) -> int:
+        """How many threads find their core free, by what others took since the beginning.
+
+        While a model is loaded, others want the cores or they do not: that nothing
+        is computed does not matter. A load that takes no time says nothing.
+        """
+        at = self._clock()
+        if at - self._looked >= LOAD_SECONDS_MIN:
+            self._fit(at)
+        return self.now
 
     def end(self) -> None:
         """Take in that computing has ended."""
         self._ended = self._clock()
+
+    def _fit(self, at: float) -> None:
+        looked, seen = self._looked, self._seen
+        self._look(at)
+        self.now = self._fitting(self._cores - (self._seen - seen) / (at - looked))
 
     def _look(self, at: float) -> None:
         self._looked, self._seen = at, self._others()

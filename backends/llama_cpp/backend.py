@@ -72,7 +72,9 @@ class LlamaCppBackend:
             settings, notes = with_kernels(settings, info, config.batch_invariant)
             self._notes = notes.sentences()
             check_fits(estimate_memory(info, settings), config.memory_bytes_max)
-            self._model = LlamaModel(path, settings, progress)
+            # Beside others, all threads would wait for each other many times in each call.
+            others = ThreadCount(settings.threads, len(machine.allowed_cores()))
+            self._model = LlamaModel(path, settings, progress, others.after_loading)
         except ModelError as error:
             raise LoadError(str(error)) from error
         self._samplers = KeySamplers()
@@ -81,7 +83,6 @@ class LlamaCppBackend:
         self._executed: list[Part] = []
         self._config = config
         self._info = info
-        self._threads = ThreadCount.of(self._model.settings.threads, config)
         # Requests wait for a runner that replaces another: they warm it up.
         earlier = earlier_load.recall()
         if earlier is None:
@@ -89,6 +90,8 @@ class LlamaCppBackend:
             invariant = self._model.cache.unlimited and self._keeps_bits()
         else:
             speeds, invariant = earlier.speeds, earlier.batch_invariant
+        self._threads = ThreadCount.of(settings.threads, config)
+        self._model.use_threads(self._threads.now)
         pads = self._model.cache.unlimited and not config.batch_invariant
         self._tails = Tails.of(speeds) if pads else None
         self.report = self._make_report(info, speeds, batch_invariant=invariant)

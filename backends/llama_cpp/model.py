@@ -39,9 +39,28 @@ class FatalDecodeError(Exception):
 
 
 class LlamaModel:
-    """Weights plus a context of partitioned sequences."""
+    """Weights plus a context of partitioned sequences.
 
-    def __init__(self, path: str, settings: Settings, progress: Callable[[float], None]) -> None:
+    Attributes:
+        settings: Of the context.
+        threads: That compute now; never more than in the settings.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        settings: Settings,
+        progress: Callable[[float], None],
+        threads: Callable[[], int] | None = None,
+    ) -> None:
+        """Load weights, and make a context.
+
+        Args:
+            path: The file.
+            settings: Of the context.
+            progress: Told the fraction of the weights that is loaded.
+            threads: Asked how many are to compute when the weights are loaded; all by default.
+        """
         self._library = library()
         self.settings = settings
         with captured_errors() as log:
@@ -50,6 +69,7 @@ class LlamaModel:
                 reason = _last_words(log, "no reason given")
                 raise ModelFileError(f"{path} cannot be loaded by llama.cpp: {reason}")
             self._check_kind()
+        self.threads = settings.threads if threads is None else threads()
         self._context: Any = None
         self._make_context()
         if not self._memory:
@@ -111,7 +131,7 @@ class LlamaModel:
         params.n_seq_max = settings.sequences
         params.n_batch = params.n_ubatch = settings.rows_max
         params.n_outputs_max = settings.sequences
-        params.n_threads = params.n_threads_batch = settings.threads
+        params.n_threads = params.n_threads_batch = self.threads
         params.type_k = params.type_v = _GGML_TYPES[settings.cache_type]
         params.flash_attn_type = (
             _FLASH_ATTENTION_AUTO if settings.flash_attention else _FLASH_ATTENTION_OFF
@@ -173,6 +193,7 @@ class LlamaModel:
 
     def use_threads(self, count: int) -> None:
         """Compute with so many threads from now on; the bits stay, but for a long row alone."""
+        self.threads = count
         self._library.llama_set_n_threads(self._context, count, count)
 
     # What it does with the cache

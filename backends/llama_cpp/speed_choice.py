@@ -275,6 +275,7 @@ class _Trials:
 
     def attention(self) -> SpeedChoice:
         """Time the kinds, and choose. Raises CannotMeasure."""
+        self._check_threads()
         limit = TimeLimit(ATTENTION_SECONDS_MAX)
         tried, self._filled = time_attention(
             lambda kind: self._begin(kind, limit), self.kinds, self._rows, limit
@@ -287,8 +288,9 @@ class _Trials:
         """Time chunks of all lengths with the attention of the settings, and choose.
 
         Raises:
-            CannotMeasure: Others computed meanwhile, or llama.cpp cannot make the context.
+            CannotMeasure: Others compute, or llama.cpp cannot make the context.
         """
+        self._check_threads()
         limit = TimeLimit(UNIT_SECONDS_MAX)
         kind = Attention(settings.flash_attention, settings.cache_type)
         timer = self._begin(kind, limit)
@@ -302,6 +304,11 @@ class _Trials:
         while self._invariant and unit > TILE and not self._keeps_bits(settings, unit):
             unit //= 2
         return SpeedChoice(replace(settings, prefill_chunk=unit), times, (reason,) * bool(reason))
+
+    def _check_threads(self) -> None:
+        """Raise CannotMeasure where fewer threads compute than later will."""
+        if self._model.threads < self._settings.threads:
+            raise CannotMeasure("other processes were computing")
 
     def _begin(self, kind: Attention, limit: TimeLimit) -> CallTimer | None:
         """An empty context of a kind; None where llama.cpp refuses it."""

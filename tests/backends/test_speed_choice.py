@@ -51,6 +51,7 @@ class Model:
     def __init__(self, seconds: Seconds, refuses: str | None = None) -> None:
         MODELS.append(self)
         self.settings = SETTINGS
+        self.threads = SETTINGS.threads
         self.now = 0.0
         self.calls = 0
         self.others = 0.0

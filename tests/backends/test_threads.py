@@ -7,7 +7,12 @@ import sys
 
 from llm_serving_engine.backends import machine
 from llm_serving_engine.backends.backend import BackendConfig
-from llm_serving_engine.backends.threads import LOOK_SECONDS, REST_SECONDS, ThreadCount
+from llm_serving_engine.backends.threads import (
+    LOAD_SECONDS_MIN,
+    LOOK_SECONDS,
+    REST_SECONDS,
+    ThreadCount,
+)
 
 STEP = 0.02
 
@@ -53,6 +58,19 @@ def test_fewer_beside_others_and_all_again() -> None:
     assert beside.compute(others=1.0) == 1
     assert beside.compute(others=0.35) == 1
     assert beside.compute(others=0.2) == 2
+
+
+def test_a_model_that_is_loaded_beside_others_computes_with_fewer() -> None:
+    beside = Beside(most=2, cores=2)
+    beside.pass_time(others=1.0, seconds=2 * LOAD_SECONDS_MIN)
+    assert beside.count.after_loading() == 1
+    quiet = Beside(most=2, cores=2)
+    quiet.pass_time(others=0.2, seconds=1.0)
+    assert quiet.count.after_loading() == 2
+    # A few ticks are no measurement.
+    short = Beside(most=2, cores=2)
+    short.pass_time(others=1.0, seconds=LOAD_SECONDS_MIN / 2)
+    assert short.count.after_loading() == 2
 
 
 def test_never_none() -> None:
