@@ -173,7 +173,6 @@ class RunnerContender:
             sequences=settings.sequences,
             context_per_sequence=settings.context_per_sequence,
             threads=settings.threads,
-            yield_cores=False,
             prefill_chunk=settings.prefill_chunk,
             cache_type=settings.cache_type,
             # Measured when the first of them is loaded, and remembered.

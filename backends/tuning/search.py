@@ -172,11 +172,12 @@ class Search:
         self._load_seconds = self._budget.spent
         self._invariant = self._reference.batch_invariant
         self._tell("measuring the defaults")
-        rough = await self._measure_reference(SMALLEST_EFFORT)
-        seconds = self._budget.seconds * MEASUREMENT_SHARE
-        self._effort = Effort.within(seconds, rough)
         began = self._budget.now()
-        reading = await self._measure_reference(self._effort)
+        reading = await self._measure_reference(SMALLEST_EFFORT)
+        self._effort = Effort.within(self._budget.seconds * MEASUREMENT_SHARE, reading)
+        if self._effort != SMALLEST_EFFORT:
+            began = self._budget.now()
+            reading = await self._measure_reference(self._effort)
         self._measurement_seconds = self._budget.now() - began
         return reading
 

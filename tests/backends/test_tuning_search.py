@@ -138,6 +138,18 @@ async def test_the_defaults_stay_where_nothing_is_faster(info: ModelInfo) -> Non
     assert workshop.running == []
 
 
+async def test_the_defaults_are_measured_once_where_that_takes_all_of_the_time(
+    info: ModelInfo,
+) -> None:
+    workshop = Workshop(lambda settings: 0.01)
+    tuning = await search(info, workshop, seconds=23).run()
+    assert workshop.measured == 1
+    assert tuning.settings == SETTINGS
+    assert {reason for one in tuning.choices for _, reason in one.left_out} >= {
+        "there was no time left"
+    }
+
+
 async def test_each_choice_is_the_ground_for_the_next(info: ModelInfo) -> None:
     def speed(settings: Settings) -> float:
         factor = 1.0
