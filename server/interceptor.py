@@ -193,3 +193,18 @@ async def _end(context: Context, error: Exception) -> None:
         await abort(context, internal_answer())
     except grpc.aio.InternalError:
         raise asyncio.CancelledError from None
+    except grpc.aio.AbortError as ended:
+        # Not before gRPC has caught it: until then, it passes more frames.
+        asyncio.get_running_loop().call_soon(_forget_frames, ended)
+        raise
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Drop an error's references to the frames that it passed, and to the error before it.
+
+    gRPC keeps the error that ends an RPC with the RPC, and the frames refer to
+    the RPC and to the request's bytes. All of that would stay in memory until a
+    full garbage collection, which are rare.
+    """
+    while error is not None:
+        error.__traceback__, error.__context__, error = None, None, error.__context__

@@ -138,6 +138,8 @@ class Exchange:
         """Watch the client no more."""
         if self._watcher is not None:
             self._watcher.cancel()
+            # A cancelled task refers to its frame, and that to this exchange.
+            self._watcher = None
 
     async def _start(
         self, status: int, content_type: str, headers: Iterable[tuple[str, str]]
@@ -209,6 +211,8 @@ class EventStream:
         assert self._pinger is not None
         self._limit.close()
         self._pinger.cancel()
+        # Both refer to this stream.
+        self._limit = self._pinger = None
 
     async def _ping(self) -> None:
         while True:
