@@ -100,11 +100,13 @@ async def _run(config: ServerConfig, name: str, path: Path) -> int:
     import os
     from functools import partial
 
+    from llm_serving_engine.server.allocator import bound_free_memory
     from llm_serving_engine.server.app import App
     from llm_serving_engine.server.commands.stop_signals import StopSignals
     from llm_serving_engine.server.loading import load_until_it_works
     from llm_serving_engine.server.model import ServedModel
 
+    bound_free_memory()
     signals = StopSignals()
     app = App(config, ServedModel(name, path, config))
     await app.start()
