@@ -27,6 +27,9 @@ from llm_serving_engine.backends.process.wire import (
 from llm_serving_engine.scheduler.runner import RunnerLost
 from llm_serving_engine.scheduler.step import Step, StepResult
 
+# A timer that is so late says that this process was stopped itself.
+STOPPED_SECONDS = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class _Owed:
@@ -211,7 +214,15 @@ class Connection(asyncio.Protocol):
         # first: an event loop looks at its sockets before its timers.
         self._relax()
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(seconds, self._on_fault, LossReason.HUNG, overdue)
+        due = loop.time() + seconds
+        self._timer = loop.call_at(due, self._overdue, due, seconds, overdue)
+
+    def _overdue(self, due: float, seconds: float, what: str) -> None:
+        if asyncio.get_running_loop().time() - due > STOPPED_SECONDS:
+            # A paused container, for instance: the worker was stopped too, and gets its time again.
+            self._watch(seconds, what)
+        else:
+            self._on_fault(LossReason.HUNG, what)
 
     def _relax(self) -> None:
         if self._timer is not None:

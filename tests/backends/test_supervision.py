@@ -91,6 +91,28 @@ async def test_a_worker_that_hangs_in_a_step(watch: Callable[..., Watched]) -> N
     assert await watched.works()
 
 
+async def test_a_server_that_was_stopped_itself_waits_anew(
+    watch: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = watch(supervision=Supervision(step_seconds_max=30.0))
+    await watched.runner.start()
+    hung = watched.signal(signal.SIGSTOP)
+    step = asyncio.ensure_future(watched.runner.begin(STEP))
+    loop = asyncio.get_running_loop()
+    clock, passed = loop.time, 0.0
+    monkeypatch.setattr(loop, "time", lambda: clock() + passed)
+    await asyncio.sleep(0)
+    # As after a pause of the container that both are in.
+    passed += 300.0
+    await asyncio.sleep(0.001)
+    assert not step.done()
+    passed += 30.0
+    with pytest.raises(RunnerLost):
+        await step
+    assert await watched.runner.bury()
+    assert not psutil.pid_exists(hung)
+
+
 async def test_a_worker_that_hangs_while_loading(watch: Callable[..., Watched]) -> None:
     watched = watch(supervision=Supervision(load_silence_seconds_max=0.1))
     starting = asyncio.ensure_future(watched.runner.start())
