@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 from llm_serving_engine.backends.backend import AUTO, BackendConfig
 from llm_serving_engine.backends.llama_cpp.settings import Settings
 from llm_serving_engine.backends.process.host import ProcessRunner
-from llm_serving_engine.backends.tuning.reading import PROMPT_TOKENS, Reading
+from llm_serving_engine.backends.tuning.reading import CHAT, MIXES, Mix, Reading
 from llm_serving_engine.scheduler.request import Sampling
 from llm_serving_engine.scheduler.runner import RunnerLost
 from llm_serving_engine.scheduler.step import Copy, Open, Operation, Output, Run, Step
@@ -41,7 +41,7 @@ class Effort(NamedTuple):
         tokens = int(seconds / 2 / max(reading.prefill_token_seconds, 1e-9))
         steps = int(seconds / 2 / max(reading.decode_step_seconds, 1e-9))
         return cls(
-            min(max(tokens // _PROMPT_UNIT, 1) * _PROMPT_UNIT, PROMPT_TOKENS),
+            min(max(tokens // _PROMPT_UNIT, 1) * _PROMPT_UNIT, reading.mix.prompt_tokens),
             min(max(steps, DECODE_STEPS_MIN), DECODE_STEPS_MAX),
         )
 
@@ -73,7 +73,14 @@ class Contender(Protocol):
 class RunnerContender:
     """A runner in a process of its own, as a server's is."""
 
-    def __init__(self, path: str, settings: Settings, clients: int, vocabulary_size: int) -> None:
+    def __init__(
+        self,
+        path: str,
+        settings: Settings,
+        clients: int,
+        vocabulary_size: int,
+        mix: Mix = MIXES[CHAT],
+    ) -> None:
         """Describe it.
 
         Args:
@@ -81,12 +88,14 @@ class RunnerContender:
             settings: What it runs with; a long context is measured as a shorter one.
             clients: How many are served at the same time.
             vocabulary_size: Tokens are drawn from so many.
+            mix: What the clients ask for.
         """
         self.settings = settings
         self._rows = min(clients, settings.sequences)
         self._context = min(settings.context_per_sequence, CONTEXT)
         self._draw = random.Random(0)
         self._vocabulary_size = max(vocabulary_size, 1)
+        self._mix = mix
         self._runner = ProcessRunner("llama.cpp", path, self._config())
         self._steps = 0
 
@@ -122,7 +131,7 @@ class RunnerContender:
             for step in range(steps + 1)
         ]
         # The first step pays for the copies.
-        return Reading(prefill / prompt, statistics.median(durations[1:]), self._rows)
+        return Reading(prefill / prompt, statistics.median(durations[1:]), self._rows, self._mix)
 
     async def close(self) -> None:
         """End the runner."""

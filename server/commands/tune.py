@@ -10,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     from llm_serving_engine.backends.models.info import ModelInfo
     from llm_serving_engine.backends.models.reference import ModelReference
+    from llm_serving_engine.backends.tuning.reading import Mix
     from llm_serving_engine.backends.tuning.search import Tuning
     from llm_serving_engine.server.commands.tune_report import Report
 
@@ -47,6 +48,14 @@ Context = Annotated[
     int | None,
     typer.Option(min=1, help="Tokens of each, prompt and output. Default: chosen from the memory."),
 ]
+MixName = Annotated[
+    str,
+    typer.Option(
+        "--mix",
+        help="What they ask for: chat (256 tokens of prompt, 128 of output), "
+        "documents (1,536 and 64), or writing (64 and 512).",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -61,6 +70,7 @@ def tune(
     seconds: Seconds = 110,
     clients: Clients = 16,
     context: Context = None,
+    mix: MixName = "chat",
 ) -> None:
     """Measure what a model does on this machine, and write the configuration that suits.
 
@@ -75,7 +85,7 @@ def tune(
 
     with failing_in_one_line(LoadError, ModelError, TuningError, ValueError):
         _check_output(output, force)
-        report = _make_report(model, seconds, clients, context)
+        report = _make_report(model, seconds, clients, context, _mix(mix))
         _write(report, output)
 
 
@@ -89,7 +99,16 @@ def _check_output(output: Path, force: bool) -> None:
         raise ValueError(f"{output} cannot be written: its folder is not there, or it is one")
 
 
-def _make_report(model: str, seconds: float, clients: int, context: int | None) -> Report:
+def _mix(name: str) -> Mix:
+    """The mix of a name. Raises ValueError."""
+    from llm_serving_engine.backends.tuning.reading import MIXES
+
+    if name not in MIXES:
+        raise ValueError(f"--mix is {name!r}; it can be one of: {', '.join(MIXES)}")
+    return MIXES[name]
+
+
+def _make_report(model: str, seconds: float, clients: int, context: int | None, mix: Mix) -> Report:
     import datetime
 
     import psutil
@@ -104,13 +123,13 @@ def _make_report(model: str, seconds: float, clients: int, context: int | None) 
     path = resolve(reference, progress=True)
     info = ModelInfo.read(path)
     busy = psutil.cpu_percent(WATCH_SECONDS) / 100
-    tuning = _search(path, info, seconds - WATCH_SECONDS - END_SECONDS, clients, context)
+    tuning = _search(path, info, seconds - WATCH_SECONDS - END_SECONDS, clients, context, mix)
     remember_kernels(path, tuning)
     return Report(tuning, info, _lasting(reference), clients, busy, datetime.date.today())
 
 
 def _search(
-    path: Path, info: ModelInfo, seconds: float, clients: int, context: int | None
+    path: Path, info: ModelInfo, seconds: float, clients: int, context: int | None, mix: Mix
 ) -> Tuning:
     import asyncio
 
@@ -122,7 +141,7 @@ def _search(
     from llm_serving_engine.backends.tuning.search import Budget, Search
 
     def make_contender(settings: Settings) -> RunnerContender:
-        return RunnerContender(str(path), settings, clients, info.vocabulary_size)
+        return RunnerContender(str(path), settings, clients, info.vocabulary_size, mix)
 
     budget = Budget(seconds)
     console = Console(stderr=True)

@@ -18,7 +18,6 @@ from llm_serving_engine.backends.cpu import cpu_name
 from llm_serving_engine.backends.models.info import ModelInfo
 from llm_serving_engine.backends.tuning.candidates import cache_bytes, with_value
 from llm_serving_engine.backends.tuning.decision import STEP_TARGET_MAX_SECONDS, Value
-from llm_serving_engine.backends.tuning.reading import OUTPUT_TOKENS, PROMPT_TOKENS
 from llm_serving_engine.backends.tuning.search import Choice, Tuning
 
 HEADER = ("SETTING", "TRIED", "CHOSEN", "GAIN")
@@ -99,14 +98,14 @@ class Report:
             )
 
     def _facts(self) -> Iterable[str]:
-        info, tuning = self.info, self.tuning
+        info, tuning, mix = self.info, self.tuning, self.tuning.reading.mix
         size = f"{info.parameter_count / 1e6:,.1f} M parameters, {_megabytes(info.weights_bytes)}"
         yield f"Written by `llm-serving-engine tune` on {self.date}, in {tuning.seconds:.0f} s."
         yield f"Machine: {machine_facts()}; others took {self.busy:.0%} of it just before."
         yield f"Model: {info.description}, {info.architecture}, {info.quantization}, {size}."
         yield (
-            f"For {self.clients} clients at a time, each with a prompt of {PROMPT_TOKENS} tokens "
-            f"and {OUTPUT_TOKENS} of output:"
+            f"For {self.clients} clients at a time, each with a prompt of "
+            f"{mix.prompt_tokens} tokens and {mix.output_tokens} of output:"
         )
         yield self._speed()
 

@@ -20,7 +20,7 @@ from llm_serving_engine.backends.tuning.decision import (
     step_target_seconds,
     wins,
 )
-from llm_serving_engine.backends.tuning.reading import PROMPT_TOKENS, Reading, median
+from llm_serving_engine.backends.tuning.reading import CHAT, MIXES, Reading, median
 
 MARGIN = 0.03
 READING = Reading(0.002, 0.1, 16)
@@ -154,6 +154,17 @@ def test_whatever_is_faster_has_more_tokens_per_second(
     assert both.tokens_per_second == pytest.approx(factor * reading.tokens_per_second)
 
 
+def test_the_mix_decides_between_fast_prompts_and_fast_streams() -> None:
+    prompts, streams = Reading(0.001, 0.2, 16), Reading(0.002, 0.1, 16)
+
+    def faster(mix: str) -> Reading:
+        one, other = (reading._replace(mix=MIXES[mix]) for reading in (prompts, streams))
+        return prompts if one.tokens_per_second > other.tokens_per_second else streams
+
+    assert faster("documents") == prompts
+    assert faster("writing") == faster(CHAT) == streams
+
+
 def test_the_middle_of_readings_is_that_of_each_number() -> None:
     readings = [Reading(0.3, 1.0, 4), Reading(0.1, 3.0, 4), Reading(0.2, 2.0, 4)]
     assert median(readings) == Reading(0.2, 2.0, 4)
@@ -164,7 +175,7 @@ def test_an_effort_takes_about_as_long_as_it_may(
     length: float, prefill: float, decode: float
 ) -> None:
     effort = Effort.within(length, Reading(prefill, decode, 4))
-    assert 32 <= effort.prompt_tokens <= PROMPT_TOKENS
+    assert 32 <= effort.prompt_tokens <= MIXES[CHAT].prompt_tokens
     assert DECODE_STEPS_MIN <= effort.decode_steps <= DECODE_STEPS_MAX
     assert effort.prompt_tokens == 32 or effort.prompt_tokens * prefill <= length / 2 + 1e-9
     at_least = effort.decode_steps == DECODE_STEPS_MIN

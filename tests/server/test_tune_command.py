@@ -17,7 +17,7 @@ from llm_serving_engine.backends.backend import BackendConfig
 from llm_serving_engine.backends.llama_cpp.settings import Settings
 from llm_serving_engine.backends.models.info import ModelInfo
 from llm_serving_engine.backends.tuning.decision import Trial
-from llm_serving_engine.backends.tuning.reading import Reading
+from llm_serving_engine.backends.tuning.reading import MIXES, Reading
 from llm_serving_engine.backends.tuning.search import Choice, Tuning
 from llm_serving_engine.server.commands.tune_report import Report, print_report
 from llm_serving_engine.server.config import load_config
@@ -73,6 +73,20 @@ def failure(done: subprocess.CompletedProcess[str]) -> str:
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     return done.stderr
+
+
+def test_an_unknown_mix_is_named(run: Run) -> None:
+    done = run("builtin", "--mix", "novels")
+    assert failure(done) == (
+        "error: --mix is 'novels'; it can be one of: chat, documents, writing\n"
+    )
+
+
+def test_the_file_says_which_mix_it_is_for(report: Report) -> None:
+    reading = READING._replace(mix=MIXES["documents"])
+    other = replace(report, tuning=replace(report.tuning, reading=reading))
+    assert "each with a prompt of 1536 tokens and 64 of output" in other.toml()
+    assert "each with a prompt of 256 tokens and 128 of output" in report.toml()
 
 
 def test_a_model_is_tuned_and_the_server_takes_the_file(
