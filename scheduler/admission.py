@@ -4,8 +4,8 @@ A deadline is for the whole answer. Requests that run share the runner: with n o
 each computes its prompt n times as slowly, and gets a token for each step of n rows.
 So where deadlines are short, fewer run at once, and the others are held back. A request
 is taken where its answer is expected in time: the wait for what goes before, then its
-own share of the runner. The same is asked again when it could get a slot, and of what
-runs while others wait, so capacity is not spent on answers that will come too late.
+own share of the runner. What could not be in time even alone is ended when it could get
+a slot, and, while others wait, when it runs: capacity is not spent on late answers.
 """
 
 from __future__ import annotations
@@ -25,12 +25,10 @@ from llm_serving_engine.scheduler.step import Capabilities
 
 RETRY_AFTER_MIN = 0.05
 RETRY_AFTER_MAX = 600.0
-# What an answer may take longer than expected, and the part of its time that a newcomer
-# may take for itself once it has a slot. Simulated at 2 and 4 times the capacity,
-# deadlines of 5 and 10 s, three mixes of sizes, the goodput as a part of the capacity is
-# 0.88 at the least and 0.97 on average. With a margin of 1.2 it is 0.79 and 0.93, with 1.4
-# 0.81 and 0.98; with a part of 0.5 0.69 and 0.94, with 0.7 0.69 and 0.96.
-MARGIN, OWN_PART = 1.3, 0.6
+# What an answer may take longer than expected. Simulated at 2 and 4 times the capacity,
+# deadlines of 5 to 30 s, two mixes of sizes, costs of a small model and of 1B: the goodput
+# is 1.01 of the capacity on average. With 1.1 and with 1.5 it is 0.99.
+MARGIN = 1.3
 # Seconds that a refused request is promised for each second that it takes, as newcomers
 # come too. Simulated at 2 and 4 times the capacity for 30 and 60 s, the part of retries
 # in time, at the least: with 2.0 0.80, with 1.5 0.70.
@@ -176,25 +174,32 @@ class Admission:
         if needed > remaining:
             if not self._cache.in_use:
                 self._share.doubt(sequence.request.tenant)
-            raise self._unreachable(sequence, needed, now)
+            raise self.unreachable(sequence, now, needed)
 
     def displaced(self, priority: Priority, now: float) -> LimitReached:
         """The error of a request that a higher class displaced from the full queue."""
         description = "the queue is full, and a request of a higher class took this one's place"
         return LimitReached("queue.requests", description, self._room_after(priority, now))
 
-    def _unreachable(self, sequence: Sequence, needed: float, now: float) -> DeadlinePassed:
+    def unreachable(
+        self, sequence: Sequence, now: float, needed: float | None = None
+    ) -> DeadlinePassed:
         """The error of a request whose answer would come too late.
 
         It says when to try again, unless the deadline is too short for a server with
         nothing else to do.
+
+        Args:
+            sequence: The request.
+            now: The time.
+            needed: Seconds until the answer is expected, if not as soon as can be.
         """
         deadline, many = sequence.request.deadline, self._can.slots
         assert deadline is not None
         work = self._work(sequence, Outlook(self._cache.slots, ()))
-        time = deadline - sequence.arrived_at
-        retry_after = None
-        if self._seconds_alone(work) <= time:
+        time, alone = deadline - sequence.arrived_at, self._seconds_alone(work)
+        needed, retry_after = needed or alone, None
+        if alone <= time:
             own = self._seconds(work, many) / many
             retry_after = self._promise(sequence.request.priority, needed - time, own, now)
         return DeadlinePassed(
@@ -232,54 +237,41 @@ class Admission:
 
     # When it gets a slot, and while it runs
 
-    def too_late(self, sequence: Sequence, outlook: Outlook, now: float) -> DeadlinePassed | None:
-        """The error of a request whose answer would come too late, whatever it waits for."""
-        if sequence.request.deadline is None:
-            return None
-        work, running = self._work(sequence, outlook), self._rivals(sequence)
-        if not running:
-            needed = self._seconds_alone(work)
-        else:
-            many = len(running)
-            ends = sorted(self._seconds(self._work(one, outlook), many) for one in running)
-            # Now, or when some of them have ended.
-            slots = enumerate((0.0, *ends))
-            needed = min(wait + self._seconds(work, many + 1 - ended) for ended, wait in slots)
-        late = needed > sequence.request.deadline - now
-        return self._unreachable(sequence, needed, now) if late else None
-
-    def is_held(self, sequence: Sequence, outlook: Outlook, now: float) -> bool:
-        """Whether a request is to wait although a slot is free.
-
-        So it is where its answer would come too late with so many running, or one of
-        theirs would. One without a deadline waits for the deadlines of higher classes.
-        """
-        running, deadline = self._rivals(sequence), sequence.request.deadline
-        above = sequence.request.priority + (deadline is None)
-        urgent = [s for s in running if s.request.deadline and s.request.priority >= above]
-        if deadline is None and not urgent:
-            return False
-        work, many = self._work(sequence, outlook), len(running) + 1
-        own = self._seconds(work, many) if running else 0.0
-        if deadline is not None and MARGIN * own > deadline - now:
-            return True
-        prompts = sum(self._prefill_seconds(self._work(one, outlook)) for one in running)
-        more = prompts + self._prefill_seconds(work)
-        rows, more_rows = map(self._cost.rows_seconds, (many - 1, many))
-        for one in urgent:
-            remaining, output = (one.request.deadline or now) - now, self._work(one, outlook).output
-            if prompts + output * rows <= remaining < MARGIN * (more + output * more_rows):
-                return True
-        return False
-
     def hopeless(self, sequence: Sequence, outlook: Outlook, now: float) -> bool:
-        """Whether what runs cannot be expected to end in time, even if it is fast."""
+        """Whether an answer could not be in time even if nothing else were computed."""
         deadline = sequence.request.deadline
         if deadline is None:
             return False
-        work = self._work(sequence, outlook)
-        rows = work.output * self._cost.rows_seconds(self._cache.in_use)
-        return self._prefill_seconds(work) + rows > deadline - now
+        return self._seconds_alone(self._work(sequence, outlook)) > deadline - now
+
+    def would_be_late(self, sequence: Sequence, outlook: Outlook, now: float) -> bool:
+        """Whether a request's answer would come too late beside what runs."""
+        deadline, running = sequence.request.deadline, self._rivals(sequence)
+        if deadline is None or not running:
+            return False
+        seconds = self._seconds(self._work(sequence, outlook), len(running) + 1)
+        return MARGIN * seconds > deadline - now
+
+    def would_make_late(self, sequence: Sequence, outlook: Outlook, now: float) -> bool:
+        """Whether an answer that can be in time would come too late beside a request.
+
+        One without a deadline minds the deadlines of higher classes only.
+        """
+        running, request = self._rivals(sequence), sequence.request
+        above = request.priority + (request.deadline is None)
+        rows = self._cost.rows_seconds(len(running))
+        more_rows = self._cost.rows_seconds(len(running) + 1)
+        works = [self._work(one, outlook) for one in running]
+        prompts = sum(map(self._prefill_seconds, works))
+        more = prompts + self._prefill_seconds(self._work(sequence, outlook))
+        for work, one in zip(works, running, strict=True):
+            if one.request.deadline is None or one.request.priority < above:
+                continue
+            remaining = one.request.deadline - now
+            needed, then = prompts + work.output * rows, more + work.output * more_rows
+            if needed <= remaining < MARGIN * then:
+                return True
+        return False
 
     # What is expected
 
@@ -295,16 +287,16 @@ class Admission:
         ahead = sum(load.requests for load in higher) + self._queue.ahead(line, priority)
         if not ahead and not running:
             return self._seconds_alone(work)
+        # As many run as leave its answer in time, and those without deadlines.
         many = min(sum(one.request.deadline is None for one in running) + 1, self._can.slots)
-        while many < self._can.slots and self._seconds(work, many + 1) <= OWN_PART * remaining:
+        while many < self._can.slots and MARGIN * self._seconds(work, many + 1) <= remaining:
             many += 1
         own = MARGIN * self._seconds(work, many)
         if ahead + len(running) < many:
             return own
         mean = self._mean_seconds(self._queue.of_class(priority), many) or own
         rests = sum(self._seconds(self._work(one, outlook), many) for one in running)
-        # The others that run then are half done.
-        return own + max(rests + (ahead - (many - 1) / 2) * mean, 0.0) / many
+        return own + (rests + ahead * mean) / many
 
     def _rivals(self, sequence: Sequence) -> list[Sequence]:
         """What runs and does not give way to a sequence."""

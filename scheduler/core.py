@@ -21,7 +21,6 @@ from collections import deque
 from dataclasses import dataclass
 
 from llm_serving_engine.scheduler.admission import Admission
-from llm_serving_engine.scheduler.allocation import Allocation
 from llm_serving_engine.scheduler.cache import Cache
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.cost import CostModel, step_target
@@ -100,14 +99,14 @@ class Scheduler:
         self.cache = Cache(can, config, self.cost, self.tally)
         self.admission = Admission(can, config, self.queue, self.cache, self.cost, self.step_target)
         self.policy = guarded(policy or load_policy(config.policy, config), config)
-        self.dispatch = Dispatch(self.policy, config, self.queue, self.cache)
         self._planner = Planner(can, config, self.cost, self.step_target)
         self._live = LiveRequests(
             self.queue, self.cache, self.admission, self.policy, self.suspects, self.tally
         )
-        self._allocation = Allocation(
+        self.dispatch = Dispatch(
+            config,
+            self.policy,
             self._live,
-            self.dispatch,
             self.queue,
             self.cache,
             self.admission,
@@ -168,9 +167,9 @@ class Scheduler:
             return None
         self._live.expire_overdue(now)
         outlook = self._outlook()
-        self._allocation.admit(outlook, now)
+        self.dispatch.admit(outlook, now)
         running = list(self.cache.holders())
-        self._allocation.compact(self._planner.streams(running, outlook), outlook, now)
+        self.dispatch.compact(self._planner.streams(running, outlook), outlook, now)
         window = self._window(now)
         runs = self._planner.plan(list(self.cache.holders()), outlook, window)
         if not runs and (self._flights or not self._must_operate()):

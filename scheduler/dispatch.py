@@ -1,9 +1,9 @@
-"""Who gets a slot next, and who loses one.
+"""Who gets a slot, and who loses one: the rules, and what they make the runner do.
 
 1. Waiting requests are ordered by class, then by the policy.
-2. No slot is idle while a request waits that can run. A request cannot run while it is
-   held back for deadlines (`Admission`). It is deferred, and cannot run, while a
-   sequence of its class or a higher one computes a prefix of it.
+2. No slot is idle while a request waits that can run. A request is deferred, and cannot
+   run, while a sequence of its class or a higher one computes a prefix of it. It is held
+   back, and cannot run, while deadlines would be missed (`Admission`).
 3. The request that has waited longest, once for `aging_seconds`, gets the next slot
    that falls free, whatever its class; at most one admission in eight.
 4. With no slot free, a class takes one from the lowest class below it, the latest
@@ -13,128 +13,227 @@
 
 from __future__ import annotations
 
+from llm_serving_engine.scheduler.admission import Admission
 from llm_serving_engine.scheduler.cache import Cache
 from llm_serving_engine.scheduler.config import SchedulerConfig
-from llm_serving_engine.scheduler.lifecycle import Event, State
+from llm_serving_engine.scheduler.cost import CostModel
+from llm_serving_engine.scheduler.lifecycle import Event, SnapshotEvent, State
+from llm_serving_engine.scheduler.live import LiveRequests
 from llm_serving_engine.scheduler.policy import Policy
 from llm_serving_engine.scheduler.queue import Awaited, WaitingQueue
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.slots import Outlook
+from llm_serving_engine.scheduler.step import Open, Operation
 
 # Admissions of which one at most goes by age.
 AGED_SHARE = 8
 # Tokens that an aged or resumed sequence produces before it can lose its slot.
 PROTECTED_TOKENS = 32
+# Requests that are held back for their own deadlines, before only those without deadlines
+# are tried.
+HELD_MAX = 2
 
 
 class Dispatch:
-    """Chooses among the requests that wait and those that run.
-
-    Attributes:
-        policy: Who goes first within a class.
-        aged: The request that goes next because of its age.
-    """
+    """Gives slots to the requests that wait, and takes them from those that run."""
 
     def __init__(
-        self, policy: Policy, config: SchedulerConfig, queue: WaitingQueue, cache: Cache
+        self,
+        config: SchedulerConfig,
+        policy: Policy,
+        live: LiveRequests,
+        queue: WaitingQueue,
+        cache: Cache,
+        admission: Admission,
+        cost: CostModel,
+        target: float,
     ) -> None:
-        self.policy = policy
-        self._policy_failure = ""
         self._config = config
+        self._policy = policy
+        self._policy_failure = ""
+        self._live = live
         self._queue = queue
         self._cache = cache
+        self._admission = admission
+        self._cost = cost
+        self._target = target
         self._since_aged = AGED_SHARE
-        self.aged: Sequence | None = None
         self._arrivals: dict[int, float] = {}
 
     def submitted(self, sequence: Sequence, now: float) -> None:
         """Let a new sequence wait."""
-        self.policy.submitted(sequence)
-        self._queue.add(sequence, self.policy.line(sequence))
+        self._policy.submitted(sequence)
+        self._queue.add(sequence, self._policy.line(sequence))
         self._arrivals[sequence.request.priority] = now
-
-    # Who gets a slot
 
     def urgent(self, now: float) -> int:
         """The highest class of which a request came lately."""
         recent = (c for c, at in self._arrivals.items() if now - at <= self._config.aging_seconds)
         return max(recent, default=0)
 
-    def resume(self, outlook: Outlook) -> None:
-        """End the deferral of those whose prefix is not being computed any more."""
+    # Who is next
+
+    def first(
+        self,
+        now: float,
+        busy: frozenset[int] | set[int] = frozenset(),
+        *,
+        unhurried: bool = False,
+    ) -> Sequence | None:
+        """The request that is next by class and policy.
+
+        Args:
+            now: The time.
+            busy: Keys of requests that cannot run now.
+            unhurried: Whether only requests without deadlines count.
+        """
+        heads = list(self._queue.heads(busy, unhurried=unhurried))
+        keys = {head: self._policy.key(head, now) for head in heads}
+        if self._policy.failure != self._policy_failure:
+            # Another policy decides from here on, by lines of its own.
+            self._policy_failure = self._policy.failure
+            self._queue.reorder(self._policy.line)
+            return self.first(now, busy, unhurried=unhurried)
+        order = {s: (-self._level(s), *keys[s]) for s in heads}
+        return min(order, key=order.__getitem__, default=None)
+
+    def _level(self, sequence: Sequence) -> int:
+        """The class of a sequence, where classes count."""
+        return sequence.request.priority if self._policy.strict_classes else 0
+
+    def _oldest(self, now: float, busy: set[int]) -> Sequence | None:
+        """The request that has waited longest, where a slot is free for it and its age counts."""
+        if self._since_aged < AGED_SHARE - 1 or not self._cache.idle():
+            return None
+        oldest = min(self._queue.heads(busy), key=lambda s: s.since, default=None)
+        aged = oldest is not None and now - oldest.since > self._config.aging_seconds
+        return oldest if aged else None
+
+    def victim(self, waiting: Sequence) -> Sequence | None:
+        """The sequence that gives way to a waiting request; None where none does."""
+        below = (
+            s
+            for s in self._cache.holders()
+            if self._level(s) < self._level(waiting) and not _protected(s)
+        )
+        return min(
+            below, key=lambda s: (s.request.priority, -_admitted_at(s), -s.key), default=None
+        )
+
+    # Slots change hands
+
+    def admit(self, outlook: Outlook, now: float) -> None:
+        """Fill the slots: none stays idle while a request can run, trials of suspects aside."""
+        if self._live.suspects:
+            self._try_suspect(outlook, now)
+            return
+        self._resume(outlook)
+        if len(self._queue):
+            self._end_hopeless(outlook, now)
+        held: list[Sequence] = []
+        unhurried = False
+        while True:
+            busy = outlook.keys | {s.key for s in held}
+            aged = None if unhurried else self._oldest(now, busy)
+            sequence = aged or self.first(now, busy, unhurried=unhurried)
+            if sequence is None:
+                return
+            # No lower class gets a slot while a higher one is held back.
+            if aged is None and any(self._level(sequence) < self._level(s) for s in held):
+                return
+            victim = None if self._cache.idle() else self.victim(sequence)
+            if victim is None and not self._cache.idle():
+                return
+            awaited = self._cache.awaited(sequence, outlook)
+            if awaited is not None:
+                self._queue.defer(sequence, awaited)
+            elif self._admission.hopeless(sequence, outlook, now):
+                error = self._admission.unreachable(sequence, now)
+                self._live.end(sequence, Event.EXPIRE, now, error)
+            elif aged is None and self._admission.would_be_late(sequence, outlook, now):
+                held.append(sequence)
+                unhurried = len(held) >= HELD_MAX
+            elif aged is None and self._admission.would_make_late(sequence, outlook, now):
+                # What is held back for others is not overtaken by what would be, too.
+                if unhurried or sequence.request.deadline is None:
+                    return
+                held.append(sequence)
+                unhurried = True
+            else:
+                if victim is not None:
+                    self._preempt(victim, outlook, now)
+                self._take_slot(sequence, outlook, now, aged=aged is not None)
+                # Copies take time too: the rest of them goes with the next step.
+                if self._cost.operations(self._live.operations) > self._target / 2:
+                    return
+
+    def _resume(self, outlook: Outlook) -> None:
+        """Let requests run whose prefix is not being computed any more."""
 
         def computing(awaited: Awaited) -> bool:
             slot = awaited.donor.slot
             prefill = awaited.donor.state is State.PREFILL and slot is not None
             return prefill and outlook.position(slot or 0) < awaited.tokens
 
-        self._queue.resume(computing, self.policy.line)
+        self._queue.resume(computing, self._policy.line)
 
-    def first(self, now: float, busy: frozenset[int] | set[int] = frozenset()) -> Sequence | None:
-        """The request that is next by class and policy, but for keys that are busy."""
-        heads = [head for head in self._queue.heads() if head.key not in busy]
-        keys = {head: self.policy.key(head, now) for head in heads}
-        if self.policy.failure != self._policy_failure:
-            # Another policy decides from here on, by lines of its own.
-            self._policy_failure = self.policy.failure
-            self._queue.reorder(self.policy.line)
-            return self.first(now, busy)
-        strict = self.policy.strict_classes
-        order = {s: (-s.request.priority if strict else 0, *keys[s]) for s in heads}
-        return min(order, key=order.__getitem__, default=None)
+    def _end_hopeless(self, outlook: Outlook, now: float) -> None:
+        """End what runs and cannot be in time any more: others wait."""
+        for running in list(self._cache.holders()):
+            if self._admission.hopeless(running, outlook, now):
+                self._live.expire(running, now)
 
-    def next(self, outlook: Outlook, now: float, held: set[int]) -> Sequence | None:
-        """The request that gets the next slot; None where none can run.
+    def _try_suspect(self, outlook: Outlook, now: float) -> None:
+        """Run the suspect that is next, and nothing beside it."""
+        suspect = self._live[self._live.suspects.next or 0]
+        for passed in [holder for holder in self._cache.holders() if holder is not suspect]:
+            self._preempt(passed, outlook, now)
+        if suspect.slot is None:
+            self._take_slot(suspect, outlook, now)
 
-        Args:
-            outlook: What the slots will hold.
-            now: The time.
-            held: Keys of requests that are held back.
-        """
-        busy = outlook.keys | held
-        while (first := self.first(now, busy)) is not None:
-            self.aged = self._oldest(now, busy) if self._cache.idle() else None
-            chosen = self.aged or first
-            awaited = self._cache.awaited(chosen, outlook)
-            if awaited is None:
-                return chosen
-            self._queue.defer(chosen, awaited)
-        return None
-
-    def _oldest(self, now: float, busy: set[int]) -> Sequence | None:
-        """The request that has waited longest, where its age counts."""
-        if self._since_aged < AGED_SHARE - 1:
-            return None
-        heads = (head for head in self._queue.heads() if head.key not in busy)
-        oldest = min(heads, key=lambda s: s.since)
-        return oldest if now - oldest.since > self._config.aging_seconds else None
-
-    def admitted(self, sequence: Sequence, cached: int) -> None:
-        """Take in that a sequence gets a slot, in which so many of its tokens are cached."""
-        aged = sequence is self.aged
+    def _take_slot(
+        self, sequence: Sequence, outlook: Outlook, now: float, *, aged: bool = False
+    ) -> None:
+        place = self._cache.place(sequence, outlook)
+        assert place is not None
+        self._queue.remove(sequence)
+        self._cache.take(place, sequence)
+        operations: list[Operation] = [_open(sequence)]
+        if place.operation is not None:
+            operations.append(place.operation)
+        operations += self._cache.drop(sequence, SnapshotEvent.RESTORED)
+        self._operate(operations, outlook)
+        outlook.usable[place.slot.index] = place.tokens
         self._since_aged = 0 if aged else self._since_aged + 1
         if not sequence.has_run:
-            self.policy.served(sequence, len(sequence.request.prompt) - cached, 0)
-        if (aged or sequence.has_run) and 2 * self._protected() < len(self._cache.slots):
+            self._policy.served(sequence, len(sequence.request.prompt) - place.tokens, 0)
+        protected = sum(map(_protected, self._cache.holders()))
+        if (aged or sequence.has_run) and 2 * protected < len(self._cache.slots):
             sequence.protected_until = len(sequence.output) + PROTECTED_TOKENS
+        self._live.move(sequence, Event.ADMIT, now)
 
-    # Who loses one
+    def _preempt(self, sequence: Sequence, outlook: Outlook, now: float) -> None:
+        assert sequence.slot is not None
+        index = sequence.slot
+        self._operate(self._cache.save(sequence, outlook, self._target / 4, now), outlook)
+        sequence.preemptions += 1
+        self._live.tally.preemptions += 1
+        self._live.vacate(sequence, Event.PREEMPT, outlook.position(index), now)
+        outlook.usable[index] = self._cache.slots[index].usable
 
-    def victim(self, waiting: Sequence) -> Sequence | None:
-        """The sequence that gives way to a waiting request; None where none does."""
-        if not self.policy.strict_classes:
-            return None
-        below = (
-            s
-            for s in self._cache.holders()
-            if s.request.priority < waiting.request.priority and not _protected(s)
-        )
-        return min(
-            below, key=lambda s: (s.request.priority, -_admitted_at(s), -s.key), default=None
-        )
+    def compact(self, streams: list[Sequence], outlook: Outlook, now: float) -> None:
+        """Move one of the streams where that makes rows dense and pays."""
+        copy = self._cache.compaction(streams, outlook)
+        if copy is not None:
+            self._cache.move(copy, now)
+            self._operate([copy], outlook)
+            outlook.usable[copy.source] = 0
+            outlook.usable[copy.target] = copy.tokens
 
-    def _protected(self) -> int:
-        return sum(map(_protected, self._cache.holders()))
+    def _operate(self, operations: list[Operation], outlook: Outlook) -> None:
+        self._live.operations += operations
+        for operation in operations:
+            outlook.add(operation)
 
 
 def _protected(sequence: Sequence) -> bool:
@@ -143,3 +242,16 @@ def _protected(sequence: Sequence) -> bool:
 
 def _admitted_at(sequence: Sequence) -> float:
     return next((t.at for t in reversed(sequence.history) if t.event is Event.ADMIT), 0.0)
+
+
+def _open(sequence: Sequence) -> Open:
+    request = sequence.request
+    return Open(
+        sequence.key,
+        request.sampling,
+        request.stop_tokens,
+        request.top_logprobs,
+        request.prompt if request.sampling.penalised else (),
+        tuple(sequence.output),
+        len(request.prompt),
+    )

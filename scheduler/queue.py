@@ -104,9 +104,21 @@ class WaitingQueue:
         for sequence in sequences:
             self._stand(sequence, line(sequence))
 
-    def heads(self) -> Iterator[Sequence]:
-        """The first of each line."""
-        return (line[0].sequence for line in self._lines.values())
+    def heads(
+        self, busy: frozenset[int] | set[int] = frozenset(), *, unhurried: bool = False
+    ) -> Iterator[Sequence]:
+        """The first of each line that can run.
+
+        Args:
+            busy: Keys of requests that cannot.
+            unhurried: Whether those with deadlines cannot.
+        """
+        for line in self._lines.values():
+            for ticket in line:
+                hurried = ticket.sequence.request.deadline is not None
+                if ticket.key not in busy and not (unhurried and hurried):
+                    yield ticket.sequence
+                    break
 
     def ahead(self, line: Hashable, priority: Priority) -> int:
         """How many requests of a class are served before a newcomer in a line.

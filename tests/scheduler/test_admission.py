@@ -225,6 +225,52 @@ def test_a_higher_class_is_not_held_back_for_a_lower_one() -> None:
     assert run_until_held(deadline=60.0, priority=Priority.HIGH)[1].state.running
 
 
+def test_a_request_without_a_deadline_does_not_wait_behind_one_that_is_held_back() -> None:
+    scheduler = new_scheduler(slots=4)
+    scheduler.submit(ask("hurried", 10, 100, deadline=1.7), 0.0)
+    for _ in range(10):
+        run_step(scheduler)
+    held = [scheduler.submit(ask(f"{n}", 400, 20, deadline=60.0), 0.0) for n in range(3)]
+    unhurried = scheduler.submit(ask("unhurried"), 0.0)
+    run_step(scheduler)
+    assert [s.state for s in held] == [State.WAITING] * 3
+    assert unhurried.state.running
+
+
+def test_a_deadline_holds_back_other_tenants_for_one_answer_only() -> None:
+    # The short ones of the first tenant would fit beside what runs, and would go on so.
+    scheduler = new_scheduler(slots=4)
+    first = scheduler.submit(ask("first", 10, 100, deadline=1.7, tenant="hasty"), 0.0)
+    for _ in range(10):
+        run_step(scheduler)
+    other = scheduler.submit(ask("other", 400, 20, deadline=60.0, tenant="other"), 0.0)
+    following = [
+        scheduler.submit(ask(f"{n}", 2, 2, deadline=60.0, tenant="hasty"), 0.0) for n in range(4)
+    ]
+    run_step(scheduler)
+    assert other.state is State.WAITING
+    while other.state is State.WAITING:
+        assert [s.state for s in following] == [State.WAITING] * 4
+        run_step(scheduler)
+    assert first.state in (State.DECODE, State.FINISHED)
+
+
+@pytest.mark.parametrize(("policy", "barrier"), [("fair", True), ("first_come", False)])
+def test_a_higher_class_that_is_held_back_stops_lower_ones_where_classes_count(
+    policy: str, barrier: bool
+) -> None:
+    scheduler = new_scheduler(slots=4, policy=policy)
+    scheduler.submit(ask("hurried", 10, 100, deadline=1.7, priority=Priority.CRITICAL), 0.0)
+    for _ in range(10):
+        run_step(scheduler)
+    high = {"priority": Priority.CRITICAL, "deadline": 60.0}
+    held = scheduler.submit(ask("held", 400, 20, **high), 0.0)
+    low = scheduler.submit(ask("low", 2, 2, priority=Priority.LOW), 0.0)
+    run_step(scheduler)
+    assert held.state is State.WAITING
+    assert (low.state is State.WAITING) is barrier
+
+
 def test_a_request_is_held_back_while_too_many_run_for_its_own_deadline() -> None:
     scheduler = new_scheduler(slots=4)
     others = [scheduler.submit(ask(f"{n}", 10, 12, deadline=60.0), 0.0) for n in range(2)]
