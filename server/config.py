@@ -170,8 +170,9 @@ class GrpcConfig(Part):
     streams_per_connection_max: Positive = 4096
     """RPCs that one connection may have open; its client holds back more. Each costs memory."""
     unsent_requests_max: Positive = 64
-    """Requests whose message may be on its way for more than a second; beyond it, those that began
-    first are ended. Each holds what has come of it: twice message_bytes_max at most."""
+    """Requests whose message may be on its way for more than a second, streams of reflection that
+    are open among them; beyond it, those that began first are ended. Each holds what has come of
+    it: twice message_bytes_max at most."""
     request_timeout_seconds: Timeout = 30.0
     """How long a request's message may take to arrive. Longer is for slow lines, and attackers."""
     write_timeout_seconds: Timeout = 30.0
@@ -241,6 +242,9 @@ class HttpConfig(Part):
     from this machine may always."""
     connections_max: Positive = 1024
     """Open connections. Each costs some kilobytes; more are answered 503 and closed."""
+    pipelined_max: Positive = 8
+    """Requests that a client may send before the first is answered. Where it sends more, nothing
+    is read until then, and that the client goes away is noticed late. Each is held in memory."""
     header_timeout_seconds: Timeout = 10.0
     """How long a request's headers may take to arrive. Longer lets half-sent requests stay."""
     header_bytes_max: Positive = 32 * 1024

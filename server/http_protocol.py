@@ -26,10 +26,6 @@ from llm_serving_engine.server.refusals import (
     WRITE_TIMEOUT,
 )
 
-# Requests that a client may send before the first is answered. Where it sends
-# more, nothing is read until then, and that it goes away is noticed late.
-PIPELINED_MAX = 8
-
 Refused = Callable[[str, int], None]
 
 
@@ -156,7 +152,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         self._unanswered = [one for one in self._unanswered if not one.response_complete]
         self._unanswered.append(self.cycle)
-        if 1 < len(self._unanswered) <= PIPELINED_MAX:
+        if 1 < len(self._unanswered) <= self._limits.pipelined_max:
             # uvicorn has stopped reading, and would not see the client go away.
             self.flow.resume_reading()
 

@@ -134,8 +134,11 @@ class _Guard:
     async def _read_all(self, context: Context) -> AsyncGenerator[Any, None]:
         with self._told():
             self._check_metadata(context)
-        while (message := await context.read()) is not grpc.aio.EOF:
+        while True:
             with self._told():
+                message = await self._patience.read_next(context)
+                if message is grpc.aio.EOF:
+                    return
                 request = _decoded(message)
             yield request
 

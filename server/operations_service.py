@@ -22,7 +22,8 @@ SERVICE = operations_pb2.DESCRIPTOR.services_by_name["OperationsService"].full_n
 INTERVAL_DEFAULT_SECONDS = 1.0
 INTERVAL_MAX_SECONDS = 3600.0
 EXPLANATIONS_MAX = 10
-# How soon one who watches has often left.
+# People watch for as long as they like, so that nobody knows when one leaves: soon enough for
+# another who looks at the screen.
 RETRY_SECONDS = 5.0
 
 Context = grpc.aio.ServicerContext[Any, Any]

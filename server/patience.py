@@ -54,6 +54,19 @@ class Patience:
             )
         return message
 
+    async def read_next(self, context: Context) -> Any:
+        """The next message of a stream of requests, whenever it comes; EOF at the end.
+
+        Raises:
+            LimitReached: Too many others are waited for, and it is late.
+        """
+        limit = TimeLimit(None, self._unsent)
+        self._unsent_requests.begin(limit)
+        try:
+            return await limit.hold(context.read())
+        finally:
+            self._unsent_requests.end(limit)
+
     def reader(self, context: Context) -> Reader:
         """The caller, as one who reads the messages of a stream."""
         return Reader(context, TimeLimit(self._write_seconds, self._unread))

@@ -19,8 +19,8 @@ class TimeLimit:
     wait has begun, it is set again.
     """
 
-    def __init__(self, seconds: float, error: Callable[[], RequestError]) -> None:
-        """Hold the running task to `seconds` a wait; else it gets `error()`."""
+    def __init__(self, seconds: float | None, error: Callable[[], RequestError]) -> None:
+        """Hold the running task to `seconds` a wait, if any; else it gets `error()`."""
         task = asyncio.current_task()
         assert task is not None
         self._task = task
@@ -34,7 +34,7 @@ class TimeLimit:
     async def hold(self, awaitable: Awaitable[_Value]) -> _Value:
         """What `awaitable` gives. Raises `error()` where it does not come in time."""
         self._since = self._loop.time()
-        if self._timer is None:
+        if self._timer is None and self._seconds is not None:
             self._timer = self._loop.call_at(self._since + self._seconds, self._look)
         try:
             return await awaitable
@@ -59,7 +59,7 @@ class TimeLimit:
 
     def _look(self) -> None:
         self._timer = None
-        if self._since is None:
+        if self._since is None or self._seconds is None:
             return
         end = self._since + self._seconds
         if end > self._loop.time():

@@ -24,6 +24,7 @@ from llm_serving_engine.server.time_limit import TimeLimit
 JSON = "application/json"
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 KEEP_ALIVE = b": keep-alive\n\n"
+# Whoever did not read may come back at once; but 0 is no delay that can be told.
 RETRY_SECONDS = 1.0
 REQUEST_ID_HEADER = "x-request-id"
 # Smaller bodies are parsed in a few milliseconds, whatever is in them.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
@@ -11,9 +12,10 @@ from typing import TypeVar
 from llm_serving_engine.scheduler.errors import LimitReached
 from llm_serving_engine.server.config import GenerationConfig
 
-# How soon a refused request may come back: about the time that the work of a
-# few long prompts takes.
-RETRY_SECONDS = 0.5
+RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.05, 60.0
+# The mean request, until some are measured; and the weight of the newest one then.
+REQUEST_SECONDS, REQUEST_BYTES = 0.1, 100_000.0
+NEWEST = 0.2
 
 T = TypeVar("T")
 
@@ -25,14 +27,21 @@ class TextWork:
     it is done if it has.
     """
 
-    def __init__(self, config: GenerationConfig | None = None) -> None:
+    def __init__(
+        self,
+        config: GenerationConfig | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
         config = config or GenerationConfig()
         self._requests_max = config.text_requests_max
         self._bytes_max = config.text_bytes_max
+        self._thread_count = config.text_threads
         self._threads = ThreadPoolExecutor(config.text_threads, thread_name_prefix="text")
         self._lock = threading.Lock()
         self._requests = 0
         self._bytes = 0
+        self._mean_seconds, self._mean_bytes = REQUEST_SECONDS, REQUEST_BYTES
 
     @property
     def requests(self) -> int:
@@ -50,15 +59,18 @@ class TextWork:
             LimitReached: Too many requests or too many bytes are here already.
         """
         if self._requests >= self._requests_max:
-            self._refuse("text.requests", f"{self._requests} requests wait for the tokenizer")
-        if self._requests and self._bytes + size > self._bytes_max:
-            self._refuse(
-                "text.bytes",
+            description = f"{self._requests} requests wait for the tokenizer"
+            raise self._limit_reached("text.requests", description, self._mean_seconds)
+        excess = self._bytes + size - self._bytes_max
+        if self._requests and excess > 0:
+            description = (
                 f"{self._bytes} bytes of text wait for the tokenizer, this request has {size}, "
-                f"and the limit is {self._bytes_max}",
+                f"and the limit is {self._bytes_max}"
             )
+            seconds = excess * self._mean_seconds / max(self._mean_bytes, 1.0)
+            raise self._limit_reached("text.bytes", description, seconds)
         self._count(1, size)
-        future = self._threads.submit(function)
+        future = self._threads.submit(self._measured, size, function)
         future.add_done_callback(lambda done: self._done(done, size))
         return await asyncio.wrap_future(future)
 
@@ -66,8 +78,20 @@ class TextWork:
         """Drop what has not begun."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _refuse(self, subject: str, description: str) -> None:
-        raise LimitReached(subject, description, RETRY_SECONDS)
+    def _limit_reached(self, subject: str, description: str, seconds: float) -> LimitReached:
+        """The refusal of a request that would fit once so much work of one thread is done."""
+        after = max(seconds / self._thread_count, RETRY_SECONDS_MIN)
+        return LimitReached(subject, description, min(after, RETRY_SECONDS_MAX))
+
+    def _measured(self, size: int, function: Callable[[], T]) -> T:
+        began = self._clock()
+        try:
+            return function()
+        finally:
+            seconds = self._clock() - began
+            with self._lock:
+                self._mean_seconds += NEWEST * (seconds - self._mean_seconds)
+                self._mean_bytes += NEWEST * (size - self._mean_bytes)
 
     def _done(self, future: Future[T], size: int) -> None:
         # On the thread that did the work, or on the one that dropped it.

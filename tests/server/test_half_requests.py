@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
+from grpc_reflection.v1alpha import reflection_pb2
 from raw_connection import SERVICE, framed, raw_connection
 from running_server import RunningServer, asked, gated
 
@@ -90,6 +91,26 @@ async def test_more_requests_in_part_than_there_may_be(monkeypatch: pytest.Monke
             "llm_serving_engine_refusals_total", {"model": "", "reason": SUBJECT}
         )
         assert refusals == 1
+
+
+async def test_half_a_message_of_a_stream_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(UnsentRequests.__init__, "__defaults__", (0.0,))
+    question = framed(reflection_pb2.ServerReflectionRequest(list_services=""))
+    async with (
+        gated(grpc={"port": 0, "unsent_requests_max": 1}) as server,
+        raw_connection(server.address) as connection,
+    ):
+        path = b"/grpc.reflection.v1" + REFLECTION
+        # A question that is answered, and half of another.
+        first = await connection.call(question + question[:-1], path=path, end=False)
+        second = await connection.call(REQUEST[:-1], end=False)
+        refused = await connection.answer(first)
+        assert refused.status == RESOURCE_EXHAUSTED
+        assert refused.message == "the messages of more than 1 requests are on their way"
+        connection.http.send_data(second, REQUEST[-1:])
+        await connection.flush()
+        server.runner.open()
+        assert (await connection.answer(second)).status == OK
 
 
 async def test_a_burst_of_requests_is_let_be() -> None:

@@ -43,6 +43,34 @@ async def test_requests_and_bytes_at_once() -> None:
     work.close()
 
 
+async def test_the_refused_come_when_enough_is_done() -> None:
+    now = 0.0
+    limits = config(text_requests_max=2, text_bytes_max=5000, text_threads=2)
+    work = TextWork(limits, clock=lambda: now)
+    go = threading.Event()
+
+    def take() -> None:
+        nonlocal now
+        now += 2.0
+
+    for _ in range(50):
+        await work.run(1000, take)
+    running = asyncio.ensure_future(work.run(4000, go.wait))
+    await asyncio.sleep(0)
+    # 1,500 bytes too many, of which two threads do 1,000 a second.
+    with pytest.raises(LimitReached) as bytes_:
+        await work.run(2500, take)
+    assert bytes_.value.retry_after == pytest.approx(1.5, rel=0.01)
+    second = asyncio.ensure_future(work.run(0, go.wait))
+    await asyncio.sleep(0)
+    with pytest.raises(LimitReached) as requests:
+        await work.run(0, take)
+    assert requests.value.retry_after == pytest.approx(1.0, rel=0.01)
+    go.set()
+    await asyncio.gather(running, second)
+    work.close()
+
+
 async def test_work_of_callers_that_have_gone() -> None:
     work = TextWork(config(text_threads=1))
     begun, go = threading.Event(), threading.Event()

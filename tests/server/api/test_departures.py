@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from raw_http import RawHttp, raw_http
+from raw_http import RawHttp, post, raw_http
 from running_server import HTTP, RunningServer, gated
 
 from llm_serving_engine.scheduler.lifecycle import State
-from llm_serving_engine.server.http_protocol import PIPELINED_MAX
 
 ASKED = {"prompt": "hello there", "max_tokens": 8, "ignore_eos": True}
 PATH = "/v1/completions"
@@ -79,9 +78,10 @@ async def test_all_answers_to_a_request_that_is_left() -> None:
         await freed(server, "gone")
 
 
-@pytest.mark.parametrize("more", [1, PIPELINED_MAX - 1])
-async def test_with_more_requests_sent_ahead(more: int) -> None:
-    async with gated(sequences=1, http=HTTP) as server, raw_http(server) as connection:
+@pytest.mark.parametrize(("more", "most"), [(1, 8), (7, 8), (2, 3)])
+async def test_with_more_requests_sent_ahead(more: int, most: int) -> None:
+    http = {**HTTP, "pipelined_max": most}
+    async with gated(sequences=1, http=http) as server, raw_http(server) as connection:
         ask(connection, "gone", stream=False)
         await server.runner.held(1)
         for index in range(more):
@@ -90,6 +90,23 @@ async def test_with_more_requests_sent_ahead(more: int) -> None:
         connection.leave()
         await freed(server, "gone")
         assert len(server.recorder.states) == 1
+
+
+async def test_with_too_many_requests_sent_ahead() -> None:
+    http = {**HTTP, "pipelined_max": 2}
+    async with gated(sequences=1, http=http) as server, raw_http(server) as connection:
+        ask(connection, "gone", stream=False)
+        await server.runner.held(1)
+        # At once: so the server has read both when it sees that the client has gone, if it does.
+        connection.writer.write(2 * post(PATH, ASKED))
+        connection.leave()
+        async with raw_http(server) as other:
+            other.post("/tokenize", {"prompt": "hello"})
+            await other.head()
+        # Nothing is read any more, not even that the client has gone.
+        assert server.slots_in_use == 1
+        server.runner.open()
+        await server.recorder.until(lambda: server.slots_in_use == 0)
 
 
 async def test_before_its_body_is_complete() -> None:
