@@ -20,7 +20,7 @@ from llm_serving_engine.backends.models.info import ModelInfo
 
 SUBJECT = "kernels"
 AS_SET = "as set"
-ONLY_KIND = "the only kind for these weights"
+ONLY_KIND = "the only kind that llama.cpp has for these weights on this processor"
 # What is slower by less is as fast: two measurements of the same differ by as much.
 MARGIN = 0.03
 _WEIGHTS_SUBJECT = "weight_type"
