@@ -22,13 +22,33 @@ class Follower:
     its key drew a stop token, or drew nothing because its run was refused.
     """
 
-    def __init__(self, execute: Callable[[Step], StepResult]) -> None:
+    def __init__(
+        self,
+        execute: Callable[[Step], StepResult],
+        recalling: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Follow what a backend draws.
+
+        Args:
+            execute: Does a step of one call.
+            recalling: Whether a step is called back: asked between two calls.
+        """
         self._execute = execute
+        self._recalling = recalling
         self._stop_tokens: dict[int, frozenset[int]] = {}
         self._drawn: dict[int, int] = {}
 
     def execute(self, step: Step) -> StepResult:
         """Do a step. The result has an entry for each run, skipped ones included."""
+        result = self._call(step)
+        for _ in range(step.calls - 1):
+            more = _continued(step, result)
+            if not any(map(self._known, more.runs)) or self._recalling():
+                break
+            result = _joined(result, self._call(more))
+        return result
+
+    def _call(self, step: Step) -> StepResult:
         self._look(step)
         runs = tuple(filter(None, map(self._known, step.runs)))
         result = self._execute(step if runs == step.runs else step._replace(runs=runs))
@@ -58,3 +78,29 @@ class Follower:
         if token is None or token in self._stop_tokens.get(run.key, ()):
             return None
         return run._replace(tokens=(token,))
+
+
+def _continued(step: Step, result: StepResult) -> Step:
+    """The rows that go on after those calls."""
+    runs = (
+        run._replace(start=run.start + outcome.done, tokens=(FOLLOW,))
+        for run, outcome in zip(step.runs, result.runs, strict=True)
+    )
+    return Step(step.number, runs=tuple(runs))
+
+
+def _joined(result: StepResult, last: StepResult) -> StepResult:
+    """What came of all calls, the last one included."""
+    runs = tuple(
+        RunResult(
+            one.key,
+            one.done + more.done,
+            one.tokens + more.tokens,
+            one.logprobs + more.logprobs,
+            error=one.error or more.error,
+            code=one.code or more.code,
+        )
+        for one, more in zip(result.runs, last.runs, strict=True)
+    )
+    seconds = result.seconds + last.seconds
+    return result._replace(runs=runs, seconds=seconds, calls=result.calls + 1)

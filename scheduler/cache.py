@@ -186,7 +186,8 @@ class Cache:
             return None
         rest, last = slots[:-1], slots[-1]
         holes = [slot for slot in self.idle() if slot.index < last]
-        if not holes or not outlook.position(last):
+        # Several calls in flight may come to fewer tokens than were planned.
+        if not holes or not 0 < outlook.position(last) <= rows[-1].known_tokens:
             return None
         after = {slot: count_groups(sorted([*rest, slot.index])) for slot in holes}
         target = min(holes, key=lambda slot: (after[slot], slot.index))
@@ -227,12 +228,14 @@ class Cache:
     def commit(self, run: Run, done: int, failed: bool) -> bool:
         """Take in what a run has done; False where it was refused."""
         slot = self.slots[run.slot]
+        if failed:
+            slot.length = 0
+            self._empty(slot)
+            return True
         if run.start > slot.length:
             return False
-        slot.length = 0 if failed else run.start + done
-        if failed:
-            self._empty(slot)
-        elif slot.key == run.key:
+        slot.length = run.start + done
+        if slot.key == run.key:
             slot.usable = slot.length
         return True
 
@@ -269,14 +272,14 @@ class Cache:
         A higher class waits for it, so it must not take longer than `seconds_max`.
         """
         assert sequence.slot is not None
-        tokens = outlook.position(sequence.slot)
+        prefix = self.slots[sequence.slot].prefix(outlook.position(sequence.slot))
+        tokens = len(prefix.tokens)
         exact = tokens == outlook.lengths[sequence.slot]
         seconds = self._cost.snapshot_token_seconds * tokens
         if not self._can.snapshots or not exact or not tokens:
             return []
         if seconds > min(seconds_max, self._cost.prefill_seconds(0, tokens, self._can.chunk)):
             return []
-        prefix = self.slots[sequence.slot].prefix(tokens)
         snapshot = Snapshot(next(self._numbers), prefix, now)
         if self._bytes(snapshot) > self._config.snapshot_bytes_max:
             return []

@@ -7,7 +7,7 @@ from typing import Literal
 
 Determinism = Literal["batch_invariant", "fast"]
 
-_MAY_BE_ZERO = frozenset({"snapshot_bytes_max"})
+_MAY_BE_ZERO = frozenset({"snapshot_bytes_max", "delivery_seconds"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,9 @@ class SchedulerConfig:
         step_target_seconds: How long prompts may hold up running streams
             between two of their tokens. Lower gives smooth streams, higher
             gives fast first tokens. Default: measured when the model is loaded.
+        delivery_seconds: Tokens of a stream that are computed within this time come
+            together while no prompt is computed: fewer messages, and more tokens a
+            second for one stream or two. 0 sends each by itself.
         determinism: "batch_invariant" for the same tokens whatever else runs,
             where model and machine allow it; "fast" leaves that to chance.
         prefix_cache: Whether prompts share what they begin with.
@@ -50,6 +53,7 @@ class SchedulerConfig:
     queue_tokens_max: int = 4_000_000
     tenant_queue_share: float = 0.5
     step_target_seconds: float | None = None
+    delivery_seconds: float = 0.03
     determinism: Determinism = "fast"
     prefix_cache: bool = True
     snapshot_bytes_max: int = 512 * 1024 * 1024

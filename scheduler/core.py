@@ -178,8 +178,10 @@ class Scheduler:
         level = max((self._live[run.key].request.priority for run in runs), default=0)
         for run in runs:
             self._begin(self._live[run.key], run.start)
-        step = Step(next(self._numbers), operations, runs, level)
-        self._flights.append(Flight(step, window.begins + self.cost.predict(step.shape)))
+        calls = self._planner.calls(runs, running, outlook)
+        step = Step(next(self._numbers), operations, runs, level, calls)
+        seconds = calls * self.cost.predict(step.shape)
+        self._flights.append(Flight(step, window.begins + seconds))
         return step
 
     def recall(self, now: float) -> int | None:
@@ -289,7 +291,7 @@ class Scheduler:
         return self.cost.operations(self._live.operations)
 
     def _learn(self, step: Step, result: StepResult) -> None:
-        self.cost.learn(result.shape or step.shape, result.seconds)
+        self.cost.learn(result.shape or step.shape, result.seconds / result.calls)
         done = [o for i, o in enumerate(step.operations) if i not in result.failed]
         self.cost.learn_operations(done, result.operation_seconds)
 
@@ -320,8 +322,9 @@ class Scheduler:
         if outcome.error is not None:
             self._live.end(sequence, Event.FAIL, now, run_error(outcome.code, outcome.error))
         elif committed and outcome.tokens and run.end == sequence.known_tokens:
-            logprobs = outcome.logprobs[0] if outcome.logprobs else None
-            self._take_token(sequence, outcome.tokens[0], logprobs, now)
+            for token, logprobs in itertools.zip_longest(outcome.tokens, outcome.logprobs):
+                if not sequence.state.ended:
+                    self._take_token(sequence, token, logprobs, now)
         elif committed and not outcome.done and run.tokens != (FOLLOW,):
             self._lose_cache(sequence, now)
 

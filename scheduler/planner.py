@@ -55,6 +55,7 @@ class Planner:
         self._can = capabilities
         self._cost = cost
         self._target = target
+        self._delivery = min(config.delivery_seconds, target / 4)
         self._invariant = config.determinism == "batch_invariant"
 
     def streams(self, running: list[Sequence], outlook: Outlook) -> list[Sequence]:
@@ -84,6 +85,27 @@ class Planner:
         gap = self._gap(chunk, rows, streams, outlook, window)
         limit = GAP_SHARE * self._gap_max(chunk, prompts, streams, outlook)
         return chunk if gap <= limit else rows
+
+    def calls(self, runs: tuple[Run, ...], running: list[Sequence], outlook: Outlook) -> int:
+        """How many calls a step of those runs is: of rows several, while no prompt is computed.
+
+        A stream's tokens then come a few at a time, and less is spent around each call:
+        what the server and its clients do takes a core from the threads that compute.
+        """
+        shape = _shape(runs)
+        # Rows of several groups wait to be moved together, which several calls would delay.
+        dense = shape.rows and shape.groups == 1
+        if self._can.calls_max == 1 or len(runs) < len(running) or not dense:
+            return 1
+        fitting = int(self._delivery / self._cost.predict(shape))
+        room = min(self._room(sequence, outlook) for sequence in running)
+        return max(min(fitting, self._can.calls_max, room), 1)
+
+    def _room(self, sequence: Sequence, outlook: Outlook) -> int:
+        """How many tokens a sequence can have drawn, beyond those in flight."""
+        request = sequence.request
+        most = min(request.max_tokens, self._can.context - len(request.prompt))
+        return most - len(sequence.output) - outlook.draws[sequence.key]
 
     # A chunk or rows
 

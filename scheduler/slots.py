@@ -87,11 +87,12 @@ class Outlook:
             for operation in step.operations:
                 self.add(operation)
             for run in step.runs:
-                self.lengths[run.slot] = run.end
+                end = run.end + step.calls - 1
+                self.lengths[run.slot] = end
                 if slots[run.slot].key == run.key:
-                    self.usable[run.slot] = run.end
+                    self.usable[run.slot] = end
                 self.keys.add(run.key)
-                self.draws[run.key] += bool(run.output & Output.SAMPLE)
+                self.draws[run.key] += step.calls if run.output & Output.SAMPLE else 0
 
     def add(self, operation: Operation) -> None:
         """Take in an operation."""

@@ -1,7 +1,8 @@
 """The step contract: what the scheduler asks of a runner, and what comes back.
 
-A step is one call of the model's library, with the cache operations before it.
-A runner has at most two steps: one that it computes, and one that is queued.
+A step is one call of the model's library, with the cache operations before it; rows
+may go on for a few calls. A runner has at most two steps: one that it computes, and
+one that is queued.
 
 - Slots are numbered from 0. A slot holds the cache of one sequence's first
   tokens; its length is their number.
@@ -68,6 +69,7 @@ class Capabilities(NamedTuple):
         padding: By how many tokens joined chunks may differ in length.
         outputs: What runs can give.
         drafts_max: `Run.drafts` at most.
+        calls_max: `Step.calls` at most.
         batch_invariant: The tokens of a sequence do not depend on the others'.
         token_bytes: Memory of one token's cache.
         state_bytes: Memory of a snapshot beside its tokens.
@@ -86,6 +88,7 @@ class Capabilities(NamedTuple):
     padding: int = 4
     outputs: Output = Output.SAMPLE | Output.LOGPROBS
     drafts_max: int = 0
+    calls_max: int = 1
     batch_invariant: bool = False
     token_bytes: int = 0
     state_bytes: int = 0
@@ -186,7 +189,7 @@ class Run(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Operations, then one call.
+    """Operations, then one call, or several of the same rows.
 
     Attributes:
         number: They rise.
@@ -195,12 +198,15 @@ class Step(NamedTuple):
             each has one token (a rows step), or they are chunks of prompts in
             consecutive slots (a chunk step).
         level: The highest class among them.
+        calls: How often rows are computed, each time with the tokens drawn the time
+            before. A recall that comes meanwhile ends that after the call under way.
     """
 
     number: int
     operations: tuple[Operation, ...] = ()
     runs: tuple[Run, ...] = ()
     level: int = 0
+    calls: int = 1
 
     @property
     def rows(self) -> bool:
@@ -250,9 +256,9 @@ class RunResult(NamedTuple):
 
     Attributes:
         key: The run's.
-        done: How many of its tokens are in the cache now: all, or 0 for a run
-            that was refused or skipped, and after an error.
-        tokens: What was drawn.
+        done: How many of its tokens are in the cache now: all, and those drawn by
+            all calls but the last; or 0 for a run that was refused or skipped.
+        tokens: What was drawn, one for each call.
         logprobs: One for each of them, where asked.
         vector: The embedding: float32, in the machine's byte order.
         error: Why this sequence cannot go on. Its slot is empty then.
@@ -278,10 +284,11 @@ class StepResult(NamedTuple):
         runs: One for each run, in their order.
         failed: Indices of the operations that failed. After a failed `Copy` or
             `Restore` the slot is empty; after a failed `Save` there is no snapshot.
-        seconds: What the call took; 0 where nobody measured.
+        seconds: What the calls took; 0 where nobody measured.
         operation_seconds: What the operations took.
-        shape: The call as it was executed; None where it was executed as asked.
+        shape: The first call as it was executed; None where it was executed as asked.
         threads: How many computed; 0 where that is not said.
+        calls: How many there were.
     """
 
     number: int
@@ -292,3 +299,4 @@ class StepResult(NamedTuple):
     operation_seconds: float = 0.0
     shape: Shape | None = None
     threads: int = 0
+    calls: int = 1

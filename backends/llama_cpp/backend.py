@@ -56,6 +56,9 @@ from llm_serving_engine.scheduler.step import (
     shape_of,
 )
 
+# Of one step: tokens that a stream gets together, at most.
+CALLS_MAX = 8
+
 
 class LlamaCppBackend:
     """One model, many sequences.
@@ -290,6 +293,7 @@ class LlamaCppBackend:
             rollback=model.cache.rollback,
             snapshots=True,
             joins=model.cache.unlimited,
+            calls_max=CALLS_MAX,
             batch_invariant=batch_invariant,
             token_bytes=token_bytes,
             state_bytes=info.state_bytes,

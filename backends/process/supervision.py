@@ -51,7 +51,7 @@ class Supervision:
 
     def step_seconds(self, step: Step, costs: CostModel) -> float:
         """How long a step may take, by what calls took when the runner was loaded."""
-        return max(self.step_seconds_max, PATIENCE * costs.predict(step.shape))
+        return max(self.step_seconds_max, PATIENCE * step.calls * costs.predict(step.shape))
 
 
 class Backoff:

@@ -163,13 +163,22 @@ class BlockingChannel:
             self._inbox.extend(self._reader.feed(data))
         return self._inbox.pop(0)
 
+    def recalling(self) -> bool:
+        """Whether any step is called back by a message that has come."""
+        self._take_in()
+        return any(isinstance(message, Recall) for message in self._inbox)
+
     def recalled(self, number: int) -> bool:
         """Whether the step of that number is called back by a message that has come."""
-        with contextlib.suppress(BlockingIOError):
-            while data := self._connection.recv(_READ_BYTES, socket.MSG_DONTWAIT):
-                self._inbox.extend(self._reader.feed(data))
+        self._take_in()
         recall = Recall(number)
         if recall not in self._inbox:
             return False
         self._inbox.remove(recall)
         return True
+
+    def _take_in(self) -> None:
+        """Read what has come, without waiting."""
+        with contextlib.suppress(BlockingIOError):
+            while data := self._connection.recv(_READ_BYTES, socket.MSG_DONTWAIT):
+                self._inbox.extend(self._reader.feed(data))

@@ -97,7 +97,7 @@ def _tell_last_words(channel: BlockingChannel, words: str) -> None:
 
 
 def _serve(channel: BlockingChannel, backend: Backend) -> None:
-    follower = Follower(backend.execute)
+    follower = Follower(backend.execute, channel.recalling)
     while (message := channel.receive()) is not None:
         # A recall that is read here came for a step that was begun before.
         if isinstance(message, Step):

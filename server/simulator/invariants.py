@@ -33,13 +33,19 @@ def check_step(scheduler: Scheduler, step: Step) -> None:
         assert sequence is not None
         known = sequence.known_tokens
         if run.tokens == (FOLLOW,):
-            before = first is not None and run.key in {other.key for other in first.runs}
-            _require(run.start == known and before, "a run that follows nothing")
+            _require(
+                first is not None
+                and run.key in {other.key for other in first.runs}
+                and run.start == known + first.calls - 1,
+                "a run that follows nothing",
+            )
         else:
             own = sequence.tokens(run.start, run.end)
             _require(run.tokens == own and run.end <= known, "tokens that are not its own")
         _require(bool(run.output) == (run.end >= known), "an output in the middle of a prompt")
-    call = scheduler.capabilities.call_tokens_max
+    can = scheduler.capabilities
+    _require(1 <= step.calls <= (can.calls_max if step.rows else 1), "too many calls")
+    call = can.call_tokens_max
     _require(sum(len(run.tokens) for run in step.runs) <= call, "a call that is too long")
 
 

@@ -128,3 +128,20 @@ DONE = (RunResult(0, 1, (8,)), RunResult(1, 1, (9,)), RunResult(2, 2))
 def test_fault_of(result: StepResult, fault: str | None) -> None:
     found = fault_of(ROWS, result)
     assert found is None if fault is None else fault in (found or "")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "fault"),
+    [
+        (RunResult(0, 3, (7, 8, 9)), None),
+        (RunResult(0, 2, (7, 8)), None),
+        (RunResult(0, 1, (7,), error="broken"), None),
+        (RunResult(0, 4, (6, 7, 8, 9)), "4 of 3 tokens are done"),
+        (RunResult(0, 3, (7, 8)), "the token is missing"),
+        (RunResult(0, 2, (7, 8, 9)), "was not asked for"),
+    ],
+)
+def test_fault_of_several_calls(outcome: RunResult, fault: str | None) -> None:
+    step = Step(3, runs=(Run(0, 0, 5, (FOLLOW,), output=DRAW),), calls=3)
+    found = fault_of(step, StepResult(3, runs=(outcome,)))
+    assert found is None if fault is None else fault in (found or "")

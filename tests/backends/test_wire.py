@@ -134,6 +134,20 @@ def test_a_part_of_a_message() -> None:
     assert not reader.partial
 
 
+def test_any_recall_is_seen_and_left_for_its_step(
+    ends: tuple[socket.socket, BlockingChannel],
+) -> None:
+    ours, channel = ends
+    assert not channel.recalling()
+    for message in (Step(1), Step(2), Recall(2)):
+        ours.sendall(encode(message))
+    assert channel.receive() == Step(1)
+    assert channel.recalling()
+    assert channel.receive() == Step(2)
+    assert channel.recalled(2)
+    assert not channel.recalling()
+
+
 def test_a_step_that_is_called_back(ends: tuple[socket.socket, BlockingChannel]) -> None:
     ours, channel = ends
     for message in (Step(1), Step(2), Recall(2)):

@@ -51,6 +51,7 @@ class Run:
             copy=dice.random() < 0.8,
             snapshots=dice.random() < 0.8,
             joins=rollback is None and dice.random() < 0.7,
+            calls_max=dice.choice([1, 2, 8]),
         )
         self._use(self.backend)
         self.config = SchedulerConfig(
@@ -84,7 +85,8 @@ class Run:
 
     def _use(self, backend: UnreliableBackend) -> None:
         backend.report = backend.report._replace(capabilities=self.capabilities)
-        self.backend, self.follower = backend, Follower(backend.execute)
+        self.backend = backend
+        self.follower = Follower(backend.execute, lambda: self.dice.random() < 0.1)
 
     def go(self, turns: int) -> None:
         """Do anything for some turns, then let all that is there come to its end."""
@@ -178,6 +180,8 @@ class Run:
         else:
             result = self.follower.execute(step)._replace(seconds=0.01)
             self.seen["failed"] += len(result.failed)
+            self.seen["several calls"] += result.calls > 1
+            self.seen["cut short"] += 1 < result.calls < step.calls
             self.seen["joined"] += len(step.runs) > 1 and not step.rows
         self.scheduler.apply(result, self.now)
 
@@ -245,5 +249,5 @@ def test_any_order_of_anything(part: int) -> None:
         seen += run.seen
     # What never happens is not tested.
     expected = {"losses", "recalled", "failed", "joined", "preemptions", "saves", "moves"}
-    expected |= {"prefix_hits", "finished", "cancelled", "expired"}
+    expected |= {"several calls", "cut short", "prefix_hits", "finished", "cancelled", "expired"}
     assert expected <= set(+seen), seen

@@ -112,3 +112,68 @@ def test_a_higher_class_is_prefilled_first_and_alone() -> None:
     run_step(scheduler)
     high = scheduler.submit(ask("high", prompt=64, priority=Priority.HIGH), now=1.0)
     assert [run.key for run in run_step(scheduler, now=1.0).runs] == [high.key]
+
+
+def rows_of(streams: int, max_tokens: int = 100, calls_max: int = 8, **config: object) -> Step:
+    """A step of rows, in the middle of so many streams, whose calls are predicted exactly."""
+    config = {"step_target_seconds": 0.2, "delivery_seconds": 0.05, **config}
+    scheduler = Scheduler(Capabilities(8, 120, calls_max=calls_max), SchedulerConfig(**config))  # type: ignore[arg-type]
+    for number in range(streams):
+        scheduler.submit(ask(f"{number}", max_tokens=max_tokens), now=0.0)
+    while not (step := run_step(scheduler)).rows:
+        pass
+    return step
+
+
+def rows_seconds(streams: int) -> float:
+    scheduler = new_scheduler()
+    return scheduler.cost.rows_seconds(streams, context=4)
+
+
+@pytest.mark.parametrize("streams", [1, 2, 4])
+def test_rows_alone_are_computed_for_as_long_as_tokens_may_come_together(streams: int) -> None:
+    expected = max(min(int(0.05 / rows_seconds(streams)), 8), 1)
+    assert rows_of(streams).calls == expected
+
+
+def test_fewer_calls_than_the_runner_does_at_most() -> None:
+    assert [rows_of(1, calls_max=most, delivery_seconds=9.0).calls for most in (1, 2, 3)] == [
+        1,
+        2,
+        3,
+    ]
+
+
+def test_a_quarter_of_the_step_target_bounds_calls_too() -> None:
+    expected = max(int(0.02 / rows_seconds(1)), 1)
+    assert rows_of(1, step_target_seconds=0.08).calls == expected
+
+
+def test_tokens_come_by_themselves_where_that_is_asked_for() -> None:
+    assert rows_of(1, delivery_seconds=0.0).calls == 1
+
+
+def test_no_more_calls_than_a_stream_has_tokens_left() -> None:
+    assert rows_of(1, max_tokens=3, delivery_seconds=9.0, step_target_seconds=9.0).calls == 2
+
+
+def test_one_call_where_a_prompt_waits_to_be_computed() -> None:
+    config = SchedulerConfig(step_target_seconds=0.2, delivery_seconds=0.05)
+    scheduler = Scheduler(Capabilities(2, 4000, calls_max=8), config)
+    clock = Clock(scheduler)
+    scheduler.submit(ask("a", max_tokens=100), now=0.0)
+    clock.step()
+    scheduler.submit(ask("b", prompt=3000), clock.now)
+    assert {step.calls for _ in range(10) if (step := clock.step()).rows} == {1}
+
+
+def test_one_call_where_rows_are_apart() -> None:
+    config = SchedulerConfig(step_target_seconds=0.2, delivery_seconds=9.0)
+    scheduler = Scheduler(Capabilities(4, 120, copy=False, calls_max=8), config)
+    live = [scheduler.submit(ask(name, max_tokens=100), now=0.0) for name in "abc"]
+    while not run_step(scheduler).rows:
+        pass
+    scheduler.cancel(live[1].key, 0.0)
+    assert run_step(scheduler).calls == 1
+    scheduler.cancel(live[2].key, 0.0)
+    assert run_step(scheduler).calls > 1
