@@ -97,9 +97,10 @@ class Planner:
         dense = shape.rows and shape.groups == 1
         if self._can.calls_max == 1 or len(runs) < len(running) or not dense:
             return 1
-        fitting = int(self._delivery / self._cost.predict(shape))
         room = min(self._room(sequence, outlook) for sequence in running)
-        return max(min(fitting, self._can.calls_max, room), 1)
+        calls = range(min(self._can.calls_max, room), 1, -1)
+        seconds = self._cost.predict(shape)
+        return next((n for n in calls if 0 < n * seconds <= self._delivery), 1)
 
     def _room(self, sequence: Sequence, outlook: Outlook) -> int:
         """How many tokens a sequence can have drawn, beyond those in flight."""
