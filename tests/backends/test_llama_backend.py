@@ -30,6 +30,26 @@ def backend(tiny_quantized_model_path: Path) -> Iterator[LlamaCppBackend]:
     backend.close()
 
 
+def test_a_model_that_is_loaded_beside_others_has_all_threads_afterwards(
+    tiny_quantized_model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = []
+
+    def measured(self: LlamaCppBackend, goes_on: object) -> tuple[()]:
+        self._model.renew(replace(self._model.settings, prefill_chunk=2 * UNIT))
+        counts.append(self._model.threads)
+        return ()
+
+    monkeypatch.setattr(ThreadCount, "after_loading", lambda self: 1)
+    monkeypatch.setattr(LlamaCppBackend, "_measure", measured)
+    config = replace(CONFIG, threads=2)
+    backend = LlamaCppBackend(str(tiny_quantized_model_path), config, lambda fraction: None)
+    assert counts == [1]
+    assert backend._model.threads == 2
+    assert backend.report.settings["threads"] == "2"
+    backend.close()
+
+
 def prompt_of(seed: int, length: int) -> Tokens:
     return tuple(int(token) for token in np.random.default_rng(seed).integers(3, 300, length))
 

@@ -308,6 +308,13 @@ def test_nothing_is_chosen_while_others_compute(path: Path) -> None:
     assert choose(Model(by_kernels), BackendConfig(), path).times
 
 
+def test_nothing_is_measured_with_fewer_threads(path: Path) -> None:
+    model = Model(by_kernels)
+    model.threads = SETTINGS.threads - 1
+    assert "other processes" in choose(model, BackendConfig(), path).reasons[0]
+    assert model.calls == 0
+
+
 def test_bits_that_must_hold_need_flash_attention(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
