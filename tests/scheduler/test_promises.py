@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import hypothesis.strategies as st
 import pytest
+from dispatch_watch import DispatchWatch
 from hypothesis import given, settings
 
 from llm_serving_engine.backends.backend import BackendConfig
@@ -23,10 +24,9 @@ from llm_serving_engine.backends.scripted import (
 )
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.core import Scheduler
-from llm_serving_engine.scheduler.dispatch import AGED_SHARE
 from llm_serving_engine.scheduler.errors import DeadlinePassed, LimitReached, RequestError
 from llm_serving_engine.scheduler.events import Begun, Moved, Produced
-from llm_serving_engine.scheduler.lifecycle import Event, State
+from llm_serving_engine.scheduler.lifecycle import Event
 from llm_serving_engine.scheduler.request import Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.step import Step, StepResult
@@ -106,7 +106,7 @@ class WatchedSimulation(Simulation):
         if isinstance(error, LimitReached):
             full = {
                 "queue.requests": len(queue) >= config.queue_requests_max,
-                "queue.tokens": queue.tokens + request.tokens > config.queue_tokens_max,
+                "queue.tokens": queue.load.tokens + request.tokens > config.queue_tokens_max,
                 "tenant.queue.requests": tenant.requests >= int(share * config.queue_requests_max),
                 "tenant.queue.tokens": tenant.tokens + request.tokens
                 > share * config.queue_tokens_max,
@@ -116,31 +116,6 @@ class WatchedSimulation(Simulation):
             return
         assert isinstance(error, DeadlinePassed)
         assert error.retry_after is None or error.retry_after > 0
-
-    def _send(self) -> None:
-        super()._send()
-        check_conservation(self.scheduler)
-
-
-def check_conservation(scheduler: Scheduler) -> None:
-    """No slot is idle while a request can run: but for copies that are left to the next step.
-
-    A request may be held back for deadlines: its own, or those of a higher class.
-    """
-    steps = scheduler.in_flight
-    recalled = any(flight.recalled for flight in scheduler._flights)
-    if not scheduler.cache.idle() or not steps or len(steps) == 2 or recalled:
-        return
-    in_flight = {run.key for step in steps for run in step.runs}
-    hurried = [s.request.priority for s in scheduler.live() if s.request.deadline is not None]
-    first = max(hurried, default=min(Priority))
-    can_run = [
-        s
-        for s in scheduler.queue.heads()
-        if s.key not in in_flight and s.request.deadline is None and s.request.priority >= first
-    ]
-    seconds = scheduler.cost.operations(o for step in steps for o in step.operations)
-    assert not can_run or seconds > scheduler.step_target / 2
 
 
 class Run:
@@ -154,6 +129,7 @@ class Run:
             config=BackendConfig(sequences=slots, context_per_sequence=CONTEXT, prefill_chunk=UNIT)
         )
         self.scheduler = Scheduler(self.backend.report.capabilities, config)
+        self.watch = DispatchWatch(self.scheduler)
         self.simulation = WatchedSimulation(self.scheduler, self._execute)
         for plan, request in requests:
             self.simulation.submit_at(plan.at, request)
@@ -175,7 +151,6 @@ def check(run: Run, submitted: int) -> None:
     check_each_request_ends_once(run, submitted)
     invariants.check_end(run.scheduler)
     check_output(run)
-    check_classes(run)
     check_preemption(run)
 
 
@@ -205,35 +180,6 @@ def check_output(run: Run) -> None:
         for token in produced[sequence.request.id]:
             assert token == next_token(tokens)
             tokens.append(token)
-
-
-def check_classes(run: Run) -> None:
-    """A higher class goes first, but for one admission in eight, which goes by age."""
-    waiting: dict[int, Sequence] = {}
-    admissions = aged = 0
-    for at, event in run.simulation.events:
-        if not isinstance(event, Moved):
-            continue
-        sequence = event.sequence
-        waiting.pop(sequence.key, None)
-        if event.transition.state is State.WAITING:
-            waiting[sequence.key] = sequence
-        if event.transition.state is State.PREFILL:
-            admissions += 1
-            higher = [
-                s
-                for s in waiting.values()
-                if s.request.priority > sequence.request.priority and s.request.deadline is None
-            ]
-            if higher and not run.config.prefix_cache and not just_preempted(higher, at):
-                aged += 1
-                assert aged <= admissions // AGED_SHARE + 1
-                assert at - event.transition.at < 1e-9
-
-
-def just_preempted(sequences: list[Sequence], at: float) -> bool:
-    """Whether all of them lost their slots just now: their last steps are in flight."""
-    return all(s.preemptions and at - s.since < 1.0 for s in sequences)
 
 
 def check_preemption(run: Run) -> None:
@@ -293,5 +239,7 @@ def test_a_thousand_random_traces_keep_every_promise(part: int) -> None:
         tally = run.scheduler.tally
         for what in ("preemptions", "saves", "moves", "prefix_hits"):
             seen[what] += getattr(tally, what)
+        seen["aged"] += run.watch.aged
+        seen["kept back"] += run.watch.kept_back
     # What never happens is not tested.
     assert min(seen.values()) >= 5, seen

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import hypothesis.strategies as st
+from dispatch_watch import DispatchWatch
 from hypothesis import given, settings
 
 from llm_serving_engine.backends.backend import BackendConfig
@@ -76,6 +77,7 @@ class Run:
         # Classes are strict here: nobody rises with age.
         config = SchedulerConfig(queue_requests_max=20, tenant_queue_share=1.0, aging_seconds=1e6)
         self.scheduler = Scheduler(self.backend.report.capabilities, config)
+        self.watch = DispatchWatch(self.scheduler)
         self.simulation = Simulation(self.scheduler, self._execute, outside=outside)
         for number, plan in enumerate(plans):
             self._schedule(f"r{number}", plan)
@@ -159,9 +161,7 @@ def check(run: Run, submitted: int) -> None:
     check_nothing_leaks(run)
     check_output_is_the_models(run)
     check_steps_keep_the_limits(run)
-    if run.simulation.outside:
-        # Otherwise those that ran at a death are tried one by one, and all others wait.
-        check_strict_priority(run)
+    assert not run.watch.aged
 
 
 def check_every_request_ends_once(run: Run, submitted: int) -> None:
@@ -203,37 +203,6 @@ def check_steps_keep_the_limits(run: Run) -> None:
         assert len(record.step.runs) <= run.slots
         call = run.scheduler.capabilities.call_tokens_max
         assert record.step.prompt_tokens <= call
-
-
-def check_strict_priority(run: Run) -> None:
-    """No request is admitted while one of a higher class waits that can run.
-
-    One that shares a prefix with what is computed may be deferred, one with a deadline
-    held back, and one that lost its slot just now waits for its last step.
-    """
-    waiting: dict[int, Sequence] = {}
-    for _, event in run.simulation.events:
-        if not isinstance(event, Moved):
-            continue
-        sequence = event.sequence
-        waiting.pop(sequence.key, None)
-        if event.transition.state is State.PREFILL:
-            assert all(
-                other.request.priority <= sequence.request.priority
-                or other.preemptions
-                or other.request.deadline is not None
-                or begins_like_one_that_runs(run, other)
-                for other in waiting.values()
-            )
-        if event.transition.state is State.WAITING:
-            waiting[sequence.key] = sequence
-
-
-def begins_like_one_that_runs(run: Run, sequence: Sequence) -> bool:
-    return any(
-        other is not sequence and other.request.prompt[:1] == sequence.request.prompt[:1]
-        for other in run.sequences
-    )
 
 
 @settings(max_examples=150)
