@@ -140,8 +140,6 @@ class ScriptedBackend:
         keys = {run.key for run in step.runs}
         _require(len(keys) == len(slots), "two runs of one key")
         _require(sum(lengths) <= can.call_tokens_max, "more tokens than a call takes")
-        outputs = sum(run.output is not Output.NONE for run in step.runs)
-        _require(outputs <= can.outputs_max, "more outputs than a call gives")
         if len(slots) > 1 and not step.rows:
             _require(can.joins, "chunks of several sequences")
             _require(slots[-1] - slots[0] == len(slots) - 1, "joined chunks with a hole between")
@@ -152,7 +150,6 @@ class ScriptedBackend:
         can, cache = self.report.capabilities, self.caches[run.slot]
         _require(run.key in self.keys, f"key {run.key} is not open")
         _require(len(run.tokens) > 0 and FOLLOW not in run.tokens, "a run without its tokens")
-        _require(run.drafts <= can.drafts_max, "drafts")
         _require(run.output in can.outputs, "an output that is not among the capabilities")
         _require(run.start <= len(cache), f"slot {run.slot} is at {len(cache)}, not {run.start}")
         dropped = len(cache) - run.start

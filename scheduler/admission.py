@@ -96,7 +96,7 @@ class Admission:
         self._queue = queue
         self._cache = cache
         self._cost = cost
-        self._cost_at_load = CostModel.of(capabilities)
+        self._cost_at_load = CostModel(capabilities.speeds)
         self._target = target
         self._share = OutputShare()
         # Until when capacity is promised to those that were told to try again, by class.
@@ -144,7 +144,7 @@ class Admission:
             ("tenant.queue.requests", own.requests + 1, own_requests),
             ("tenant.queue.tokens", own.tokens + request.tokens, share * config.queue_tokens_max),
             ("queue.requests", len(self._queue) + 1, config.queue_requests_max),
-            ("queue.tokens", self._queue.tokens + request.tokens, config.queue_tokens_max),
+            ("queue.tokens", self._queue.load.tokens + request.tokens, config.queue_tokens_max),
         )
         over = [(subject, count, most) for subject, count, most in limits if count > most]
         if not over:
@@ -211,7 +211,7 @@ class Admission:
     @property
     def retry_after(self) -> float:
         """Seconds until the queue is expected to have room for one more."""
-        loads = [self._queue.of_class(priority) for priority in Priority]
+        loads = [self._queue.classes[priority] for priority in Priority]
         requests, many = sum(load.requests for load in loads), self._can.slots
         seconds = sum(load.requests * self._mean_seconds(load, many) for load in loads)
         return min(max(seconds / max(requests, 1) / many, RETRY_AFTER_MIN), RETRY_AFTER_MAX)
@@ -283,7 +283,7 @@ class Admission:
         """
         priority, outlook = sequence.request.priority, Outlook(self._cache.slots, ())
         work, running = self._work(sequence, outlook), self._rivals(sequence)
-        higher = [self._queue.of_class(other) for other in Priority if other > priority]
+        higher = [self._queue.classes[other] for other in Priority if other > priority]
         ahead = sum(load.requests for load in higher) + self._queue.ahead(line, priority)
         if not ahead and not running:
             return self._seconds_alone(work)
@@ -294,7 +294,7 @@ class Admission:
         own = MARGIN * self._seconds(work, many)
         if ahead + len(running) < many:
             return own
-        mean = self._mean_seconds(self._queue.of_class(priority), many) or own
+        mean = self._mean_seconds(self._queue.classes[priority], many) or own
         rests = sum(self._seconds(self._work(one, outlook), many) for one in running)
         return own + (rests + ahead * mean) / many
 

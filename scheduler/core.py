@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from dataclasses import dataclass
 
 from llm_serving_engine.scheduler.admission import Admission
 from llm_serving_engine.scheduler.cache import Cache
@@ -30,7 +29,6 @@ from llm_serving_engine.scheduler.errors import (
     RequestError,
     RequestFailed,
     RunnerFailed,
-    run_error,
 )
 from llm_serving_engine.scheduler.events import Begun, Produced, SchedulerEvent
 from llm_serving_engine.scheduler.guarded_policy import guarded
@@ -64,21 +62,6 @@ STEPS_MAX = 2
 CACHE_LOSSES_MAX = 2
 
 
-@dataclass(slots=True)
-class Flight:
-    """A step that the runner has.
-
-    Attributes:
-        step: What was asked.
-        ends: When it is expected to be done.
-        recalled: Whether it has been called back.
-    """
-
-    step: Step
-    ends: float
-    recalled: bool = False
-
-
 class Scheduler:
     """Decides who runs, and what each step does."""
 
@@ -91,7 +74,7 @@ class Scheduler:
         """Begin with nothing to do. Raises ValueError where the configured policy is unknown."""
         self.capabilities = can = capabilities
         self.config = config = config or SchedulerConfig()
-        self.cost = CostModel.of(can)
+        self.cost = CostModel(can.speeds)
         self.step_target = config.step_target_seconds or step_target(self.cost, can)
         self.tally = Tally()
         self.suspects = Suspects(config.runner_losses_max)
@@ -114,7 +97,10 @@ class Scheduler:
             self.step_target,
         )
         self._numbers = itertools.count(1)
-        self._flights: deque[Flight] = deque()
+        self._flights: deque[Step] = deque()
+        # When the oldest of them began, and the number of the one that is called back.
+        self._began = 0.0
+        self._recalled = 0
         self._last_step = Step(0)
 
     # What callers say
@@ -163,7 +149,7 @@ class Scheduler:
         """Decide the next step; None where there is none to send now."""
         if len(self._flights) >= STEPS_MAX or (self._flights and self.suspects):
             return None
-        if any(flight.recalled for flight in self._flights):
+        if self._recalled:
             return None
         self._live.expire_overdue(now)
         outlook = self._outlook()
@@ -180,8 +166,9 @@ class Scheduler:
             self._begin(self._live[run.key], run.start)
         calls = self._planner.calls(runs, running, outlook)
         step = Step(next(self._numbers), operations, runs, level, calls)
-        seconds = calls * self.cost.predict(step.shape)
-        self._flights.append(Flight(step, window.begins + seconds))
+        if not self._flights:
+            self._began = now
+        self._flights.append(step)
         return step
 
     def recall(self, now: float) -> int | None:
@@ -189,24 +176,27 @@ class Scheduler:
 
         The runner may have begun it already; its result says whether it was recalled.
         """
-        if len(self._flights) < STEPS_MAX or self._flights[-1].recalled or self.suspects:
+        if len(self._flights) < STEPS_MAX or self._recalled or self.suspects:
             return None
         first = self.dispatch.first(now)
-        if first is None or first.request.priority < self._flights[-1].step.level:
+        if first is None or first.request.priority < self._flights[-1].level:
             return None
         if not self.cache.idle() and self.dispatch.victim(first) is None:
             return None
-        self._flights[-1].recalled = True
-        return self._flights[-1].step.number
+        self._recalled = self._flights[-1].number
+        return self._recalled
 
     def apply(self, result: StepResult, now: float) -> None:
         """Take in what came of the oldest step in flight.
 
         What it brought for requests that ended meanwhile is dropped.
         """
-        if not self._flights or self._flights[0].step.number != result.number:
+        if not self._flights or self._flights[0].number != result.number:
             raise RuntimeError(f"step {result.number} is not the oldest in flight")
-        step = self._flights.popleft().step
+        step = self._flights.popleft()
+        self._began = now
+        if step.number == self._recalled:
+            self._recalled = 0
         if result.recalled:
             self._live.operations[:0] = step.operations
             return
@@ -223,6 +213,7 @@ class Scheduler:
         With `outside`, no request can have caused that; else those that ran are suspected.
         """
         self._flights.clear()
+        self._recalled = 0
         self._live.operations.clear()
         running = sorted(self.cache.holders(), key=lambda s: -s.request.priority)
         for sequence in running:
@@ -250,7 +241,7 @@ class Scheduler:
     @property
     def in_flight(self) -> tuple[Step, ...]:
         """The steps that the runner has, the oldest first."""
-        return tuple(flight.step for flight in self._flights)
+        return tuple(self._flights)
 
     def get(self, key: int) -> Sequence | None:
         """The live request of that key."""
@@ -268,27 +259,24 @@ class Scheduler:
     # Time
 
     def _outlook(self) -> Outlook:
-        outlook = Outlook(self.cache.slots, self.in_flight)
+        outlook = Outlook(self.cache.slots, self._flights)
         for operation in self._live.operations:
             outlook.add(operation)
         return outlook
 
     def _window(self, now: float) -> Window:
-        begins = max((flight.ends for flight in self._flights), default=now)
-        last = self._flights[-1].step if self._flights else self._last_step
-        return Window(
-            now,
-            max(begins, now) + self._operation_seconds(),
-            bool(last.runs) and last.rows,
-            self.dispatch.urgent(now),
+        # The queued step begins when the one before it is done, not when that was expected.
+        busy = sum(
+            self.cost.operations(step.operations) + step.calls * self.cost.predict(step.shape)
+            for step in self._flights
         )
+        begins = max(self._began + busy, now) + self.cost.operations(self._live.operations)
+        last = self._flights[-1] if self._flights else self._last_step
+        return Window(now, begins, bool(last.runs) and last.rows, self.dispatch.urgent(now))
 
     def _must_operate(self) -> bool:
         """Whether operations are sent without runs: only snapshots hold much memory."""
         return any(isinstance(operation, Drop) for operation in self._live.operations)
-
-    def _operation_seconds(self) -> float:
-        return self.cost.operations(self._live.operations)
 
     def _learn(self, step: Step, result: StepResult) -> None:
         self.cost.learn(result.shape or step.shape, result.seconds / result.calls)
@@ -320,7 +308,9 @@ class Scheduler:
         if sequence is None:
             return
         if outcome.error is not None:
-            self._live.end(sequence, Event.FAIL, now, run_error(outcome.code, outcome.error))
+            code, description = outcome.code, outcome.error
+            error = RequestFailed(code, description) if code else RunnerFailed(description)
+            self._live.end(sequence, Event.FAIL, now, error)
         elif committed and outcome.tokens and run.end == sequence.known_tokens:
             for token, logprobs in itertools.zip_longest(outcome.tokens, outcome.logprobs):
                 if not sequence.state.ended:

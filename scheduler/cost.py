@@ -136,11 +136,6 @@ class CostModel:
         model.copy_seconds, model.snapshot_token_seconds = costs.copy, costs.snapshot_token
         return model
 
-    @classmethod
-    def of(cls, capabilities: Capabilities) -> CostModel:
-        """A runner's, as it was when the model was loaded."""
-        return cls(capabilities.speeds)
-
     def predict(self, shape: Shape) -> float:
         """Seconds that a call of that shape takes."""
         return (self.rows if shape.rows else self.chunks).predict(shape)

@@ -142,8 +142,3 @@ class Cancelled(RequestError):
 
     code = "CANCELLED"
     label = "cancelled"
-
-
-def run_error(code: str, description: str) -> RequestError:
-    """The error of a request whose run failed; `code` as in `RunResult`."""
-    return RequestFailed(code, description) if code else RunnerFailed(description)

@@ -111,7 +111,8 @@ class LiveRequests:
         self.operations += self._cache.drop(sequence, SnapshotEvent.EVICT)
         del self._sequences[sequence.key]
         self._admission.ended(sequence)
-        self._deadlines.discard(sequence.key)
+        if sequence.request.deadline is not None:
+            self._deadlines.discard(sequence.key, sequence.request.deadline)
         self.suspects.left(sequence.key)
         self.move(sequence, event, now)
         self._policy.left(sequence)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import bisect
-import heapq
+import math
 from collections.abc import Callable, Hashable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llm_serving_engine.scheduler.request import Priority
 from llm_serving_engine.scheduler.sequence import Sequence
@@ -50,15 +50,20 @@ class WaitingQueue:
     Each stands in a line, in the order of arrival, so that only the
     heads of lines are compared. A deferred request stands in a line of those that
     wait for the same prefix; that line is not served.
+
+    Attributes:
+        load: Of all requests.
+        classes: The load of each class.
+        tenants: The load of each tenant that has any.
     """
 
     def __init__(self) -> None:
         self._waiting: dict[int, _Ticket] = {}
         self._lines: dict[Hashable, list[_Ticket]] = {}
-        self._deferred: dict[Hashable, list[_Ticket]] = {}
-        self._all = Load()
-        self._by_class = {priority: Load() for priority in Priority}
-        self._by_tenant: dict[str, Load] = {}
+        self._deferred: dict[Awaited, list[_Ticket]] = {}
+        self.load = Load()
+        self.classes = {priority: Load() for priority in Priority}
+        self.tenants: dict[str, Load] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -78,8 +83,8 @@ class WaitingQueue:
         del self._waiting[sequence.key]
         for load in self._loads(sequence):
             load.add(sequence, -1)
-        if not self._by_tenant[sequence.request.tenant].requests:
-            del self._by_tenant[sequence.request.tenant]
+        if not self.tenants[sequence.request.tenant].requests:
+            del self.tenants[sequence.request.tenant]
 
     def defer(self, sequence: Sequence, awaited: Awaited) -> None:
         """Let a sequence wait for what another one computes."""
@@ -91,7 +96,7 @@ class WaitingQueue:
     ) -> None:
         """Put the deferred sequences back into lines for which nothing is computed any more."""
         for awaited, tickets in list(self._deferred.items()):
-            if not (isinstance(awaited, Awaited) and computing(awaited)):
+            if not computing(awaited):
                 for ticket in list(tickets):
                     self._leave_line(ticket.sequence)
                     self._stand(ticket.sequence, line(ticket.sequence))
@@ -129,7 +134,7 @@ class WaitingQueue:
         lines = sum(
             other[0].sequence.request.priority is priority for other in self._lines.values()
         )
-        return min(self._by_class[priority].requests, (mine + 1) * max(lines, 1) - 1)
+        return min(self.classes[priority].requests, (mine + 1) * max(lines, 1) - 1)
 
     def displaceable(self, below: Priority, tenant: str | None) -> Sequence | None:
         """The newest request that has never run, of the lowest class below `below`.
@@ -147,38 +152,14 @@ class WaitingQueue:
         )
         return min(waiting, key=lambda s: (s.request.priority, -s.key), default=None)
 
-    @property
-    def tokens(self) -> int:
-        """Tokens that all waiting requests ask for."""
-        return self._all.tokens
-
-    @property
-    def deferred(self) -> int:
-        """How many requests are deferred."""
-        return sum(map(len, self._deferred.values()))
-
     def deferrals(self) -> Iterator[tuple[Sequence, Awaited]]:
         """The deferred requests, with what each waits for."""
         for awaited, tickets in self._deferred.items():
-            if isinstance(awaited, Awaited):
-                yield from ((ticket.sequence, awaited) for ticket in tickets)
-
-    def of_class(self, priority: Priority) -> Load:
-        """The load of a class."""
-        return self._by_class[priority]
+            yield from ((ticket.sequence, awaited) for ticket in tickets)
 
     def of_tenant(self, tenant: str) -> Load:
         """The load of a tenant."""
-        return self._by_tenant.get(tenant) or Load()
-
-    @property
-    def tenant_count(self) -> int:
-        """How many tenants have any."""
-        return len(self._by_tenant)
-
-    def tenants(self) -> dict[str, Load]:
-        """The load of each tenant that has any."""
-        return dict(self._by_tenant)
+        return self.tenants.get(tenant) or Load()
 
     def _stand(self, sequence: Sequence, line: Hashable) -> None:
         ticket = _Ticket(sequence.arrived_at, sequence.key, sequence, line)
@@ -193,38 +174,37 @@ class WaitingQueue:
         if not line:
             del group[ticket.line]
 
-    def _group(self, line: Hashable) -> dict[Hashable, list[_Ticket]]:
+    def _group(self, line: Hashable) -> dict[Any, list[_Ticket]]:
         return self._deferred if isinstance(line, Awaited) else self._lines
 
     def _loads(self, sequence: Sequence) -> tuple[Load, ...]:
         request = sequence.request
-        tenant = self._by_tenant.setdefault(request.tenant, Load())
-        return (self._all, self._by_class[request.priority], tenant)
+        tenant = self.tenants.setdefault(request.tenant, Load())
+        return (self.load, self.classes[request.priority], tenant)
 
 
 class Deadlines:
-    """Deadlines by key, the earliest first. Memory stays in proportion to the live ones."""
+    """The keys that have deadlines, the earliest first."""
 
     def __init__(self) -> None:
-        self._live: dict[int, float] = {}
-        self._heap: list[tuple[float, int]] = []
+        self._sorted: list[tuple[float, int]] = []
+
+    def __len__(self) -> int:
+        return len(self._sorted)
 
     def add(self, key: int, deadline: float) -> None:
         """Remember a deadline, in seconds of the engine's clock."""
-        self._live[key] = deadline
-        heapq.heappush(self._heap, (deadline, key))
+        bisect.insort(self._sorted, (deadline, key))
 
-    def discard(self, key: int) -> None:
-        """Forget a key, if it has a deadline."""
-        if self._live.pop(key, None) is not None and len(self._heap) > 2 * len(self._live):
-            self._heap = [(deadline, live) for live, deadline in self._live.items()]
-            heapq.heapify(self._heap)
+    def discard(self, key: int, deadline: float) -> None:
+        """Forget a key, if it is remembered with that deadline."""
+        place = bisect.bisect_left(self._sorted, (deadline, key))
+        if self._sorted[place : place + 1] == [(deadline, key)]:
+            del self._sorted[place]
 
     def pop_overdue(self, now: float) -> list[int]:
         """Take out the keys whose deadline is not after `now`, the earliest first."""
-        overdue = []
-        while self._heap and self._heap[0][0] <= now:
-            _, key = heapq.heappop(self._heap)
-            if self._live.pop(key, None) is not None:
-                overdue.append(key)
+        count = bisect.bisect_right(self._sorted, (now, math.inf))
+        overdue = [key for _, key in self._sorted[:count]]
+        del self._sorted[:count]
         return overdue

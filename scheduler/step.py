@@ -28,7 +28,6 @@ class Output(enum.IntFlag):
     NONE = 0
     SAMPLE = 1  # the next token, drawn by the key's sampler
     LOGPROBS = 2  # its log-probability, and those of its alternatives
-    EMBEDDING = 4  # the pooled vector of the sequence
 
 
 class Shape(NamedTuple):
@@ -60,7 +59,6 @@ class Capabilities(NamedTuple):
         context: Tokens that a slot holds.
         chunk: Tokens of a prompt that are best computed in one call.
         call_tokens_max: Tokens of one call.
-        outputs_max: Runs of one call whose output is not NONE.
         rollback: How many tokens can be dropped from the end of a slot; None
             for any number. A slot can always be emptied.
         copy: `Copy` works.
@@ -68,7 +66,6 @@ class Capabilities(NamedTuple):
         joins: Chunks of several sequences in one call.
         padding: By how many tokens joined chunks may differ in length.
         outputs: What runs can give.
-        drafts_max: `Run.drafts` at most.
         calls_max: `Step.calls` at most.
         batch_invariant: The tokens of a sequence do not depend on the others'.
         token_bytes: Memory of one token's cache.
@@ -80,14 +77,12 @@ class Capabilities(NamedTuple):
     context: int
     chunk: int = 64
     call_tokens_max: int = 256
-    outputs_max: int = 256
     rollback: int | None = None
     copy: bool = True
     snapshots: bool = False
     joins: bool = False
     padding: int = 4
     outputs: Output = Output.SAMPLE | Output.LOGPROBS
-    drafts_max: int = 0
     calls_max: int = 1
     batch_invariant: bool = False
     token_bytes: int = 0
@@ -171,7 +166,6 @@ class Run(NamedTuple):
             rest is dropped first. Where it holds less, or cannot drop so many,
             the run is refused: nothing is done for it.
         tokens: At least one. FOLLOW stands alone.
-        drafts: How many of them, at the end, are guesses to be verified.
         output: What comes after the last one.
     """
 
@@ -179,7 +173,6 @@ class Run(NamedTuple):
     slot: int
     start: int
     tokens: tuple[int, ...]
-    drafts: int = 0
     output: Output = Output.NONE
 
     @property
@@ -260,7 +253,6 @@ class RunResult(NamedTuple):
             all calls but the last; or 0 for a run that was refused or skipped.
         tokens: What was drawn, one for each call.
         logprobs: One for each of them, where asked.
-        vector: The embedding: float32, in the machine's byte order.
         error: Why this sequence cannot go on. Its slot is empty then.
         code: A reason of `RequestFailed`, with an error of which the request itself
             is the cause; empty where the runner is.
@@ -270,7 +262,6 @@ class RunResult(NamedTuple):
     done: int
     tokens: tuple[int, ...] = ()
     logprobs: tuple[Logprobs, ...] = ()
-    vector: bytes | None = None
     error: str | None = None
     code: str = ""
 

@@ -33,8 +33,8 @@ def encode_queues(scheduler: Scheduler) -> list[operations_pb2.QueueState]:
     return [
         operations_pb2.QueueState(
             priority=PRIORITIES[priority],
-            requests=scheduler.queue.of_class(priority).requests,
-            tokens=scheduler.queue.of_class(priority).tokens,
+            requests=scheduler.queue.classes[priority].requests,
+            tokens=scheduler.queue.classes[priority].tokens,
         )
         for priority in HIGHEST_FIRST
     ]
@@ -67,7 +67,7 @@ def encode_tenants(
     live: defaultdict[str, list[Sequence]] = defaultdict(list)
     for sequence in scheduler.live():
         live[sequence.request.tenant].append(sequence)
-    loads = scheduler.queue.tenants()
+    loads = scheduler.queue.tenants
     most_first = sorted(live, key=lambda t: (-loads[t].tokens if t in loads else 0, t))
     gone = (tenant for tenant in tokens.latest() if tenant not in live)
     shown = [*most_first, *gone][:TENANTS_SHOWN_MAX]

@@ -147,7 +147,6 @@ class CTransformersBackend:
             context=settings.context_per_sequence,
             chunk=settings.prefill_chunk,
             call_tokens_max=max(settings.prefill_chunk, settings.sequences),
-            outputs_max=settings.sequences,
             copy=False,
             batch_invariant=True,
             token_bytes=needs.token_bytes,

@@ -289,7 +289,6 @@ class LlamaCppBackend:
             context=model.context_per_sequence,
             chunk=settings.prefill_chunk,
             call_tokens_max=settings.rows_max,
-            outputs_max=settings.sequences,
             rollback=model.cache.rollback,
             snapshots=True,
             joins=model.cache.unlimited,

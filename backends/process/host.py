@@ -142,7 +142,7 @@ class ProcessRunner:
         try:
             connection = await self._spawn(on_vocabulary_read)
             self._report = await connection.loaded
-            self._costs = CostModel.of(self.capabilities)
+            self._costs = CostModel(self.capabilities.speeds)
         except RunnerLost:
             raise self._load_error(await self._bury(), connection.last_words) from None
         except BaseException:

@@ -184,7 +184,7 @@ class LifeObserver:
 
     def _note_deferrals(self, now: float) -> None:
         scheduler = self._scheduler()
-        if scheduler is None or not scheduler.queue.deferred:
+        if scheduler is None:
             return
         for sequence, awaited in scheduler.queue.deferrals():
             life = self._live.get(sequence.key)
@@ -224,13 +224,13 @@ def _ahead(sequence: Sequence, scheduler: Scheduler | None) -> Ahead:
     if scheduler is None:
         return Ahead()
     queue, request = scheduler.queue, sequence.request
-    higher = sum(queue.of_class(one).requests for one in Priority if one > request.priority)
+    higher = sum(queue.classes[one].requests for one in Priority if one > request.priority)
     waits = sequence.state is State.WAITING
     return Ahead(
         higher,
-        max(queue.of_class(Priority(request.priority)).requests - waits, 0),
+        max(queue.classes[Priority(request.priority)].requests - waits, 0),
         max(queue.of_tenant(request.tenant).requests - waits, 0),
-        queue.tenant_count,
+        len(queue.tenants),
         len(scheduler.cache.slots),
         scheduler.cache.in_use,
     )

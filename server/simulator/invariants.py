@@ -54,7 +54,8 @@ def check_end(scheduler: Scheduler) -> None:
     _require(scheduler.idle, "requests are left")
     _require(scheduler.cache.in_use == 0, "slots are held")
     _require(not scheduler.cache.snapshots, "snapshots are left")
-    _require((len(scheduler.queue), scheduler.queue.tokens) == (0, 0), "the queue is not empty")
+    left = (len(scheduler.queue), scheduler.queue.load.tokens)
+    _require(left == (0, 0), "the queue is not empty")
     _require(not scheduler.policy.service(), "tenants are active")
 
 
@@ -75,10 +76,11 @@ def _check_slots(scheduler: Scheduler) -> None:
 def _check_queue(scheduler: Scheduler) -> None:
     waiting = [s for s in scheduler.live() if s.state is State.WAITING]
     _require(set(waiting) == set(scheduler.queue), "the queue is not what waits")
-    _require(scheduler.queue.tokens == sum(s.request.tokens for s in waiting), "the queue's tokens")
+    tokens = sum(s.request.tokens for s in waiting)
+    _require(scheduler.queue.load.tokens == tokens, "the queue's tokens")
     for priority in Priority:
         own = [s.request for s in waiting if s.request.priority is priority]
-        load = scheduler.queue.of_class(priority)
+        load = scheduler.queue.classes[priority]
         counted = (load.requests, load.prompt_tokens, load.tokens)
         sums = (len(own), sum(len(r.prompt) for r in own), sum(r.tokens for r in own))
         _require(counted == sums, f"the load of class {priority.name}")

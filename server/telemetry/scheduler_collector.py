@@ -43,7 +43,7 @@ def _token_bytes(scheduler: Scheduler) -> int:
 
 
 def _most_of_a_tenant(scheduler: Scheduler, count: Callable[[Load], int]) -> int:
-    return max(map(count, scheduler.queue.tenants().values()), default=0)
+    return max(map(count, scheduler.queue.tenants.values()), default=0)
 
 
 _COUNTERS: dict[str, tuple[str, Callable[[Scheduler], float]]] = {
@@ -102,7 +102,7 @@ _LIMITED = (
     _Limited(
         "llm_serving_engine_queue_tokens",
         "Tokens that the requests in the queue ask for.",
-        lambda scheduler: scheduler.queue.tokens,
+        lambda scheduler: scheduler.queue.load.tokens,
         lambda config: config.queue_tokens_max,
     ),
     _Limited(

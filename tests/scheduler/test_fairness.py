@@ -90,7 +90,7 @@ class FairnessRun:
                 pass
             elif event.transition.event is Event.ADMIT:
                 self.service[tenant] += PROMPT_TOKEN_WEIGHT * len(event.sequence.request.prompt)
-        waiting = set(self.scheduler.queue.tenants())
+        waiting = set(self.scheduler.queue.tenants)
         for a in "ABC":
             for b in "ABC":
                 if a < b and {a, b} <= waiting:

@@ -40,14 +40,14 @@ def test_counts_follow_what_waits() -> None:
     low, normal = waiting(1, Priority.LOW, tokens=5, tenant="l"), waiting(2, tokens=7, tenant="n")
     queue.add(low, "low")
     queue.add(normal, "normal")
-    assert (len(queue), queue.tokens) == (2, 12)
-    assert queue.of_class(Priority.LOW).requests == 1
+    assert (len(queue), queue.load.tokens) == (2, 12)
+    assert queue.classes[Priority.LOW].requests == 1
     assert queue.of_tenant("n").tokens == 7
     queue.remove(normal)
-    assert (len(queue), queue.tokens) == (1, 5)
-    assert list(queue.tenants()) == ["l"]
+    assert (len(queue), queue.load.tokens) == (1, 5)
+    assert list(queue.tenants) == ["l"]
     queue.remove(low)
-    assert queue.tenants() == {}
+    assert queue.tenants == {}
 
 
 def test_a_deferred_request_waits_in_no_line() -> None:
@@ -57,15 +57,15 @@ def test_a_deferred_request_waits_in_no_line() -> None:
         queue.add(sequence, "line")
     queue.defer(one, Awaited(donor, 64))
     assert list(queue.heads()) == [other]
-    assert (len(queue), queue.deferred) == (2, 1)
+    assert (len(queue), len(list(queue.deferrals()))) == (2, 1)
     queue.resume(lambda awaited: awaited.donor is donor, lambda sequence: "line")
-    assert queue.deferred == 1
+    assert len(list(queue.deferrals())) == 1
     queue.resume(lambda awaited: False, lambda sequence: "line")
     assert list(queue.heads()) == [one]
-    assert queue.deferred == 0
+    assert len(list(queue.deferrals())) == 0
     queue.defer(one, Awaited(donor, 64))
     queue.remove(one)
-    assert (len(queue), queue.deferred) == (1, 0)
+    assert (len(queue), len(list(queue.deferrals()))) == (1, 0)
 
 
 def test_the_newest_of_the_lowest_class_is_displaced() -> None:
@@ -150,19 +150,19 @@ def test_the_head_of_some_line_goes_before_all_others(
 def test_the_overdue_come_out_once_in_order(
     deadlines: dict[int, float], gone: set[int], now: float
 ) -> None:
-    heap = Deadlines()
+    ends = Deadlines()
     for key, deadline in deadlines.items():
-        heap.add(key, deadline)
+        ends.add(key, deadline)
     for key in gone:
-        heap.discard(key)
+        ends.discard(key, deadlines.get(key, 1.0))
     expected = sorted((d, key) for key, d in deadlines.items() if key not in gone and d <= now)
-    assert heap.pop_overdue(now) == [key for _, key in expected]
-    assert heap.pop_overdue(now) == []
+    assert ends.pop_overdue(now) == [key for _, key in expected]
+    assert ends.pop_overdue(now) == []
 
 
 def test_the_memory_of_deadlines_follows_the_live_requests() -> None:
-    heap = Deadlines()
+    ends = Deadlines()
     for key in range(10_000):
-        heap.add(key, 1e9)
-        heap.discard(key)
-    assert len(heap._heap) <= 2
+        ends.add(key, 1e9)
+        ends.discard(key, 1e9)
+    assert len(ends) == 0
