@@ -2,7 +2,7 @@
 
 T is the step target. While streams run, one chunk goes after each rows step, so
 prefill always progresses, and more where the gap between two tokens of a stream
-stays within T for one prompt or two, 2 T for more, or 2 T where a short prompt ends.
+stays within T, or 2 T where a short prompt ends, or one of a higher class computes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.slots import Outlook
 from llm_serving_engine.scheduler.step import FOLLOW, Capabilities, Output, Run, Shape, shape_of
 
-# Step targets between two tokens of a stream, at most.
+# Step targets between two tokens of a stream where a short prompt ends. Simulated with the
+# costs of a small model and of 1B, tokens/s beside it: with 1 0.99 in burst of 64 and
+# steady of 16, 0.98 in churn of 12, and there the p99 first token is 1.13 and 1.08.
 STRETCH = 2
 # The part of the step target that a chunk beside streams takes.
 CHUNK_SHARE = 0.75
@@ -83,7 +85,7 @@ class Planner:
         if any(s.request.priority > first.request.priority for s in streams):
             return rows
         gap = self._gap(chunk, rows, streams, outlook, window)
-        limit = GAP_SHARE * self._gap_max(chunk, prompts, streams, outlook)
+        limit = GAP_SHARE * self._gap_max(chunk, prompts, streams)
         return chunk if gap <= limit else rows
 
     def calls(self, runs: tuple[Run, ...], running: list[Sequence], outlook: Outlook) -> int:
@@ -130,19 +132,15 @@ class Planner:
         return stream.since if stream.last_token_at is None else stream.last_token_at
 
     def _gap_max(
-        self,
-        chunk: tuple[Run, ...],
-        prompts: list[Sequence],
-        streams: list[Sequence],
-        outlook: Outlook,
+        self, chunk: tuple[Run, ...], prompts: list[Sequence], streams: list[Sequence]
     ) -> float:
-        """How long streams may wait: longer for many prompts, for a first token, for a class."""
+        """How long streams may wait: longer for a first token, and for a class."""
         by_key = {sequence.key: sequence for sequence in prompts}
         first = by_key[chunk[0].key]
         higher = all(first.request.priority > s.request.priority for s in streams)
         if higher or any(self._ends_short(by_key[run.key], run) for run in chunk):
             return STRETCH * self._target
-        return self._target * min(max(len(prompts) - 1, 1), STRETCH)
+        return self._target
 
     def _ends_short(self, sequence: Sequence, run: Run) -> bool:
         """Whether a run ends a prompt of one chunk or two, as the turns of a chat are."""
@@ -192,28 +190,24 @@ class Planner:
     def _join(
         self, first: Sequence, prompts: list[Sequence], outlook: Outlook, limit: float
     ) -> tuple[Run, ...]:
-        """The chunk of a sequence, and those of its neighbours that can go along.
+        """The chunk of a sequence, and those in the slots after it that can go along.
 
-        They are of its class, in consecutive slots, and of about its length. A first
-        token does not wait for prompts that go on.
+        They are of its class and of about its length. A first token does not wait for
+        prompts that go on.
         """
         lengths = {first: self._length(first, outlook, limit)}
         ends = lengths[first] == self._rest(first, outlook)
         slots = {sequence.slot: sequence for sequence in prompts}
-        for way in (1, -1):
-            sequence = first
-            while self._can.joins and lengths[first] > 1:
-                assert sequence.slot is not None
-                neighbour = slots.get(sequence.slot + way)
-                if neighbour is None or neighbour.request.priority != first.request.priority:
-                    break
-                length = self._joined_length(neighbour, lengths[first], ends, outlook, limit)
-                if not self._joins({**lengths, neighbour: length}, outlook, limit):
-                    break
-                lengths[neighbour] = length
-                sequence = neighbour
-        members = sorted(lengths, key=lambda s: s.slot or 0)
-        return tuple(self._run(s, lengths[s], outlook) for s in members)
+        assert first.slot is not None
+        for slot in range(first.slot + 1, self._can.slots):
+            neighbour = slots.get(slot)
+            if neighbour is None or neighbour.request.priority != first.request.priority:
+                break
+            length = self._joined_length(neighbour, lengths[first], ends, outlook, limit)
+            if not self._joins({**lengths, neighbour: length}, outlook, limit):
+                break
+            lengths[neighbour] = length
+        return tuple(self._run(s, length, outlook) for s, length in lengths.items())
 
     def _joined_length(
         self, sequence: Sequence, length: int, ends: bool, outlook: Outlook, limit: float
@@ -227,11 +221,11 @@ class Planner:
     def _joins(self, lengths: dict[Sequence, int], outlook: Outlook, limit: float) -> bool:
         shortest, longest = min(lengths.values()), max(lengths.values())
         padded = longest * len(lengths)
-        if shortest < 2 or longest - shortest > self._can.padding:
+        if not self._can.joins or shortest < 2 or longest - shortest > self._can.padding:
             return False
         room = min(self._position(s, outlook) + longest <= self._can.context for s in lengths)
         runs = [self._run(s, n, outlook) for s, n in lengths.items()]
-        seconds = self._cost.predict(_shape(sorted(runs, key=lambda run: run.slot)))
+        seconds = self._cost.predict(_shape(runs))
         return room and padded <= self._can.call_tokens_max and seconds <= limit
 
     # Sequences
