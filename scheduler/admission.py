@@ -244,7 +244,12 @@ class Admission:
             return False
         return self._seconds_alone(self._work(sequence, outlook)) > deadline - now
 
-    def would_be_late(self, sequence: Sequence, outlook: Outlook, now: float) -> bool:
+    def holds_back(self, sequence: Sequence, outlook: Outlook, now: float) -> bool:
+        """Whether a request is to wait although a slot is free: an answer would be late."""
+        late = self._would_be_late(sequence, outlook, now)
+        return late or self._would_make_late(sequence, outlook, now)
+
+    def _would_be_late(self, sequence: Sequence, outlook: Outlook, now: float) -> bool:
         """Whether a request's answer would come too late beside what runs."""
         deadline, running = sequence.request.deadline, self._rivals(sequence)
         if deadline is None or not running:
@@ -252,7 +257,7 @@ class Admission:
         seconds = self._seconds(self._work(sequence, outlook), len(running) + 1)
         return MARGIN * seconds > deadline - now
 
-    def would_make_late(self, sequence: Sequence, outlook: Outlook, now: float) -> bool:
+    def _would_make_late(self, sequence: Sequence, outlook: Outlook, now: float) -> bool:
         """Whether an answer that can be in time would come too late beside a request.
 
         One without a deadline minds the deadlines of higher classes only.

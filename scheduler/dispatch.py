@@ -29,9 +29,6 @@ from llm_serving_engine.scheduler.step import Open, Operation
 AGED_SHARE = 8
 # Tokens that an aged or resumed sequence produces before it can lose its slot.
 PROTECTED_TOKENS = 32
-# Requests that are held back for their own deadlines, before only those without deadlines
-# are tried.
-HELD_MAX = 2
 
 
 class Dispatch:
@@ -130,16 +127,14 @@ class Dispatch:
         self._resume(outlook)
         if len(self._queue):
             self._end_hopeless(outlook, now)
-        held: list[Sequence] = []
-        unhurried = False
+        held: Sequence | None = None
         while True:
-            busy = outlook.keys | {s.key for s in held}
-            aged = None if unhurried else self._oldest(now, busy)
-            sequence = aged or self.first(now, busy, unhurried=unhurried)
+            aged = self._oldest(now, outlook.keys) if held is None else None
+            sequence = aged or self.first(now, outlook.keys, unhurried=held is not None)
             if sequence is None:
                 return
             # No lower class gets a slot while a higher one is held back.
-            if aged is None and any(self._level(sequence) < self._level(s) for s in held):
+            if held is not None and self._level(sequence) < self._level(held):
                 return
             victim = None if self._cache.idle() else self.victim(sequence)
             if victim is None and not self._cache.idle():
@@ -150,15 +145,11 @@ class Dispatch:
             elif self._admission.hopeless(sequence, outlook, now):
                 error = self._admission.unreachable(sequence, now)
                 self._live.end(sequence, Event.EXPIRE, now, error)
-            elif aged is None and self._admission.would_be_late(sequence, outlook, now):
-                held.append(sequence)
-                unhurried = len(held) >= HELD_MAX
-            elif aged is None and self._admission.would_make_late(sequence, outlook, now):
-                # What is held back for others is not overtaken by what would be, too.
-                if unhurried or sequence.request.deadline is None:
+            elif aged is None and self._admission.holds_back(sequence, outlook, now):
+                # Only requests without deadlines go before what is held back.
+                if held is not None or sequence.request.deadline is None:
                     return
-                held.append(sequence)
-                unhurried = True
+                held = sequence
             else:
                 if victim is not None:
                     self._preempt(victim, outlook, now)

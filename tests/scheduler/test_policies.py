@@ -87,6 +87,29 @@ def test_age_takes_no_slot_from_what_runs() -> None:
     assert high.state.running
 
 
+def test_age_does_not_stop_a_higher_class_from_taking_a_slot() -> None:
+    scheduler = Scheduler(Capabilities(1, 64), SchedulerConfig(aging_seconds=5))
+    normal = scheduler.submit(Request("normal", (1,), 50), 0.0)
+    run_step(scheduler)
+    scheduler.submit(Request("low", (2,), 50, priority=Priority.LOW), 0.0)
+    high = scheduler.submit(Request("high", (3,), 50, priority=Priority.HIGH), 99.0)
+    run_step(scheduler, now=100.0)
+    assert normal.preemptions == 1
+    assert high.state.running
+
+
+def test_what_has_run_before_goes_first() -> None:
+    scheduler = Scheduler(Capabilities(1, 64))
+    earlier = scheduler.submit(Request("earlier", (1,), 50, tenant="A"), 0.0)
+    run_step(scheduler)
+    # Its tenant has been served, the other one has not; both arrived at one time.
+    other = scheduler.submit(Request("other", (2,), 50, tenant="B"), 0.0)
+    scheduler.runner_lost(1.0, outside=True)
+    run_step(scheduler)
+    assert earlier.state.running
+    assert not other.state.running
+
+
 def test_the_tenant_that_was_served_least_goes_first() -> None:
     policy = FairPolicy(SchedulerConfig())
     scheduler = Scheduler(Capabilities(1, 64), policy=policy)
