@@ -75,6 +75,14 @@ def test_a_higher_class_displaces_the_newest_of_the_lowest() -> None:
     refusal(scheduler, ask("high-3", priority=Priority.HIGH))
 
 
+def test_a_full_share_displaces_a_request_of_that_tenant() -> None:
+    scheduler = new_scheduler(queue_requests_max=4, tenant_queue_share=0.5)
+    own = [scheduler.submit(ask(n, tenant="t", priority=Priority.LOW), 0.0) for n in "ab"]
+    other = scheduler.submit(ask("c", tenant="u", priority=Priority.LOW), 1.0)
+    scheduler.submit(ask("d", tenant="t", priority=Priority.HIGH), 2.0)
+    assert [s.state for s in (*own, other)] == [State.WAITING, State.FAILED, State.WAITING]
+
+
 def test_nothing_is_displaced_in_vain() -> None:
     scheduler = new_scheduler(queue_tokens_max=100, tenant_queue_share=1.0)
     low = scheduler.submit(ask("low", 10, 10, priority=Priority.LOW), 0.0)

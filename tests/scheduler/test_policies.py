@@ -110,6 +110,22 @@ def test_what_has_run_before_goes_first() -> None:
     assert not other.state.running
 
 
+def test_at_most_half_of_the_slots_are_protected() -> None:
+    scheduler = Scheduler(Capabilities(4, 64))
+    resumed = [scheduler.submit(Request(f"{n}", (n, 1), 50), 0.0) for n in range(4)]
+    run_step(scheduler)
+    scheduler.runner_lost(0.0, outside=True)
+    run_step(scheduler)
+    highs = [
+        scheduler.submit(Request(f"high{n}", (n, 2), 50, priority=Priority.HIGH), 1.0)
+        for n in range(4)
+    ]
+    for _ in range(3):
+        run_step(scheduler)
+    assert sum(high.state.running for high in highs) == 2
+    assert sum(sequence.preemptions for sequence in resumed) == 2
+
+
 def test_the_tenant_that_was_served_least_goes_first() -> None:
     policy = FairPolicy(SchedulerConfig())
     scheduler = Scheduler(Capabilities(1, 64), policy=policy)
