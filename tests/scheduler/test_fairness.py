@@ -22,7 +22,7 @@ from llm_serving_engine.scheduler.policies.fair import (
     PROMPT_TOKEN_WEIGHT,
 )
 from llm_serving_engine.scheduler.request import Request
-from llm_serving_engine.scheduler.step import Step, StepResult
+from llm_serving_engine.scheduler.step import Capabilities, Step, StepResult
 from llm_serving_engine.server.simulator.simulation import Simulation
 
 CONTEXT = 160
@@ -159,3 +159,13 @@ def test_idle_tenants_are_forgotten() -> None:
         counters.charge(str(number), 1000.0 - number)
         counters.leave(str(number))
     assert len(counters) <= 11
+
+
+def test_a_prompt_that_was_not_computed_is_given_back() -> None:
+    scheduler = Scheduler(Capabilities(1, 4096))
+    cancelled = scheduler.submit(Request("a", tuple(range(100)), 10, tenant="A"), 0.0)
+    scheduler.submit(Request("b", (1,), 10, tenant="A"), 0.0)
+    scheduler.schedule(0.0)
+    assert scheduler.policy.service() == {"A": 100 * PROMPT_TOKEN_WEIGHT}
+    scheduler.cancel(cancelled.key, 0.0)
+    assert scheduler.policy.service() == {"A": 0.0}

@@ -10,7 +10,7 @@ import pytest
 from overload_traces import capacity, goodput, goodput_first_come, offered, server
 
 from llm_serving_engine.scheduler.errors import RequestError
-from llm_serving_engine.scheduler.events import SchedulerEvent
+from llm_serving_engine.scheduler.events import Moved, SchedulerEvent
 from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.request import Request
 from llm_serving_engine.server.retry_delay import JITTER
@@ -64,7 +64,8 @@ class Returning(_Run):
     def heard(self, event: SchedulerEvent) -> None:
         super().heard(event)
         sequence = event.sequence
-        if sequence.request.cache_salt == "again" and sequence.state is State.FINISHED:
+        ends = isinstance(event, Moved) and event.transition.state is State.FINISHED
+        if sequence.request.cache_salt == "again" and ends:
             ended = sequence.history[-1].at
             self.in_time[ended <= (sequence.request.deadline or 0.0)] += 1
 

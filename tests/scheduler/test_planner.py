@@ -177,3 +177,12 @@ def test_one_call_where_rows_are_apart() -> None:
     assert run_step(scheduler).calls == 1
     scheduler.cancel(live[2].key, 0.0)
     assert run_step(scheduler).calls > 1
+
+
+def test_joined_chunks_keep_to_the_tokens_of_a_call() -> None:
+    scheduler = Scheduler(Capabilities(8, 4096, chunk=64, call_tokens_max=128, joins=True))
+    for number in range(4):
+        scheduler.submit(Request(f"{number}", (number,) * 64, 4), 0.0)
+    step = scheduler.schedule(0.0)
+    assert step is not None
+    assert [len(run.tokens) for run in step.runs] == [64, 64]
