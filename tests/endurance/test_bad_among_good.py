@@ -27,8 +27,7 @@ ALONE_SECONDS = float(os.environ.get("ENDURANCE_ALONE_SECONDS", "60"))
 SEED = 7
 STALL_SECONDS_MAX = 0.05
 P99_RATIO_MAX = 1.5
-# Large messages that come at once leave buffers to the allocator, one more of them now and then.
-GROWTH_BYTES_MAX = 25e6
+GROWTH_BYTES_MAX = 5e6
 SETTINGS = {
     "LLM_SERVING_ENGINE_MODEL__RUNNER__THREADS": "1",
     # Some bad requests are valid by chance: they shall not keep the model busy.

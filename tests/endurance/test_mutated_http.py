@@ -20,8 +20,7 @@ from llm_serving_engine.clients import Client
 REQUESTS = int(os.environ.get("ENDURANCE_HTTP_REQUESTS", "100000"))
 SEED = 7
 STALL_SECONDS_MAX = 0.05
-# After a body of megabytes, the allocator keeps about 10 MB, or gives them back.
-GROWTH_BYTES_MAX = 20e6
+GROWTH_BYTES_MAX = 5e6
 SETTINGS = {
     "LLM_SERVING_ENGINE_MODEL__RUNNER__THREADS": "1",
     # Some of them are valid: they shall not keep the model busy.
