@@ -2,54 +2,37 @@
 
 from __future__ import annotations
 
-import re
 import shutil
-import subprocess
-import sys
-import threading
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from serve_process import ServeProcess, serve_process
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TOOLS = ROOT / ".tools"
-GRPCURL_LINE = re.compile(r"grpcurl .*?(127\.0\.0\.1:\d+) .*$")
 
 
 @pytest.fixture(scope="session")
-def server_hint() -> Iterator[str]:
-    """The grpcurl line that a real server prints, which runs in a process of its own."""
-    command = [sys.executable, "-m", "llm_serving_engine", "serve", "--backend", "scripted"]
-    with subprocess.Popen(
-        [*command, "--port", "0", "--http-port", "0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        assert process.stdout
-        said = []
-        for line in process.stdout:
-            said.append(line)
-            if found := GRPCURL_LINE.search(line):
-                break
-        else:
-            pytest.fail("the server ended:\n" + "".join(said))
-        # Whoever does not read a pipe holds up its writer.
-        drain = threading.Thread(target=process.stdout.read, daemon=True)
-        drain.start()
-        yield found[0]
-        process.terminate()
-        assert process.wait(timeout=60) == 0
-        drain.join()
+def server() -> Iterator[ServeProcess]:
+    """A real server on the scripted backend, in a process of its own."""
+    with serve_process("--backend", "scripted", quiet=True) as server:
+        yield server
+        server.signal(signal.SIGTERM)
+        assert server.process.wait(timeout=60) == 0
 
 
 @pytest.fixture(scope="session")
-def server_address(server_hint: str) -> str:
-    """Where a real server listens."""
-    found = GRPCURL_LINE.search(server_hint)
-    assert found
-    return found[1]
+def server_hint(server: ServeProcess) -> str:
+    """The grpcurl line that it prints."""
+    return server.wait_for("grpcurl ")
+
+
+@pytest.fixture(scope="session")
+def server_address(server: ServeProcess) -> str:
+    """Where it listens."""
+    return server.address
 
 
 @pytest.fixture(scope="session")

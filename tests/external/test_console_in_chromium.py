@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
+import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from serve_process import ServeProcess, serve_process
 from webdriver import Browser
 
 from llm_serving_engine.clients import Client
 
-PAGE = re.compile(r"in a browser: (http://\S+)")
-GRPC = re.compile(r"listening on (127\.0\.0\.1:\d+); try")
 # Points at what is now in each lane until the tooltip says some words.
 FIND_IN_LANES = """
 const words = [...arguments];
@@ -42,40 +38,14 @@ document.getElementById("composer").requestSubmit();
 LAST = "[...document.querySelectorAll('.message.assistant')].at(-1)"
 
 
-class Served(NamedTuple):
-    """A server with one slot: its page, and where its gRPC listens."""
-
-    page: str
-    address: str
-
-
 @pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    command = [sys.executable, "-m", "llm_serving_engine", "serve", "--port", "0"]
-    environment = {**os.environ, "LLM_SERVING_ENGINE_MODEL__RUNNER__SEQUENCES": "1"}
-    with subprocess.Popen(
-        [*command, "--http-port", "0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-    ) as process:
-        assert process.stdout
-        page, said = "", []
-        for line in process.stdout:
-            said.append(line)
-            if found := PAGE.search(line):
-                page = found[1]
-            if found := GRPC.search(line):
-                break
-        else:
-            pytest.fail("the server ended:\n" + "".join(said))
-        drain = threading.Thread(target=process.stdout.read, daemon=True)
-        drain.start()
-        yield Served(page, found[1])
-        process.terminate()
-        assert process.wait(timeout=60) == 0
-        drain.join()
+def served() -> Iterator[ServeProcess]:
+    """The built-in model, with one slot."""
+    slots = {"LLM_SERVING_ENGINE_MODEL__RUNNER__SEQUENCES": "1"}
+    with serve_process("--model", "builtin", env=slots, quiet=True) as server:
+        yield server
+        server.signal(signal.SIGTERM)
+        assert server.process.wait(timeout=60) == 0
 
 
 @pytest.fixture
@@ -89,8 +59,8 @@ def browser() -> Iterator[Browser]:
         assert [entry["message"] for entry in browser.log()] == []
 
 
-def test_chat_streams_and_is_kept(browser: Browser, served: Served) -> None:
-    browser.open(served.page)
+def test_chat_streams_and_is_kept(browser: Browser, served: ServeProcess) -> None:
+    browser.open(served.http)
     # What holds where the field is empty.
     browser.until("return document.querySelector('[name=temperature]').placeholder === '0.8'")
     browser.run(SAY, "Count from one to twenty in words.")
@@ -106,7 +76,7 @@ def test_chat_streams_and_is_kept(browser: Browser, served: Served) -> None:
         "new PointerEvent('pointermove', { bubbles: true, clientX: 300, clientY: 300 }))"
     )
     assert "%" in browser.run("return document.getElementById('tip').textContent")
-    browser.open(served.page)
+    browser.open(served.http)
     assert browser.until(f"return {LAST}?.querySelector('.text').textContent") == text
     browser.run(f"{LAST}.querySelectorAll('button')[1].click()")
     browser.until(
@@ -114,8 +84,8 @@ def test_chat_streams_and_is_kept(browser: Browser, served: Served) -> None:
     )
 
 
-def test_stop_cancels(browser: Browser, served: Served) -> None:
-    browser.open(served.page)
+def test_stop_cancels(browser: Browser, served: ServeProcess) -> None:
+    browser.open(served.http)
     with Client(served.address) as client:
         before = client.scheduler_state().outcomes.get("cancelled", 0)
         browser.run(SAY, "Tell me a very long story of the sea.")
@@ -129,8 +99,8 @@ def test_stop_cancels(browser: Browser, served: Served) -> None:
     assert browser.run("return document.getElementById('stop').hidden") is True
 
 
-def test_the_lanes_show_a_preemption_as_it_happens(browser: Browser, served: Served) -> None:
-    browser.open(f"{served.page}#scheduler")
+def test_the_lanes_show_a_preemption_as_it_happens(browser: Browser, served: ServeProcess) -> None:
+    browser.open(f"{served.http}#scheduler")
     browser.until("return document.querySelector('.figure')")
     with Client(served.address) as client:
         options = {"ignore_eos": True, "max_tokens": 600}
@@ -155,23 +125,23 @@ def test_the_lanes_show_a_preemption_as_it_happens(browser: Browser, served: Ser
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("view", ["chat", "scheduler", "model"])
 def test_every_view_fits_every_screen(
-    browser: Browser, served: Served, view: str, scheme: str, width: int
+    browser: Browser, served: ServeProcess, view: str, scheme: str, width: int
 ) -> None:
     browser.prefer(scheme, width, 800)
-    browser.open(f"{served.page}#{view}")
+    browser.open(f"{served.http}#{view}")
     browser.until("return document.getElementById(arguments[0]).checkVisibility()", f"view-{view}")
     wide = browser.run("return document.documentElement.scrollWidth")
     assert wide <= width
     assert browser.picture().startswith(b"\x89PNG")
 
 
-def test_files_of_runs_are_compared(browser: Browser, served: Served, tmp_path: Path) -> None:
+def test_files_of_runs_are_compared(browser: Browser, served: ServeProcess, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "llm_serving_engine", "simulate"]
     trace, timeline = tmp_path / "trace.jsonl", tmp_path / "timeline.json"
     subprocess.run([*command, "--example", trace], check=True, capture_output=True)
     policies = ["--policy", "fair,first_come", "--timeline", str(timeline)]
     subprocess.run([*command, "--trace", trace, *policies], check=True, capture_output=True)
-    browser.open(f"{served.page}#scheduler")
+    browser.open(f"{served.http}#scheduler")
     browser.run(
         "const files = new DataTransfer();"
         "files.items.add(new File([arguments[0]], 'timeline.json'));"

@@ -6,21 +6,17 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from serve_process import serve_process
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TOOLS = ROOT / ".tools"
 PROGRAM_SECONDS_MAX = 90
 PROGRAMS = Path(__file__).parent / "programs"
-
-sys.path.insert(0, str(ROOT / "tests" / "fixtures"))
-
-from serve_process import serve_process  # noqa: E402
 
 
 @pytest.fixture(scope="module")
