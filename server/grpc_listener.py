@@ -72,7 +72,7 @@ def _options(config: GrpcConfig) -> list[tuple[str, int]]:
         "grpc.max_concurrent_streams": config.streams_per_connection_max,
         # A client may ping while it waits in the queue or for a long prefill.
         "grpc.keepalive_permit_without_calls": 1,
-        "grpc.http2.min_recv_ping_interval_without_data_ms": _ms(config.ping_interval_min_seconds),
+        "grpc.http2.min_ping_interval_without_data_ms": _ms(config.ping_interval_min_seconds),
         "grpc.keepalive_time_ms": _ms(config.keepalive_seconds),
         "grpc.keepalive_timeout_ms": _ms(config.keepalive_timeout_seconds),
         # Without it, a ping that is not answered ends the connection after a minute only.

@@ -63,6 +63,28 @@ async def test_a_client_that_answers_pings_stays() -> None:
             await connection.flush()
 
 
+async def test_a_client_may_ping_while_its_call_waits() -> None:
+    async with connected(ping_interval_min_seconds=0.0) as connection:
+        answered = 0
+        for _ in range(10):
+            connection.http.ping(b"8 bytes.")
+            await connection.flush()
+        while answered < 10:
+            events = connection.http.receive_data(await connection.read())
+            answered += sum(isinstance(event, h2.events.PingAckReceived) for event in events)
+
+
+async def test_a_client_that_pings_too_often_is_cut_off() -> None:
+    async with connected(ping_interval_min_seconds=3600.0) as connection:
+        for _ in range(10):
+            connection.http.ping(b"8 bytes.")
+        await connection.flush()
+        heard = b""
+        while data := await connection.read():
+            heard += data
+        assert b"too_many_pings" in heard
+
+
 async def test_calls_of_old_connections_are_ended() -> None:
     ages = {"connection_age_max_seconds": 0.05, "connection_age_grace_seconds": 0.05}
     async with listening(**ages) as address, grpc.aio.insecure_channel(address) as channel:
