@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
 import h2.events
 import pytest
+from grpc._cython import cygrpc
 from raw_connection import RawConnection, raw_connection
 
+from llm_serving_engine.server import grpc_listener
 from llm_serving_engine.server.config import GrpcConfig
 from llm_serving_engine.server.grpc_listener import listen, make_server
 
@@ -83,6 +86,14 @@ async def test_a_client_that_pings_too_often_is_cut_off() -> None:
         while data := await connection.read():
             heard += data
         assert b"too_many_pings" in heard
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, _ in grpc_listener._options(GrpcConfig(connection_age_max_seconds=1))]
+)
+def test_the_library_knows_each_option(name: str) -> None:
+    # It says nothing of those that it does not know.
+    assert name.encode() in Path(cygrpc.__file__).read_bytes()
 
 
 async def test_calls_of_old_connections_are_ended() -> None:
