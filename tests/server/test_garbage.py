@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -91,3 +93,21 @@ async def test_http_requests(body: dict[str, object], status: int) -> None:
             for _ in range(TIMES):
                 assert (await client.post(COMPLETIONS, json=body)).status_code == status
         assert found == []
+
+
+OPEN_REQUESTS = """
+import gc
+from llm_serving_engine.server.commands.serve import _bound_collections
+
+_bound_collections()
+full = []
+gc.callbacks.append(lambda phase, info: info["generation"] == 2 and full.append(phase))
+held = [[] for _ in range(400_000)]
+print(len(full), gc.get_freeze_count() > 1000)
+"""
+
+
+def test_what_many_open_requests_hold_is_not_looked_through_again_and_again() -> None:
+    command = [sys.executable, "-c", OPEN_REQUESTS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "True"]
