@@ -29,6 +29,7 @@ async def test_names_that_are_known(name: str) -> None:
 @pytest.mark.parametrize("name", ["gpt", "xgpt-4", "text1", "Fixed", "owner", "*"])
 async def test_others_are_not_found(name: str) -> None:
     async with gated(http=HTTP, model={"aliases": ALIASES}) as server:
+        server.runner.open()
         address = f"http://127.0.0.1:{server.app.http_port}/v1/completions"
         async with httpx.AsyncClient(trust_env=False) as client:
             answer = await client.post(address, json={"model": name, "prompt": "x"})
