@@ -12,6 +12,19 @@ from llm_serving_engine.scheduler.lifecycle import State
 FULL = {"queue_requests_max": 1, "tenant_queue_share": 1.0}
 
 
+async def test_a_server_whose_runner_restarts_lives_and_is_not_ready() -> None:
+    settings = {"supervision": {"restart_grace_seconds": 0}}
+    async with gated(http=HTTP, model=settings) as server:
+        assert (await get(server, "/readyz")).status_code == 200
+        server.model._runner_changed(None)
+        await server.recorder.until(lambda: not server.model.serving)
+        assert (await get(server, "/readyz")).status_code == 503
+        # Whoever kills a process that does not live would end all its streams.
+        assert (await get(server, "/livez")).status_code == 200
+        server.model._runner_changed(server.model.report)
+        assert (await get(server, "/readyz")).status_code == 200
+
+
 async def test_healthz_from_loading_to_the_end() -> None:
     async with gated(sequences=1, http=HTTP, load=False) as server:
         loading = await get(server, "/healthz")
