@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ from running_server import HTTP, RunningServer, gated
 
 from llm_serving_engine.scheduler.errors import RunnerFailed
 from llm_serving_engine.scheduler.lifecycle import State
+from llm_serving_engine.server.retry_delay import JITTER
 
 EARLY = {**HTTP, "headers_seconds": 0}
 LATE = {**HTTP, "headers_seconds": 3600}
@@ -66,7 +68,9 @@ async def test_an_error_after_the_headers_is_an_event() -> None:
         await running
 
 
-async def test_a_full_queue_is_tried_again_and_succeeds() -> None:
+async def test_a_full_queue_is_tried_again_and_succeeds(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """Acceptance case 25."""
     queue = {"queue_requests_max": 1, "tenant_queue_share": 1.0}
     async with gated(sequences=1, http=HTTP, scheduler=queue) as server:
@@ -81,8 +85,13 @@ async def test_a_full_queue_is_tried_again_and_succeeds() -> None:
                 await client.with_options(max_retries=0).completions.create(model="", **plain())
             answer = asyncio.ensure_future(client.completions.create(model="", **plain()))
             # Its first try is refused; then there is room.
-            await server.recorder.until(lambda: len(server.recorder.refusals) >= 3)
-            server.runner.open()
+            with caplog.at_level(logging.INFO, "openai"):
+                await server.recorder.until(lambda: len(server.recorder.refusals) >= 3)
+                server.runner.open()
+                await server.recorder.until(lambda: len(server.recorder.states) == 3)
+            said = [one.getMessage().split() for one in caplog.records if "Retrying" in one.message]
+            least = server.recorder.refusals[2].retry_after or 0.0
+            assert least <= float(said[0][3]) + 0.001 <= least * (1 + JITTER) + 0.002
             assert (await answer).choices[0].finish_reason == "length"
         await asyncio.gather(*first)
 
