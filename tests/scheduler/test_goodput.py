@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import random
-from collections import Counter
 from dataclasses import replace
 
 import pytest
-from overload_traces import capacity, goodput, goodput_first_come, offered, server
+from overload_traces import Returning, capacity, goodput, goodput_first_come, offered, server
 
-from llm_serving_engine.scheduler.errors import RequestError
-from llm_serving_engine.scheduler.events import Moved, SchedulerEvent
-from llm_serving_engine.scheduler.lifecycle import State
-from llm_serving_engine.scheduler.request import Request
-from llm_serving_engine.server.retry_delay import JITTER
-from llm_serving_engine.server.simulator.replay import _Run, replay
-from llm_serving_engine.server.simulator.trace import TraceRecord
+from llm_serving_engine.server.simulator.replay import replay
 
 SERVER = server()
 
@@ -41,41 +33,12 @@ def test_requests_of_all_sizes(deadline: float, part: float) -> None:
     assert goodput(replay(records, "fair", SERVER), records) >= part * tokens
 
 
-class Returning(_Run):
-    """Each refused request comes again, once, when it was told to, with as much time."""
-
-    def __init__(self, records: list[TraceRecord]) -> None:
-        super().__init__(records, "fair", SERVER)
-        self.returned = 0
-        self.in_time: Counter[bool] = Counter()
-        self._jitter = random.Random(1)
-
-    def refused(self, request: Request, error: RequestError) -> None:
-        retry_after = getattr(error, "retry_after", None)
-        if retry_after is None or request.cache_salt == "again":
-            super().refused(request, error)
-            return
-        self.returned += 1
-        at = self.now + retry_after * self._jitter.uniform(1.0, 1.0 + JITTER)
-        remaining = (request.deadline or 0.0) - self.now
-        again = replace(request, deadline=at + remaining, cache_salt="again")
-        self.submit_at(at, again)
-
-    def heard(self, event: SchedulerEvent) -> None:
-        super().heard(event)
-        sequence = event.sequence
-        ends = isinstance(event, Moved) and event.transition.state is State.FINISHED
-        if sequence.request.cache_salt == "again" and ends:
-            ended = sequence.history[-1].at
-            self.in_time[ended <= (sequence.request.deadline or 0.0)] += 1
-
-
 @pytest.mark.parametrize("load", [2, 4])
 @pytest.mark.parametrize("seconds", [1.0, 20.0])
 def test_who_comes_again_when_told_to_is_answered_in_time(load: int, seconds: float) -> None:
     # A burst, or an overload that lasts: of as many requests.
     records = offered(load * capacity(SERVER)[1], 20, 10.0)
-    run = Returning([replace(r, at=r.at * seconds / 20) for r in records])
+    run = Returning([replace(r, at=r.at * seconds / 20) for r in records], SERVER)
     run.run()
-    assert run.returned >= 30
-    assert run.in_time[True] >= 0.8 * run.returned
+    assert len(run.returns) >= 30
+    assert len(run.in_time) >= 0.8 * len(run.returns)
