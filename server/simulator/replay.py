@@ -183,7 +183,8 @@ class _Run(Simulation):
         sequence = self.scheduler.get(run.key)
         if not run.output & Output.SAMPLE or sequence is None:
             return RunResult(run.key, len(run.tokens))
-        name, produced = sequence.request.id, len(sequence.output)
+        # Of the calls of a step, only the first begins where confirmed output ends.
+        name, produced = sequence.request.id, run.end - len(sequence.request.prompt)
         token = next(iter(self._continuations[name][produced : produced + 1]), OTHER_TOKEN)
         if produced >= self._records[name].output_tokens:
             token = STOP_TOKEN

@@ -39,7 +39,7 @@ class StepTimes:
         runs = (run for run in step.runs if run.key in done)
         shape = shape_of((run.slot, run.start, len(run.tokens)) for run in runs)
         if done and result.seconds > 0:
-            self.add_call(shape, result.seconds)
+            self.add_call(shape, result.seconds / result.calls)
 
     def add_call(self, shape: Shape, seconds: float) -> None:
         """Take in what a call took: more than 0 seconds."""

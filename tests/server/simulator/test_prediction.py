@@ -29,8 +29,8 @@ from llm_serving_engine.server.simulator.simulation import Simulation, StepRecor
 from llm_serving_engine.server.simulator.trace import TraceRecord, read_trace
 from llm_serving_engine.server.telemetry.trace_recorder import TraceRecorder
 
-# A third as fast as what the simulator takes for a machine that it knows nothing of.
-COSTS = Costs(0.03, 0.006, 0.002, 0.02, 0.007, 0.01, 0.006, 0.0003)
+# A machine unlike the one that the simulator takes where it knows nothing.
+COSTS = Costs(0.003, 0.004, 0.001, 0.02, 0.005, 0.01, 0.006, 0.0003)
 HANDOVER_SECONDS = 0.004
 SLOTS = 8
 # By what part a prediction may be off.
@@ -56,7 +56,8 @@ class Live(Simulation):
 
     def __init__(self, trace: Path, arrivals: Arrivals) -> None:
         backend = ScriptedBackend(config=BackendConfig(sequences=SLOTS))
-        scheduler = Scheduler(ReplaySettings(backend.report.capabilities, COSTS).timed())
+        can = backend.report.capabilities._replace(calls_max=4)
+        scheduler = Scheduler(ReplaySettings(can, COSTS).timed())
         super().__init__(scheduler, backend.execute, NoisyCosts(), handover=HANDOVER_SECONDS)
         self.dice = random.Random(2)
         self._recorder = TraceRecorder(trace, 10**9, clock=lambda: self.now)
