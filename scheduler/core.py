@@ -154,10 +154,11 @@ class Scheduler:
         self._live.expire_overdue(now)
         outlook = self._outlook()
         self.dispatch.admit(outlook, now)
+        streams = self._planner.streams(list(self.cache.holders()), outlook)
+        self.dispatch.compact(streams, outlook, now)
         running = list(self.cache.holders())
-        self.dispatch.compact(self._planner.streams(running, outlook), outlook, now)
         window = self._window(now)
-        runs = self._planner.plan(list(self.cache.holders()), outlook, window)
+        runs = self._planner.plan(running, outlook, window)
         if not runs and (self._flights or not self._must_operate()):
             return None
         operations, self._live.operations = tuple(self._live.operations), []

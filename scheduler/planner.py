@@ -107,12 +107,6 @@ class Planner:
         seconds = self._cost.predict(shape)
         return next((n for n in calls if 0 < n * seconds <= self._delivery), 1)
 
-    def _room(self, sequence: Sequence, outlook: Outlook) -> int:
-        """How many tokens a sequence can have drawn, beyond those in flight."""
-        request = sequence.request
-        most = min(request.max_tokens, self._can.context - len(request.prompt))
-        return most - len(sequence.output) - outlook.draws[sequence.key]
-
     # A chunk or rows
 
     def _gap(
@@ -252,11 +246,16 @@ class Planner:
 
     def _rest(self, sequence: Sequence, outlook: Outlook) -> int:
         """Tokens that are to be computed; 0 where what is in flight ends the request."""
-        drawing = outlook.draws[sequence.key]
-        tokens = sequence.known_tokens + drawing
-        if len(sequence.output) + drawing >= sequence.request.max_tokens:
+        if self._room(sequence, outlook) <= 0:
             return 0
-        return tokens - self._position(sequence, outlook) if tokens < self._can.context else 0
+        tokens = sequence.known_tokens + outlook.draws[sequence.key]
+        return tokens - self._position(sequence, outlook)
+
+    def _room(self, sequence: Sequence, outlook: Outlook) -> int:
+        """How many tokens a sequence can have drawn, beyond those in flight."""
+        request = sequence.request
+        most = min(request.max_tokens, self._can.context - len(request.prompt))
+        return most - len(sequence.output) - outlook.draws[sequence.key]
 
 
 def _shape(runs: tuple[Run, ...] | list[Run]) -> Shape:

@@ -40,13 +40,7 @@ class Patience:
             InvalidField: It does not come, or not in time.
             LimitReached: Too many others are waited for, and it is late.
         """
-        limit = TimeLimit(self._read_seconds, self._unsent)
-        self._unsent_requests.begin(limit)
-        try:
-            message = await limit.hold(context.read())
-        finally:
-            self._unsent_requests.end(limit)
-            limit.close()
+        message = await self._read(context, self._read_seconds)
         if message is grpc.aio.EOF:
             # So it ends for us where the library refuses the message, too.
             raise InvalidField(
@@ -60,12 +54,16 @@ class Patience:
         Raises:
             LimitReached: Too many others are waited for, and it is late.
         """
-        limit = TimeLimit(None, self._unsent)
+        return await self._read(context, None)
+
+    async def _read(self, context: Context, seconds: float | None) -> Any:
+        limit = TimeLimit(seconds, self._unsent)
         self._unsent_requests.begin(limit)
         try:
             return await limit.hold(context.read())
         finally:
             self._unsent_requests.end(limit)
+            limit.close()
 
     def reader(self, context: Context) -> Reader:
         """The caller, as one who reads the messages of a stream."""

@@ -6,11 +6,16 @@ newest ones, to notice when the machine slows down.
 
 from __future__ import annotations
 
-from llm_serving_engine.scheduler.cost import CHUNKS, ROWS, SPREAD, CostModel, Costs, Weights
+from llm_serving_engine.scheduler.cost import (
+    CHUNKS,
+    NOISE,
+    ROWS,
+    SPREAD,
+    CostModel,
+    Costs,
+    Weights,
+)
 from llm_serving_engine.scheduler.step import FOLLOW, Shape, Step, StepResult, shape_of
-
-# By what part a call differs from the next one like it.
-NOISE = 0.15
 
 
 class StepTimes:
