@@ -7,20 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from llama_settings import SETTINGS
 
 from llm_serving_engine.backends.llama_cpp import probe
 from llm_serving_engine.backends.llama_cpp.probe import kept_bits
-from llm_serving_engine.backends.llama_cpp.settings import Settings
-
-SETTINGS = Settings(
-    sequences=16,
-    context_per_sequence=2048,
-    threads=2,
-    prefill_chunk=64,
-    cache_type="f16",
-    flash_attention=True,
-    gpu_layers=0,
-)
 
 
 @pytest.mark.parametrize("kept", [True, False])

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from llama_settings import SETTINGS
 
 from llm_serving_engine.backends.backend import BackendConfig, LoadError
 from llm_serving_engine.backends.llama_cpp import speed_choice, timed_calls
@@ -32,15 +33,6 @@ from llm_serving_engine.backends.llama_cpp.timed_calls import (
 )
 from llm_serving_engine.backends.llama_cpp.unit import fastest_length
 
-SETTINGS = Settings(
-    sequences=16,
-    context_per_sequence=2048,
-    threads=2,
-    prefill_chunk=64,
-    cache_type="f16",
-    flash_attention=True,
-    gpu_layers=0,
-)
 Seconds = Callable[[Settings, Sequence[Part]], float]
 MODELS: list[Model] = []
 

@@ -15,15 +15,18 @@ import statistics
 import time
 
 from llm_serving_engine.clients.client import Client
+from llm_serving_engine.clients.requests import Priority
 
 MULTIPLES = (64, 128, 192, 256, 320, 384, 448, 512, 640, 768, 896, 1024)
 AROUND = (-32, -16, -1, 0, 1)
 VOCABULARY = 40_000
 
 
-def first_token(client: Client, prompt: tuple[int, ...]) -> float:
+def first_token(client: Client, prompt: tuple[int, ...], priority: Priority = "normal") -> float:
     started = time.perf_counter()
-    for _ in client.stream(prompt, max_tokens=1, temperature=0.0, ignore_eos=True):
+    for _ in client.stream(
+        prompt, max_tokens=1, temperature=0.0, ignore_eos=True, priority=priority
+    ):
         break
     return time.perf_counter() - started
 

@@ -24,13 +24,6 @@ LONG, SHORT = 1990, 32
 PAUSES_SECONDS = (0.15, 0.3, 0.45, 0.6)
 
 
-def urgent_token(client: Client, prompt: tuple[int, ...]) -> float:
-    started = time.perf_counter()
-    for _ in client.stream(prompt, max_tokens=1, temperature=0.0, ignore_eos=True, priority="high"):
-        break
-    return time.perf_counter() - started
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--address", default="127.0.0.1:50051")
@@ -49,11 +42,11 @@ def main() -> None:
     with Client(options.address) as client:
         first_token(client, prompt(SHORT))
         for number in range(options.rounds):
-            idle.append(urgent_token(client, prompt(SHORT)))
+            idle.append(first_token(client, prompt(SHORT), "high"))
             long_one = threading.Thread(target=low, args=(client, prompt(LONG)))
             long_one.start()
             time.sleep(PAUSES_SECONDS[number % len(PAUSES_SECONDS)])
-            beside.append(urgent_token(client, prompt(SHORT)))
+            beside.append(first_token(client, prompt(SHORT), "high"))
             assert long_one.is_alive()
             long_one.join()
     for name, seconds in (("idle", idle), ("beside a long prompt", beside)):

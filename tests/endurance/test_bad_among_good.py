@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 from bad_requests import PER_SECOND, Report
 from bad_requests import __file__ as sender
-from probed_process import Memory, probed_process
+from probed_process import LITTLE_WORK, Memory, probed_process
 from probed_serve import read_stalls
 from serve_process import ServeProcess
 
@@ -28,14 +28,6 @@ SEED = 7
 STALL_SECONDS_MAX = 0.05
 P99_RATIO_MAX = 1.5
 GROWTH_BYTES_MAX = 5e6
-SETTINGS = {
-    "LLM_SERVING_ENGINE_MODEL__RUNNER__THREADS": "1",
-    # Some bad requests are valid by chance: they shall not keep the model busy.
-    "LLM_SERVING_ENGINE_MODEL__RUNNER__CONTEXT_PER_SEQUENCE": "256",
-    "LLM_SERVING_ENGINE_GENERATION__MAX_TOKENS_DEFAULT": "2",
-    "LLM_SERVING_ENGINE_GENERATION__MAX_TOKENS_CEILING": "8",
-    "LLM_SERVING_ENGINE_LOG__LEVEL": "error",
-}
 
 
 class Watch:
@@ -94,7 +86,7 @@ async def beside(server: ServeProcess, count: int, *earlier: Path) -> tuple[Watc
 
 async def test_bad_requests_among_good_ones(tmp_path: Path) -> None:
     stall_file, log, earlier = tmp_path / "stalls", tmp_path / "log", tmp_path / "report"
-    with probed_process(stall_file, log, "--model", "builtin", env=SETTINGS) as server:
+    with probed_process(stall_file, log, "--model", "builtin", env=LITTLE_WORK) as server:
         runner = server.runner.pid
         # Loading is over: what it held up is not looked at.
         stall_file.unlink()

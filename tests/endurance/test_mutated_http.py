@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from bad_http import __file__ as sender
-from probed_process import Memory, probed_process
+from probed_process import LITTLE_WORK, Memory, probed_process
 from probed_serve import read_stalls
 from serve_process import ServeProcess
 
@@ -22,14 +22,9 @@ SEED = 7
 STALL_SECONDS_MAX = 0.05
 GROWTH_BYTES_MAX = 5e6
 SETTINGS = {
-    "LLM_SERVING_ENGINE_MODEL__RUNNER__THREADS": "1",
-    # Some of them are valid: they shall not keep the model busy.
-    "LLM_SERVING_ENGINE_MODEL__RUNNER__CONTEXT_PER_SEQUENCE": "256",
-    "LLM_SERVING_ENGINE_GENERATION__MAX_TOKENS_DEFAULT": "2",
-    "LLM_SERVING_ENGINE_GENERATION__MAX_TOKENS_CEILING": "8",
+    **LITTLE_WORK,
     # Kept responses fill up to their bound; here they are full early.
     "LLM_SERVING_ENGINE_HTTP__RESPONSES_BYTES_MAX": "1000000",
-    "LLM_SERVING_ENGINE_LOG__LEVEL": "error",
 }
 
 
