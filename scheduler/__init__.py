@@ -1,5 +1,5 @@
-"""The request lifecycle and the scheduling of steps: pure policy, and the engine that drives it.
+"""The request lifecycle and the scheduling of steps: pure, on the standard library only.
 
-This package imports the standard library only. `core.Scheduler` decides, and
-knows neither clock nor I/O; `engine.Engine` carries its decisions to a runner.
+`core.Scheduler` decides, and knows neither clock nor I/O. The asyncio engine that
+carries its decisions to a runner is in `server/engine/`.
 """

@@ -13,7 +13,6 @@ from llm_serving_engine.backends.backend import LoadReport
 from llm_serving_engine.backends.process.loss import Loss
 from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.errors import RequestError
-from llm_serving_engine.scheduler.observer import Observer
 from llm_serving_engine.scheduler.step import Capabilities
 from llm_serving_engine.server import (
     health,
@@ -27,6 +26,7 @@ from llm_serving_engine.server.api.routes import api_routes
 from llm_serving_engine.server.catalog import Catalog
 from llm_serving_engine.server.config import ConfigError, ServerConfig
 from llm_serving_engine.server.console.routes import Console
+from llm_serving_engine.server.engine.observer import Observer
 from llm_serving_engine.server.grpc_listener import listen, make_server
 from llm_serving_engine.server.health import HealthService
 from llm_serving_engine.server.http import make_app

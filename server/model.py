@@ -19,12 +19,12 @@ from llm_serving_engine.backends.process.host import ProcessRunner
 from llm_serving_engine.backends.process.loss import Loss, LossReason
 from llm_serving_engine.backends.text.tokenizer import Tokenizer
 from llm_serving_engine.scheduler.core import Scheduler
-from llm_serving_engine.scheduler.engine import Engine
 from llm_serving_engine.scheduler.errors import Unavailable
-from llm_serving_engine.scheduler.observer import Observer
 from llm_serving_engine.scheduler.step import Capabilities
 from llm_serving_engine.server.config import ServerConfig
-from llm_serving_engine.server.engine_keeper import EngineKeeper
+from llm_serving_engine.server.engine.engine import Engine
+from llm_serving_engine.server.engine.keeper import EngineKeeper
+from llm_serving_engine.server.engine.observer import Observer
 from llm_serving_engine.server.load_estimate import LoadEstimate
 from llm_serving_engine.server.model_text import ModelText
 from llm_serving_engine.server.quota import TenantQuota

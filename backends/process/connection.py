@@ -24,7 +24,7 @@ from llm_serving_engine.backends.process.wire import (
     VocabularyRead,
     encode,
 )
-from llm_serving_engine.scheduler.runner import RunnerLost
+from llm_serving_engine.backends.runner import RunnerLost
 from llm_serving_engine.scheduler.step import Step, StepResult
 
 # A timer that is so late says that this process was stopped itself.

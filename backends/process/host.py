@@ -23,8 +23,8 @@ from llm_serving_engine.backends.process.connection import Connection
 from llm_serving_engine.backends.process.loss import Loss, LossReason, loss_of
 from llm_serving_engine.backends.process.supervision import Backoff, Supervision
 from llm_serving_engine.backends.process.wire import Load
+from llm_serving_engine.backends.runner import RunnerLost
 from llm_serving_engine.scheduler.cost import CostModel
-from llm_serving_engine.scheduler.runner import RunnerLost
 from llm_serving_engine.scheduler.step import Capabilities, Step, StepResult
 
 EXIT_GRACE_SECONDS = 1.0

@@ -11,9 +11,9 @@ from typing import NamedTuple, Protocol
 from llm_serving_engine.backends.backend import AUTO, BackendConfig
 from llm_serving_engine.backends.llama_cpp.settings import Settings
 from llm_serving_engine.backends.process.host import ProcessRunner
+from llm_serving_engine.backends.runner import RunnerLost
 from llm_serving_engine.backends.tuning.reading import CHAT, MIXES, Mix, Reading
 from llm_serving_engine.scheduler.request import Sampling
-from llm_serving_engine.scheduler.runner import RunnerLost
 from llm_serving_engine.scheduler.step import Copy, Open, Operation, Output, Run, Step
 
 # Enough for the longest measured prompt and its steps; a large context takes

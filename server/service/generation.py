@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Sequence
 from llm_serving_engine.backends.text.output import TextOutput
 from llm_serving_engine.backends.text.reasoning_parser import Parts
 from llm_serving_engine.backends.text.tokenizer import Tokenizer
-from llm_serving_engine.scheduler.engine import Engine
 from llm_serving_engine.scheduler.errors import Cancelled, DeadlinePassed, RequestError
 from llm_serving_engine.scheduler.events import Produced
 from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.request import FinishReason
 from llm_serving_engine.scheduler.sequence import Sequence as RequestSequence
+from llm_serving_engine.server.engine.engine import Engine
 from llm_serving_engine.server.service.events import (
     Answer,
     Delta,

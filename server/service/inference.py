@@ -7,10 +7,10 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
-from llm_serving_engine.scheduler.engine import Engine
 from llm_serving_engine.scheduler.errors import InvalidField, LimitReached, RequestError
 from llm_serving_engine.server.catalog import Catalog
 from llm_serving_engine.server.config import GenerationConfig
+from llm_serving_engine.server.engine.engine import Engine
 from llm_serving_engine.server.model import ServedModel
 from llm_serving_engine.server.service.caller import Caller
 from llm_serving_engine.server.service.errors import INTERNAL_MESSAGE

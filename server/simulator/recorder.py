@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from llm_serving_engine.scheduler.core import Scheduler
-from llm_serving_engine.scheduler.observer import Observer
 from llm_serving_engine.server.console.timeline import timeline_content, timeline_file
+from llm_serving_engine.server.engine.observer import Observer
 from llm_serving_engine.server.lives.lives import Lives
 from llm_serving_engine.server.simulator.replay import ObserverFactory
 

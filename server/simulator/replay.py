@@ -12,7 +12,6 @@ from llm_serving_engine.scheduler.cost import CostModel
 from llm_serving_engine.scheduler.errors import RequestError
 from llm_serving_engine.scheduler.events import Begun, Produced, SchedulerEvent
 from llm_serving_engine.scheduler.lifecycle import State
-from llm_serving_engine.scheduler.observer import Observer
 from llm_serving_engine.scheduler.policies.fair import (
     OUTPUT_TOKEN_WEIGHT,
     PROMPT_TOKEN_WEIGHT,
@@ -28,6 +27,7 @@ from llm_serving_engine.scheduler.step import (
     StepResult,
 )
 from llm_serving_engine.scheduler.tally import Tally
+from llm_serving_engine.server.engine.observer import Observer
 from llm_serving_engine.server.simulator.replay_settings import ReplaySettings
 from llm_serving_engine.server.simulator.simulation import Simulation, StepRecord
 from llm_serving_engine.server.simulator.trace import TraceRecord, synthetic_tokens

@@ -15,11 +15,10 @@ from bench_runner import TOP, UNIT, Bench, prompt_of
 from steps import GREEDY, Drawn, drawn
 
 from llm_serving_engine.backends.process.host import ProcessRunner
+from llm_serving_engine.backends.runner import RunnerLost
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.core import Scheduler
-from llm_serving_engine.scheduler.engine import Engine
 from llm_serving_engine.scheduler.request import Priority, Request, Sampling
-from llm_serving_engine.scheduler.runner import RunnerLost
 from llm_serving_engine.scheduler.step import (
     FOLLOW,
     Close,
@@ -35,6 +34,7 @@ from llm_serving_engine.scheduler.step import (
     Step,
     StepResult,
 )
+from llm_serving_engine.server.engine.engine import Engine
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

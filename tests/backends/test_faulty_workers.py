@@ -13,8 +13,8 @@ from llm_serving_engine.backends.process.host import ProcessRunner
 from llm_serving_engine.backends.process.loss import Loss, LossReason
 from llm_serving_engine.backends.process.results import fault_of
 from llm_serving_engine.backends.process.supervision import Supervision
+from llm_serving_engine.backends.runner import RunnerLost
 from llm_serving_engine.scheduler.request import Sampling
-from llm_serving_engine.scheduler.runner import RunnerLost
 from llm_serving_engine.scheduler.step import (
     FOLLOW,
     Logprobs,

@@ -19,9 +19,9 @@ from llm_serving_engine.backends.process import host
 from llm_serving_engine.backends.process.host import ProcessRunner
 from llm_serving_engine.backends.process.loss import Loss, loss_of
 from llm_serving_engine.backends.process.supervision import Supervision
+from llm_serving_engine.backends.runner import RunnerLost
 from llm_serving_engine.backends.scripted import next_token
 from llm_serving_engine.scheduler.request import Sampling
-from llm_serving_engine.scheduler.runner import RunnerLost
 from llm_serving_engine.scheduler.step import Open, Output, Run, RunResult, Step
 
 CONFIG = BackendConfig(sequences=2, context_per_sequence=256, threads=1)

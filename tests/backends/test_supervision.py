@@ -23,9 +23,9 @@ from llm_serving_engine.backends.process.loss import (
     loss_of,
 )
 from llm_serving_engine.backends.process.supervision import PATIENCE, Backoff, Supervision
+from llm_serving_engine.backends.runner import RunnerLost
 from llm_serving_engine.scheduler.cost import CostModel
 from llm_serving_engine.scheduler.request import Sampling
-from llm_serving_engine.scheduler.runner import RunnerLost
 from llm_serving_engine.scheduler.step import Open, Output, Run, Step
 
 CONFIG = BackendConfig(sequences=2, context_per_sequence=256, threads=1)

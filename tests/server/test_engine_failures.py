@@ -18,13 +18,13 @@ from serve_process import serve_process
 from llm_serving_engine.backends.backend import LoadError, LoadReport
 from llm_serving_engine.backends.scripted import ScriptedBackend
 from llm_serving_engine.scheduler.core import Scheduler
-from llm_serving_engine.scheduler.engine import Engine
 from llm_serving_engine.scheduler.policies.first_come import FirstComePolicy
 from llm_serving_engine.scheduler.policy import Key
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.step import StepResult
-from llm_serving_engine.server import engine_keeper
-from llm_serving_engine.server.engine_keeper import EngineKeeper
+from llm_serving_engine.server.engine import keeper
+from llm_serving_engine.server.engine.engine import Engine
+from llm_serving_engine.server.engine.keeper import EngineKeeper
 from llm_serving_engine.v1 import inference_pb2_grpc, models_pb2
 
 HEALTH = health_pb2.HealthCheckResponse
@@ -173,9 +173,9 @@ async def test_an_engine_that_lasted_begins_with_a_clean_slate() -> None:
     kept = Keeper(failures_max=2)
     kept.keeper.start(await kept.runner.start())
     for _ in range(5):
-        await kept.fail(engine_keeper.STEADY_SECONDS)
+        await kept.fail(keeper.STEADY_SECONDS)
     assert kept.given_up == []
-    await kept.fail(engine_keeper.STEADY_SECONDS - 1)
+    await kept.fail(keeper.STEADY_SECONDS - 1)
     assert len(kept.given_up) == 1
     await kept.keeper.close()
 

@@ -11,7 +11,6 @@ from llm_serving_engine.scheduler import errors
 from llm_serving_engine.scheduler.cache import Snapshot
 from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.lifecycle import Event, State
-from llm_serving_engine.scheduler.observer import Observer
 from llm_serving_engine.scheduler.request import FinishReason, Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence, Transition
 from llm_serving_engine.scheduler.slots import Prefix
@@ -21,6 +20,7 @@ from llm_serving_engine.scheduler.step import (
     Step,
     StepResult,
 )
+from llm_serving_engine.server.engine.observer import Observer
 from llm_serving_engine.server.telemetry.metrics import Metrics, ModelObserver
 from llm_serving_engine.server.telemetry.tenants import TENANTS_MAX
 

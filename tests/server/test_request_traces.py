@@ -12,8 +12,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from running_server import GatedRunner, asked, error_of, gated, read_all, serving
 from trace_collector import Collector, attributes
 
+from llm_serving_engine.backends.runner import RunnerLost
 from llm_serving_engine.scheduler.lifecycle import State
-from llm_serving_engine.scheduler.runner import RunnerLost
 
 SERVICE = "llm_serving_engine.v1.InferenceService"
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"

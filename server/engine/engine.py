@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Several
 
+from llm_serving_engine.backends.runner import Runner, RunnerLost
 from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.errors import (
     LimitReached,
@@ -17,11 +18,10 @@ from llm_serving_engine.scheduler.errors import (
     Unavailable,
 )
 from llm_serving_engine.scheduler.events import Begun, Moved, SchedulerEvent
-from llm_serving_engine.scheduler.observer import Observer
 from llm_serving_engine.scheduler.request import Request
-from llm_serving_engine.scheduler.runner import Runner, RunnerLost
 from llm_serving_engine.scheduler.step import Step, StepResult
-from llm_serving_engine.scheduler.stream import TokenStream
+from llm_serving_engine.server.engine.observer import Observer
+from llm_serving_engine.server.engine.stream import TokenStream
 
 _logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from llm_serving_engine.backends.backend import LoadReport
 from llm_serving_engine.backends.process.host import ProcessRunner
-from llm_serving_engine.scheduler.engine import Engine
+from llm_serving_engine.server.engine.engine import Engine
 
 _logger = logging.getLogger(__name__)
 

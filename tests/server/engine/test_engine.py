@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from llm_serving_engine.backends.follow import Follower
+from llm_serving_engine.backends.runner import RunnerLost
 from llm_serving_engine.backends.scripted import ScriptedBackend, next_token
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.core import Scheduler
-from llm_serving_engine.scheduler.engine import Engine
 from llm_serving_engine.scheduler.errors import (
     Cancelled,
     LimitReached,
@@ -23,10 +23,10 @@ from llm_serving_engine.scheduler.errors import (
 from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.policy import Key, Policy
 from llm_serving_engine.scheduler.request import FinishReason, Request
-from llm_serving_engine.scheduler.runner import RunnerLost
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.step import Capabilities, Step, StepResult
-from llm_serving_engine.scheduler.stream import TokenStream
+from llm_serving_engine.server.engine.engine import Engine
+from llm_serving_engine.server.engine.stream import TokenStream
 
 
 class GatedRunner:
