@@ -31,7 +31,7 @@ class SchedulerConfig:
             gives fast first tokens. Default: measured when the model is loaded.
         delivery_seconds: Tokens of a stream that are computed within this time come
             together while no prompt is computed: fewer messages, and more tokens a
-            second for one stream or two. 0 sends each by itself.
+            second. At most half of the step target. 0 sends each by itself.
         determinism: "batch_invariant" for the same tokens whatever else runs,
             where model and machine allow it; "fast" leaves that to chance.
         prefix_cache: Whether prompts share what they begin with.
@@ -53,7 +53,7 @@ class SchedulerConfig:
     queue_tokens_max: int = 4_000_000
     tenant_queue_share: float = 0.5
     step_target_seconds: float | None = None
-    delivery_seconds: float = 0.03
+    delivery_seconds: float = 0.06
     determinism: Determinism = "fast"
     prefix_cache: bool = True
     snapshot_bytes_max: int = 512 * 1024 * 1024

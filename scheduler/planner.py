@@ -60,7 +60,7 @@ class Planner:
         self._can = capabilities
         self._cost = cost
         self._target = target
-        self._delivery = min(config.delivery_seconds, target / 4)
+        self._delivery = min(config.delivery_seconds, target / 2)
         self._invariant = config.determinism == "batch_invariant"
 
     def streams(self, running: list[Sequence], outlook: Outlook) -> list[Sequence]:

@@ -144,8 +144,8 @@ def test_fewer_calls_than_the_runner_does_at_most() -> None:
     ]
 
 
-def test_a_quarter_of_the_step_target_bounds_calls_too() -> None:
-    expected = max(int(0.02 / rows_seconds(1)), 1)
+def test_half_of_the_step_target_bounds_calls_too() -> None:
+    expected = int(0.04 / rows_seconds(1))
     assert rows_of(1, step_target_seconds=0.08).calls == expected
 
 
