@@ -12,7 +12,16 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
-from running_server import GatedRunner, RunningServer, asked, detail, error_of, gated, serving
+from running_server import (
+    GatedRunner,
+    HeldRunner,
+    RunningServer,
+    asked,
+    detail,
+    error_of,
+    gated,
+    serving,
+)
 from serve_process import serve_process
 
 from llm_serving_engine.backends.backend import LoadError, LoadReport
@@ -77,15 +86,17 @@ async def fail(server: RunningServer) -> None:
 
 
 async def test_an_engine_that_fails_is_built_anew(break_steps: Callable[[int], None]) -> None:
-    async with serving() as server:
+    async with serving(make_runner=HeldRunner) as server:
         expected = await server.generate()
         watch = server.health.Watch(health_pb2.HealthCheckRequest())
         assert (await watch.read()).status == HEALTH.SERVING
         killed = server.model.runner_process_id
         for _ in range(2):
             break_steps(1)
+            server.runner_may_start.clear()
             await fail(server)
             assert (await watch.read()).status == HEALTH.NOT_SERVING
+            server.runner_may_start.set()
             assert (await watch.read()).status == HEALTH.SERVING
             assert (await server.generate()).text == expected.text
         assert server.model.runner_process_id != killed

@@ -15,13 +15,25 @@ import psutil
 import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
-from running_server import RunningServer, asked, detail, details, error_of, gated, read_all, serving
+from running_server import (
+    HeldRunner,
+    RunningServer,
+    asked,
+    detail,
+    details,
+    error_of,
+    gated,
+    read_all,
+    serving,
+)
 
 from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.v1 import models_pb2
 
 HEALTH = health_pb2.HealthCheckResponse
 TOKENS = 200
+# In the middle of such an answer.
+SOME = 20
 # What was computed again is the same to the bit, wherever the runner was lost.
 SAME_BITS = {"determinism": "batch_invariant"}
 
@@ -30,8 +42,8 @@ def kill(process_id: int) -> None:
     os.kill(process_id, signal.SIGKILL)
 
 
-async def lose(server: RunningServer) -> int:
-    """Kill the runner and wait until there is another."""
+def lose(server: RunningServer) -> int:
+    """Kill the runner; its process id."""
     killed = server.signal_runner(signal.SIGSTOP)
     kill(killed)
     return killed
@@ -48,11 +60,11 @@ async def test_a_stream_survives_its_runner(
     async with serving(path, model={"runner": runner}, scheduler=SAME_BITS) as server:
         undisturbed = await server.generate(**request)
         stream = server.stream(request_id="survivor", top_logprobs=0, **request)
-        events = [await stream.read(), await stream.read()]
+        sequence = await server.recorder.produced("survivor", SOME)
         killed = server.signal_runner(signal.SIGSTOP)
-        assert not server.recorder.sequences["survivor"].state.ended
+        assert not sequence.state.ended
         kill(killed)
-        events += await read_all(stream)
+        events = await read_all(stream)
         assert [event.WhichOneof("event") for event in events].count("started") == 1
         deltas = [event.delta for event in events if event.HasField("delta")]
         tokens = [token for delta in deltas for token in delta.token_ids]
@@ -62,7 +74,6 @@ async def test_a_stream_survives_its_runner(
         assert usage.prompt_tokens == undisturbed.usage.prompt_tokens
         assert usage.completion_tokens == undisturbed.usage.completion_tokens
         assert server.model.runner_process_id != killed
-        sequence = server.recorder.sequences["survivor"]
         assert sequence.runner_losses == 1
         visited = [transition.state for transition in sequence.history]
         assert visited.count(State.WAITING) == 2
@@ -75,10 +86,11 @@ async def test_a_seeded_stream_survives_its_runner(tiny_quantized_model_path: Pa
     path = tiny_quantized_model_path
     async with serving(path, model={"runner": runner}, scheduler=SAME_BITS) as server:
         undisturbed = await server.generate(max_tokens=TOKENS, sampling=sampling)
-        stream = server.stream(max_tokens=TOKENS, sampling=sampling)
-        events = [await stream.read(), await stream.read()]
-        await lose(server)
-        events += await read_all(stream)
+        stream = server.stream(request_id="survivor", max_tokens=TOKENS, sampling=sampling)
+        sequence = await server.recorder.produced("survivor", SOME)
+        lose(server)
+        events = await read_all(stream)
+        assert sequence.runner_losses == 1
         tokens = [token for event in events for token in event.delta.token_ids]
         assert tokens == list(undisturbed.token_ids)
 
@@ -86,13 +98,14 @@ async def test_a_seeded_stream_survives_its_runner(tiny_quantized_model_path: Pa
 async def test_a_stream_survives_any_number_of_kills() -> None:
     async with serving(model={"runner": {"sequences": 1}}) as server:
         stream = server.stream(request_id="unlucky", max_tokens=4000)
-        assert (await stream.read()).HasField("started")
+        sequence = await server.recorder.produced("unlucky", SOME)
         for _ in range(3):
-            await lose(server)
-            await server.recorder.until(lambda: server.model.state.value == "loading")
-            await server.recorder.until(lambda: server.model.state.value == "ready")
+            lose(server)
+            # It goes on where it was.
+            await server.recorder.produced("unlucky", len(sequence.output) + SOME)
+        assert (await stream.read()).HasField("started")
         assert (await stream.read()).HasField("delta")
-        assert server.recorder.sequences["unlucky"].runner_losses == 3
+        assert sequence.runner_losses == 3
         stream.cancel()
 
 
@@ -117,14 +130,16 @@ async def test_a_request_that_kills_its_runner_is_refused_and_the_others_finish(
 
 
 async def test_health_stays_through_a_short_restart() -> None:
-    async with serving() as server:
+    async with serving(make_runner=HeldRunner) as server:
         watch = server.health.Watch(health_pb2.HealthCheckRequest(service="scripted"))
         assert (await watch.read()).status == HEALTH.SERVING
-        await lose(server)
+        server.runner_may_start.clear()
+        lose(server)
         await server.recorder.until(lambda: server.model.state.value == "loading")
         for name in ("", "scripted"):
             status = await server.health.Check(health_pb2.HealthCheckRequest(service=name))
             assert status.status == HEALTH.SERVING
+        server.runner_may_start.set()
         await server.recorder.until(lambda: server.model.state.value == "ready")
         # The next word of the watch is the one that the shutdown sends.
         following = asyncio.ensure_future(watch.read())
@@ -136,13 +151,15 @@ async def test_health_stays_through_a_short_restart() -> None:
 
 async def test_health_follows_where_a_restart_takes_longer() -> None:
     settings = {"supervision": {"restart_grace_seconds": 0}}
-    async with serving(model=settings) as server:
+    async with serving(model=settings, make_runner=HeldRunner) as server:
         watch = server.health.Watch(health_pb2.HealthCheckRequest(service="scripted"))
         assert (await watch.read()).status == HEALTH.SERVING
         stream = server.stream(max_tokens=4000)
         assert (await stream.read()).HasField("started")
-        await lose(server)
+        server.runner_may_start.clear()
+        lose(server)
         assert (await watch.read()).status == HEALTH.NOT_SERVING
+        server.runner_may_start.set()
         assert (await watch.read()).status == HEALTH.SERVING
         assert (await stream.read()).HasField("delta")
         stream.cancel()
@@ -151,7 +168,7 @@ async def test_health_follows_where_a_restart_takes_longer() -> None:
 
 async def test_a_runner_that_dies_while_nothing_runs() -> None:
     async with serving() as server:
-        killed = await lose(server)
+        killed = lose(server)
         await server.recorder.until(lambda: server.model.state.value == "loading")
         answer = await server.generate(request_id="after")
         assert answer.text
@@ -177,8 +194,10 @@ async def test_a_runner_that_dies_right_after_a_result() -> None:
 
 
 async def test_requests_wait_while_a_runner_comes_back() -> None:
-    async with serving(scheduler={"queue_requests_max": 2, "tenant_queue_share": 1.0}) as server:
-        await lose(server)
+    queue = {"queue_requests_max": 2, "tenant_queue_share": 1.0}
+    async with serving(scheduler=queue, make_runner=HeldRunner) as server:
+        server.runner_may_start.clear()
+        lose(server)
         await server.recorder.until(lambda: server.model.state.value == "loading")
         model = (await server.models.GetModel(models_pb2.GetModelRequest())).model
         assert model.state == models_pb2.MODEL_STATE_LOADING
@@ -190,33 +209,34 @@ async def test_requests_wait_while_a_runner_comes_back() -> None:
         waiting[0].cancel()
         await server.recorder.until(lambda: len(server.model.engine.scheduler.queue) == 1)
         assert server.model.state.value == "loading"
+        server.runner_may_start.set()
         assert (await waiting[1]).text
 
 
 async def test_a_deadline_runs_while_a_runner_comes_back() -> None:
-    async with serving() as server:
-        killed = await lose(server)
-        # Until there is another.
-        while server.model.runner_process_id in (None, killed):  # noqa: ASYNC110
-            await asyncio.sleep(0)
-        held = server.signal_runner(signal.SIGSTOP)  # it loads no further
+    async with serving(make_runner=HeldRunner) as server:
+        server.runner_may_start.clear()
+        lose(server)
+        await server.recorder.until(lambda: server.model.state.value == "loading")
         error = await error_of(server.inference.Generate(asked(), timeout=0.2))
         assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        os.kill(held, signal.SIGCONT)
+        server.runner_may_start.set()
         assert (await server.generate()).text
 
 
 async def test_a_request_is_cancelled_while_its_runner_comes_back(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with serving() as server:
+    async with serving(make_runner=HeldRunner) as server:
         stream = server.stream(request_id="leaver", max_tokens=4000)
         assert (await stream.read()).HasField("started")
-        await lose(server)
+        server.runner_may_start.clear()
+        lose(server)
         await server.recorder.until(lambda: server.model.state.value == "loading")
         with caplog.at_level(logging.INFO):
             stream.cancel()
             await server.recorder.state("leaver", State.CANCELLED)
+        server.runner_may_start.set()
         await server.recorder.until(lambda: server.model.state.value == "ready")
         assert server.slots_in_use == 0
         assert (await server.generate()).text
@@ -228,10 +248,10 @@ async def test_nothing_is_left_of_a_server_whose_runner_does_not_come_back(
     path = write_tiny_model(tmp_path / "model.gguf")
     runner = {"sequences": 1, "context_per_sequence": 512, "threads": 1}
     async with serving(path, model={"runner": runner}) as server:
-        stream = server.stream(max_tokens=500)
-        assert (await stream.read()).HasField("started")
+        stream = server.stream(request_id="last", max_tokens=500)
+        await server.recorder.produced("last", 1)
         path.unlink()
-        killed = await lose(server)
+        killed = lose(server)
         await server.recorder.until(lambda: server.model.state.value in ("loading", "failed"))
         reading = asyncio.ensure_future(error_of(read_all(stream)))
         await server.app.stop(0)
