@@ -63,7 +63,12 @@ async def check_company_changes_nothing(server: RunningServer, max_tokens: int) 
     asking = requests(max_tokens)
     alone = [await answer_of(server, one) for one in asking]
     steps_before = len(server.recorder.steps)
-    together = await asyncio.gather(*(answer_of(server, one) for one in asking))
+    # The first is not done before the last has come.
+    with server.runner_held():
+        answers = [asyncio.create_task(answer_of(server, one)) for one in asking]
+        scheduler = server.model.engine.scheduler
+        await server.recorder.until(lambda: len(scheduler.live()) == len(asking))
+    together = await asyncio.gather(*answers)
     assert together == alone
     assert len({tuple(tokens) for _, tokens in alone}) == len(asking)
     # They really ran together.

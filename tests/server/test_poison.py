@@ -28,7 +28,7 @@ async def poisonable(fault: int) -> AsyncIterator[RunningServer]:
     model: dict[str, Any] = {
         "backend": "faulty_backend:FaultyBackend",
         "runner": {"sequences": 4, "context_per_sequence": 512},
-        "supervision": {"step_seconds_max": 1.5 if fault == faulty.HANG else 30},
+        "supervision": {"step_seconds_max": 4.0 if fault == faulty.HANG else 30},
     }
     async with serving(model=model) as server:
         yield server
@@ -48,7 +48,10 @@ def losses(server: RunningServer) -> float:
 async def test_it_alone_is_refused_within_three_deaths(fault: int) -> None:
     async with poisonable(fault) as server:
         expected = [await server.generate(prompt, max_tokens=60) for prompt in OTHERS]
-        running = [asyncio.ensure_future(server.generate(one, max_tokens=60)) for one in OTHERS]
+        # The first is not done before the last has come.
+        with server.runner_held():
+            running = [asyncio.ensure_future(server.generate(one, max_tokens=60)) for one in OTHERS]
+            await server.recorder.taken(2 * len(OTHERS))
         await server.recorder.until(lambda: server.slots_in_use == len(OTHERS))
         error = await error_of(server.generate(chr(fault) + "poison", max_tokens=60))
         assert error.code() is grpc.StatusCode.INTERNAL

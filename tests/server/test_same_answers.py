@@ -56,7 +56,9 @@ async def all_at_once(server: RunningServer, requests: list[dict[str, Any]]) -> 
     before = len(server.recorder.states)
     low = [number for number, request in enumerate(requests) if request["priority"] < 3]
     high = [number for number, request in enumerate(requests) if request["priority"] >= 3]
-    first = [asyncio.create_task(ask(number)) for number in low]
+    with server.runner_held():
+        first = [asyncio.create_task(ask(number)) for number in low]
+        await server.recorder.taken(before + len(low))
     await server.recorder.until(lambda: server.slots_in_use == 3)
     with server.runner_held():
         others = [asyncio.create_task(ask(number)) for number in high]
@@ -99,10 +101,12 @@ async def test_a_high_class_takes_a_slot_and_gives_it_back() -> None:
     async with serving(model={"runner": {"sequences": 1}}) as server:
         undisturbed = await read_all(server.stream("low", max_tokens=3000))
         low = server.stream("low", max_tokens=3000, priority=1, request_id="low")
-        events = [await low.read(), await low.read()]
-        high = await server.generate("high", priority=3)
-        assert high.usage.completion_tokens == 8
-        events += await read_all(low)
+        await server.recorder.produced("low", 20)
+        with server.runner_held():
+            asking = asyncio.create_task(server.generate("high", priority=3))
+            await server.recorder.taken(3)
+        assert (await asking).usage.completion_tokens == 8
+        events = await read_all(low)
         assert server.recorder.states["low"].count(State.WAITING) == 2
     assert joined(events) == joined(undisturbed)
 

@@ -57,7 +57,10 @@ async def served(
     path = case.write_model(tmp_path_factory.mktemp("model"))
     runner = asdict(replace(case.config, sequences=STREAMS, context_per_sequence=None))
     with examples_on_path():
-        async with serving(path, model={"backend": case.backend, "runner": runner}) as server:
+        model = {"backend": case.backend, "runner": runner}
+        # Answers are compared with those of the same request in other company.
+        scheduler = {"determinism": "batch_invariant"}
+        async with serving(path, model=model, scheduler=scheduler) as server:
             yield server
 
 
@@ -150,10 +153,11 @@ async def test_the_text_of_a_prompt_and_back(served: RunningServer) -> None:
 async def test_streams_go_on_where_the_runner_is_lost(served: RunningServer) -> None:
     (request, *_) = requests(200)
     expected = await answer_of(served, request)
-    stream = served.inference.Stream(asked(**request))
-    events = [await stream.read(), await stream.read()]
+    stream = served.inference.Stream(asked(**request, request_id="survivor"))
+    sequence = await served.recorder.produced("survivor", 20)
     process = served.signal_runner(signal.SIGKILL)
-    events += await read_all(stream)
+    events = await read_all(stream)
+    assert sequence.runner_losses == 1
     assert "".join(event.delta.text for event in events) == expected[0]
     assert [token for event in events for token in event.delta.token_ids] == expected[1]
     # The next tests want a runner that is there.
@@ -193,7 +197,9 @@ async def _take_slots(server: RunningServer) -> None:
             for one in asked_for
         ]
 
-    low = ask(1)
+    with server.runner_held():
+        low = ask(1)
+        await server.recorder.taken(2 * len(asked_for))
     await server.recorder.until(lambda: server.slots_in_use == 2)
     with server.runner_held():
         high = ask(4)
