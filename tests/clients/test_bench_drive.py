@@ -7,6 +7,7 @@ import time
 
 import pytest
 from running_server import gated
+from shifted_loop import run_shifted
 
 from llm_serving_engine.clients.bench.drive import ERROR_PAUSE_SECONDS, drive
 from llm_serving_engine.clients.bench.grpc_target import GrpcTarget
@@ -109,10 +110,24 @@ async def test_a_record_says_what_came(target):
     assert (failed.finished, failed.token_ids, failed.error) == (False, (), "UNAVAILABLE")
 
 
-async def test_a_phase_ends_when_its_time_is_over(target):
+def test_a_phase_ends_when_its_time_is_over(target):
     ended = []
     lanes = (PlannedRequest("a", 1), PlannedRequest("endless", 10**9), PlannedRequest("b", 1))
-    record = await drive(Phase("p", (lanes,), seconds=0.2), target, lambda: ended.append(1))
+
+    async def scenario(loop):
+        async def move_the_clock():
+            while "endless 2" not in target.log:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            loop.ahead = 3600.0
+
+        moving = asyncio.create_task(move_the_clock())
+        phase = Phase("p", (lanes,), seconds=3600.0)
+        records.append(await drive(phase, target, lambda: ended.append(1)))
+        await moving
+
+    records = []
+    run_shifted(scenario)
+    (record,) = records
     assert [request.finished for request in record.requests] == [True, False]
     assert record.requests[1].error == ""
     assert record.requests[1].ended >= record.requests[1].arrivals[-1].time

@@ -8,6 +8,7 @@ from contextlib import aclosing
 
 import pytest
 from completion_server import LLAMA, OPENAI, Completions
+from shifted_loop import run_shifted
 
 from llm_serving_engine.clients.bench.drive import drive
 from llm_serving_engine.clients.bench.grpc_target import GrpcTarget
@@ -166,15 +167,33 @@ async def test_nobody_listens():
     assert caught.value.code == "UNAVAILABLE"
 
 
+class Overtaken:
+    """A target whose clock is moved past every deadline when the first output has come."""
+
+    def __init__(self, target, loop):
+        self.target = target
+        self.loop = loop
+
+    async def stream(self, request):
+        async with aclosing(self.target.stream(request)) as stream:
+            async for output in stream:
+                yield output
+                self.loop.ahead = request.deadline + 60.0
+
+
 @BOTH
-async def test_a_deadline_ends_a_request_on_the_server_too(kind):
-    server = Completions(kind, hang_after=1)
-    async with server.listening(), MADE[kind](server.url) as target:
-        request = PlannedRequest("hello", 4, deadline=0.2)
-        (record,) = (await drive(Phase("p", ((request,),)), target)).requests
-        await server.left.wait()
-    assert (record.error, record.failed, record.in_time) == ("DEADLINE_EXCEEDED", False, False)
-    assert (record.tokens, record.deadline) == (1, 0.2)
+def test_a_deadline_ends_a_request_on_the_server_too(kind):
+    async def scenario(loop):
+        server = Completions(kind, hang_after=1)
+        async with server.listening(), MADE[kind](server.url) as target:
+            request = PlannedRequest("hello", 4, deadline=3600.0)
+            phase = Phase("p", ((request,),))
+            (record,) = (await drive(phase, Overtaken(target, loop))).requests
+            await server.left.wait()
+        assert (record.error, record.failed, record.in_time) == ("DEADLINE_EXCEEDED", False, False)
+        assert (record.tokens, record.deadline) == (1, 3600.0)
+
+    run_shifted(scenario)
 
 
 @BOTH

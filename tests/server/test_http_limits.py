@@ -7,8 +7,10 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from shifted_loop import ShiftedLoop, run_shifted
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -77,17 +79,30 @@ def post(size: int, body: bytes, *headers: str) -> bytes:
     return "\r\n".join(lines).encode() + body
 
 
+# Longer than any test; a test that waits for it moves the clock.
+HOUR = 3600.0
 CLOSE = "connection: close"
 OK = b"HTTP/1.1 200 "
 
 
 @pytest.mark.parametrize("half", [b"", b"GET /ec", b"GET /echo HTTP/1.1\r\nhost: x\r\nx-a: b"])
-async def test_headers_that_do_not_come(half: bytes) -> None:
-    async with listening(header_timeout_seconds=0.01) as (listener, told):
-        answer = await exchange(listener, half)
-        assert answer.startswith(b"HTTP/1.1 408 ")
-        assert b"headers did not come in 0.01 s" in answer
-        assert told == [("header_timeout", 408)]
+def test_headers_that_do_not_come(half: bytes) -> None:
+    async def scenario(loop: ShiftedLoop) -> None:
+        async with listening(header_timeout_seconds=HOUR) as (listener, told):
+            reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+            writer.write(half)
+            # The server has read them. What it has not read when it closes would reset the answer.
+            connections: Any = listener._server.server_state.connections
+            while [one._header_bytes for one in connections] != [len(half)]:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            loop.ahead += HOUR
+            answer = await reader.read()
+            assert answer.startswith(b"HTTP/1.1 408 ")
+            assert b"headers did not come in 3600 s" in answer
+            assert told == [("header_timeout", 408)]
+            writer.close()
+
+    run_shifted(scenario)
 
 
 async def test_a_body_that_does_not_come() -> None:
@@ -98,12 +113,24 @@ async def test_a_body_that_does_not_come() -> None:
         assert told == [("body_timeout", 408)]
 
 
-async def test_the_next_request_of_a_connection_has_its_own_time() -> None:
-    async with listening(header_timeout_seconds=0.01) as (listener, told):
-        answer = await exchange(listener, get() + b"GET /ec")
-        assert answer.startswith(b"HTTP/1.1 200 ")
-        assert b"HTTP/1.1 408 " in answer
-        assert told == [("header_timeout", 408)]
+def test_the_next_request_of_a_connection_has_its_own_time() -> None:
+    async def scenario(loop: ShiftedLoop) -> None:
+        limits = {"header_timeout_seconds": HOUR, "idle_timeout_seconds": 9 * HOUR}
+        async with listening(**limits) as (listener, told):
+            reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+            loop.ahead += HOUR - 60
+            writer.write(get() + b"GET /ec")
+            assert (await reader.readuntil(b"\r\n\r\n0")).startswith(OK)
+            # The connection's hour is over, the request's is not.
+            loop.ahead += HOUR - 60
+            await asyncio.sleep(0.001)
+            assert told == []
+            loop.ahead += 60
+            assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
+            assert told == [("header_timeout", 408)]
+            writer.close()
+
+    run_shifted(scenario)
 
 
 async def test_headers_up_to_the_limit() -> None:
