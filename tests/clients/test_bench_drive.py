@@ -12,7 +12,7 @@ from shifted_loop import run_shifted
 from llm_serving_engine.clients.bench.drive import ERROR_PAUSE_SECONDS, drive
 from llm_serving_engine.clients.bench.grpc_target import GrpcTarget
 from llm_serving_engine.clients.bench.plan import Gate, Phase, PlannedRequest
-from llm_serving_engine.clients.bench.record import SHORT_ANSWER, PromptTokens
+from llm_serving_engine.clients.bench.record import SHORT_ANSWER, PhaseRecord, PromptTokens
 from llm_serving_engine.clients.bench.run import run, warm_up
 from llm_serving_engine.clients.bench.settings import Settings
 from llm_serving_engine.clients.bench.target import Ended, Output, ServerFacts, TargetError
@@ -111,7 +111,8 @@ async def test_a_record_says_what_came(target):
 
 
 def test_a_phase_ends_when_its_time_is_over(target):
-    ended = []
+    ended: list[int] = []
+    records: list[PhaseRecord] = []
     lanes = (PlannedRequest("a", 1), PlannedRequest("endless", 10**9), PlannedRequest("b", 1))
 
     async def scenario(loop):
@@ -125,7 +126,6 @@ def test_a_phase_ends_when_its_time_is_over(target):
         records.append(await drive(phase, target, lambda: ended.append(1)))
         await moving
 
-    records = []
     run_shifted(scenario)
     (record,) = records
     assert [request.finished for request in record.requests] == [True, False]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from http_pages import get, samples
 from running_server import HTTP, RunningServer, gated
 
@@ -89,7 +90,9 @@ async def test_metrics_of_real_requests() -> None:
 
 async def test_metrics_of_a_runner(tiny: RunningServer) -> None:
     shown = (await samples(tiny))["llm_serving_engine_runner_memory_bytes"]
-    assert shown == tiny.model.runner_memory_bytes > 1_000_000
+    # The system may take pages away between the two readings.
+    assert shown == pytest.approx(tiny.model.runner_memory_bytes, rel=0.2)
+    assert shown > 1_000_000
 
 
 async def test_without_http() -> None:

@@ -148,7 +148,7 @@ async def test_a_deadline_in_the_queue(caplog: pytest.LogCaptureFixture) -> None
     async with gated(sequences=1) as server:
         running = asyncio.ensure_future(server.generate(request_id="running"))
         await server.runner.held(1)
-        late = server.inference.Generate(asked(request_id="late"), timeout=1)
+        late = server.inference.Generate(asked(request_id="late"), timeout=2)
         with caplog.at_level(logging.INFO):
             error = await error_of(late)
             sequence = await server.recorder.state("late", State.EXPIRED)
@@ -166,7 +166,7 @@ async def test_a_deadline_in_the_queue(caplog: pytest.LogCaptureFixture) -> None
 
 async def test_a_deadline_while_it_runs() -> None:
     async with gated(sequences=1) as server:
-        stream = server.inference.Stream(asked(request_id="late", max_tokens=100), timeout=1)
+        stream = server.inference.Stream(asked(request_id="late", max_tokens=100), timeout=2)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await read_all(stream)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED

@@ -162,12 +162,18 @@ async def test_the_rate_of_a_watch_is_bounded() -> None:
     # However often the state changes, readings are at least the interval apart.
     async with gated(sequences=1) as server:
         server.runner.open()
+
+        async def change() -> None:
+            while True:
+                await server.generate()
+
         watching = watch(server, 0.1)
-        stream = server.stream(max_tokens=4000)
+        changing = asyncio.create_task(change())
         times = [(await watching.read()).state.time.ToNanoseconds() for _ in range(3)]
         gaps = [after - before for before, after in itertools.pairwise(times)]
         assert min(gaps) > 0.09e9
-        stream.cancel()
+        changing.cancel()
+        await asyncio.wait([changing])
         watching.cancel()
 
 

@@ -133,7 +133,7 @@ async def test_refused(collector: Collector) -> None:
 
 async def test_its_deadline_passed(collector: Collector) -> None:
     async with gated(sequences=1) as server:
-        call = server.inference.Generate(asked(request_id="late"), metadata=CALLER, timeout=1)
+        call = server.inference.Generate(asked(request_id="late"), metadata=CALLER, timeout=2)
         await error_of(call)
         await server.recorder.state("late", State.EXPIRED)
         assert isinstance(server.runner, GatedRunner)

@@ -118,8 +118,11 @@ def test_streams_that_outlast_the_grace() -> None:
         assert server.end()[0] == 0
 
 
-def test_sigterm_from_the_first_line() -> None:
-    process = start_serve("--backend", "scripted", "--port", "0", "--http-port", "0")
+def test_sigterm_from_the_first_line(tmp_path: Path) -> None:
+    # It waits for its configuration for ever: it gets no further before the signal comes.
+    config = tmp_path / "config.toml"
+    os.mkfifo(config)
+    process = start_serve("--backend", "scripted", "--config", str(config))
     status = Path(f"/proc/{process.pid}/status")
     if not status.exists():
         pytest.skip("only Linux tells which signals a process handles")
