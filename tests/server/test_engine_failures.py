@@ -12,9 +12,9 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
+from held_runner import HeldRunner, may_start
 from running_server import (
     GatedRunner,
-    HeldRunner,
     RunningServer,
     asked,
     detail,
@@ -93,10 +93,10 @@ async def test_an_engine_that_fails_is_built_anew(break_steps: Callable[[int], N
         killed = server.model.runner_process_id
         for _ in range(2):
             break_steps(1)
-            server.runner_may_start.clear()
+            may_start(server).clear()
             await fail(server)
             assert (await watch.read()).status == HEALTH.NOT_SERVING
-            server.runner_may_start.set()
+            may_start(server).set()
             assert (await watch.read()).status == HEALTH.SERVING
             assert (await server.generate()).text == expected.text
         assert server.model.runner_process_id != killed

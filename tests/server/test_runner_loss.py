@@ -15,8 +15,8 @@ import psutil
 import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
+from held_runner import HeldRunner, may_start
 from running_server import (
-    HeldRunner,
     RunningServer,
     asked,
     detail,
@@ -133,13 +133,13 @@ async def test_health_stays_through_a_short_restart() -> None:
     async with serving(make_runner=HeldRunner) as server:
         watch = server.health.Watch(health_pb2.HealthCheckRequest(service="scripted"))
         assert (await watch.read()).status == HEALTH.SERVING
-        server.runner_may_start.clear()
+        may_start(server).clear()
         lose(server)
         await server.recorder.until(lambda: server.model.state.value == "loading")
         for name in ("", "scripted"):
             status = await server.health.Check(health_pb2.HealthCheckRequest(service=name))
             assert status.status == HEALTH.SERVING
-        server.runner_may_start.set()
+        may_start(server).set()
         await server.recorder.until(lambda: server.model.state.value == "ready")
         # The next word of the watch is the one that the shutdown sends.
         following = asyncio.ensure_future(watch.read())
@@ -156,10 +156,10 @@ async def test_health_follows_where_a_restart_takes_longer() -> None:
         assert (await watch.read()).status == HEALTH.SERVING
         stream = server.stream(max_tokens=4000)
         assert (await stream.read()).HasField("started")
-        server.runner_may_start.clear()
+        may_start(server).clear()
         lose(server)
         assert (await watch.read()).status == HEALTH.NOT_SERVING
-        server.runner_may_start.set()
+        may_start(server).set()
         assert (await watch.read()).status == HEALTH.SERVING
         assert (await stream.read()).HasField("delta")
         stream.cancel()
@@ -196,7 +196,7 @@ async def test_a_runner_that_dies_right_after_a_result() -> None:
 async def test_requests_wait_while_a_runner_comes_back() -> None:
     queue = {"queue_requests_max": 2, "tenant_queue_share": 1.0}
     async with serving(scheduler=queue, make_runner=HeldRunner) as server:
-        server.runner_may_start.clear()
+        may_start(server).clear()
         lose(server)
         await server.recorder.until(lambda: server.model.state.value == "loading")
         model = (await server.models.GetModel(models_pb2.GetModelRequest())).model
@@ -209,18 +209,18 @@ async def test_requests_wait_while_a_runner_comes_back() -> None:
         waiting[0].cancel()
         await server.recorder.until(lambda: len(server.model.engine.scheduler.queue) == 1)
         assert server.model.state.value == "loading"
-        server.runner_may_start.set()
+        may_start(server).set()
         assert (await waiting[1]).text
 
 
 async def test_a_deadline_runs_while_a_runner_comes_back() -> None:
     async with serving(make_runner=HeldRunner) as server:
-        server.runner_may_start.clear()
+        may_start(server).clear()
         lose(server)
         await server.recorder.until(lambda: server.model.state.value == "loading")
         error = await error_of(server.inference.Generate(asked(), timeout=0.2))
         assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        server.runner_may_start.set()
+        may_start(server).set()
         assert (await server.generate()).text
 
 
@@ -230,13 +230,13 @@ async def test_a_request_is_cancelled_while_its_runner_comes_back(
     async with serving(make_runner=HeldRunner) as server:
         stream = server.stream(request_id="leaver", max_tokens=4000)
         assert (await stream.read()).HasField("started")
-        server.runner_may_start.clear()
+        may_start(server).clear()
         lose(server)
         await server.recorder.until(lambda: server.model.state.value == "loading")
         with caplog.at_level(logging.INFO):
             stream.cancel()
             await server.recorder.state("leaver", State.CANCELLED)
-        server.runner_may_start.set()
+        may_start(server).set()
         await server.recorder.until(lambda: server.model.state.value == "ready")
         assert server.slots_in_use == 0
         assert (await server.generate()).text
