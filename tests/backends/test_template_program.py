@@ -9,6 +9,12 @@ from llm_serving_engine.backends.text.template_program import TemplateError, Tem
 MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "{{ 1 + 1 }}"}]
 
 
+@pytest.fixture(autouse=True)
+def _slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another limit ends, or none, is never ended for its time."""
+    monkeypatch.setattr(template_bounds, "RUN_SECONDS_MAX", 60.0)
+
+
 def render(source: str, **options: int) -> str:
     return TemplateProgram(source).run({"messages": MESSAGES}, **options)
 

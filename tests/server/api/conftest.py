@@ -19,7 +19,11 @@ def url(server: RunningServer) -> str:
 async def chatty(builtin_model_path: Path) -> AsyncIterator[RunningServer]:
     """The built-in model, which has a chat template; 8 sequences of 256 tokens."""
     runner = {"sequences": 8, "context_per_sequence": 256, "threads": 1}
-    async with serving(builtin_model_path, model={"runner": runner}, http=HTTP) as running:
+    # Answers are compared with those of the same request in other company.
+    scheduler = {"determinism": "batch_invariant"}
+    async with serving(
+        builtin_model_path, model={"runner": runner}, http=HTTP, scheduler=scheduler
+    ) as running:
         yield running
 
 
