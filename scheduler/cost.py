@@ -11,7 +11,6 @@ forgets, and a slow spell ends when it ends. Weights are never negative.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from llm_serving_engine.scheduler.step import (
     Capabilities,
@@ -82,29 +81,6 @@ class Fit:
             self._covariance[i][i] = min(self._covariance[i][i] + step, limit)
 
 
-class Costs(NamedTuple):
-    """What steps cost, in seconds: for reports and files.
-
-    Attributes:
-        row_group, row, row_context: A group of rows, a row, and its thousand tokens of context.
-        chunk_group, chunk_token, chunk_context: The same of chunks.
-        copy: Copying a slot.
-        snapshot_token: Saving or restoring a token.
-    """
-
-    row_group: float
-    row: float
-    row_context: float
-    chunk_group: float
-    chunk_token: float
-    chunk_context: float
-    copy: float
-    snapshot_token: float
-
-
-DEFAULT_COSTS = Costs(*ROWS, *CHUNKS, COPY_SECONDS, SNAPSHOT_TOKEN_SECONDS)
-
-
 class CostModel:
     """Predicts calls and operations.
 
@@ -121,20 +97,6 @@ class CostModel:
         self.chunks = _fitted(CHUNKS, [s for s in speeds if not s[0].rows])
         self.copy_seconds = COPY_SECONDS
         self.snapshot_token_seconds = SNAPSHOT_TOKEN_SECONDS
-
-    @property
-    def costs(self) -> Costs:
-        """What it has learned so far."""
-        weights = (*self.rows.weights, *self.chunks.weights)
-        return Costs._make((*weights, self.copy_seconds, self.snapshot_token_seconds))
-
-    @classmethod
-    def known(cls, costs: Costs) -> CostModel:
-        """A model of known costs."""
-        model = cls()
-        model.rows.weights, model.chunks.weights = list(costs[:3]), list(costs[3:6])
-        model.copy_seconds, model.snapshot_token_seconds = costs.copy, costs.snapshot_token
-        return model
 
     def predict(self, shape: Shape) -> float:
         """Seconds that a call of that shape takes."""

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from llm_serving_engine.scheduler.core import Scheduler
-from llm_serving_engine.scheduler.cost import CostModel
 from llm_serving_engine.scheduler.errors import RequestError
 from llm_serving_engine.scheduler.events import Begun, Produced, SchedulerEvent
 from llm_serving_engine.scheduler.lifecycle import State
@@ -128,7 +127,7 @@ class _Run(Simulation):
     ) -> None:
         config = replace(settings.config, policy=policy)
         scheduler = Scheduler(settings.timed(), config, load_policy(policy, config))
-        cost = CostModel.known(settings.costs)
+        cost = settings.costs.model()
         super().__init__(scheduler, self._answer, cost, handover=settings.handover_seconds)
         self.observer: Observer | None = None
         self.outcomes: list[Outcome] = []

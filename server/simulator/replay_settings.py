@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 from pydantic import TypeAdapter, ValidationError
 
 from llm_serving_engine.scheduler.config import SchedulerConfig
-from llm_serving_engine.scheduler.cost import DEFAULT_COSTS, CostModel, Costs
 from llm_serving_engine.scheduler.step import Capabilities, Shape
+from llm_serving_engine.server.simulator.costs import DEFAULT_COSTS, Costs
 
 # A runner like that of the built-in model, a small one.
 SMALL = Capabilities(
@@ -61,7 +61,7 @@ class ReplaySettings:
 
     def timed(self) -> Capabilities:
         """The runner's capabilities, with calls that were timed."""
-        can, cost = self.capabilities, CostModel.known(self.costs)
+        can, cost = self.capabilities, self.costs.model()
         shapes = [Shape(1, rows, rows, rows / 4) for rows in (1, can.slots)]
         shapes += [Shape(1, 1, tokens, tokens**2 / 2000) for tokens in (32, 64, 128)]
         speeds = tuple((shape, cost.predict(shape)) for shape in shapes)

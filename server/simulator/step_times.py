@@ -12,10 +12,10 @@ from llm_serving_engine.scheduler.cost import (
     ROWS,
     SPREAD,
     CostModel,
-    Costs,
     Weights,
 )
 from llm_serving_engine.scheduler.step import FOLLOW, Shape, Step, StepResult, shape_of
+from llm_serving_engine.server.simulator.costs import Costs
 
 
 class StepTimes:

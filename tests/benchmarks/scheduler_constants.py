@@ -16,10 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from llm_serving_engine.scheduler.core import Scheduler
-from llm_serving_engine.scheduler.cost import CostModel, Costs
 from llm_serving_engine.scheduler.events import Moved, Produced, SchedulerEvent
 from llm_serving_engine.scheduler.request import Request
 from llm_serving_engine.scheduler.step import Capabilities, RunResult, Shape, Step, StepResult
+from llm_serving_engine.server.simulator.costs import Costs
 from llm_serving_engine.server.simulator.simulation import Simulation
 
 # As learned on an AMD EPYC (Zen 5, AVX-512, no AMX), 2 cores, from SmolLM2-135M in Q4_0.
@@ -116,7 +116,7 @@ def answer(step: Step) -> StepResult:
 
 def simulated(costs: Costs, lanes: list[Lane]) -> Clients:
     """The end of a simulation."""
-    cost = CostModel.known(costs)
+    cost = costs.model()
     shapes = [Shape(1, rows, rows, rows / 4) for rows in (1, SLOTS)]
     shapes += [Shape(1, 1, tokens, tokens**2 / 2000) for tokens in (32, 64, 128)]
     speeds = tuple((shape, cost.predict(shape)) for shape in shapes)

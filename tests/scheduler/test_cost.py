@@ -6,12 +6,10 @@ import pytest
 
 from llm_serving_engine.scheduler.cost import (
     CHUNKS,
-    DEFAULT_COSTS,
     ROWS,
     TARGET_MAX,
     TARGET_MIN,
     CostModel,
-    Costs,
     step_target,
 )
 from llm_serving_engine.scheduler.slots import count_groups
@@ -25,6 +23,7 @@ from llm_serving_engine.scheduler.step import (
     Step,
     shape_of,
 )
+from llm_serving_engine.server.simulator.costs import DEFAULT_COSTS, Costs
 
 
 def random_shape(dice: random.Random) -> Shape:
@@ -39,7 +38,7 @@ def random_machine(dice: random.Random) -> CostModel:
     """Each cost is off by up to three times, on a machine of any speed."""
     slower = dice.choice([0.2, 1.0, 5.0, 30.0])
     weights = [cost * slower * dice.uniform(0.3, 3.0) for cost in DEFAULT_COSTS]
-    return CostModel.known(Costs._make(weights))
+    return Costs._make(weights).model()
 
 
 TIMED = [Shape(1, rows, rows, rows / 4) for rows in (1, 8)]
@@ -61,7 +60,7 @@ def test_calls_are_predicted_well_after_a_hundred(seed: int) -> None:
     errors.sort()
     assert errors[len(errors) // 2] < 0.10
     assert errors[int(len(errors) * 0.9)] < 0.25
-    assert min(model.costs) >= 0
+    assert min(*model.rows.weights, *model.chunks.weights) >= 0
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -95,7 +94,7 @@ def test_what_was_not_measured_teaches_nothing() -> None:
     model = CostModel()
     model.learn(Shape(1, 1, 1, 0), 0.0)
     model.learn(Shape(0, 0, 0, 0), 1.0)
-    assert model.costs == DEFAULT_COSTS
+    assert (tuple(model.rows.weights), tuple(model.chunks.weights)) == (ROWS, CHUNKS)
 
 
 def test_rows_and_chunks_are_learned_apart() -> None:
@@ -110,12 +109,12 @@ def test_operations_are_learned_by_their_kind() -> None:
     for _ in range(50):
         model.learn_operations([Copy(0, 1, 500), Copy(0, 2, 9)], 0.1)
         model.learn_operations([Save(0, 1, 100)], 0.3)
-    before = model.costs
-    assert before.copy == pytest.approx(0.05, rel=0.01)
-    assert before.snapshot_token == pytest.approx(0.003, rel=0.01)
+    assert model.copy_seconds == pytest.approx(0.05, rel=0.01)
+    assert model.snapshot_token_seconds == pytest.approx(0.003, rel=0.01)
+    before = model.copy_seconds, model.snapshot_token_seconds
     # Both kinds together say nothing of either.
     model.learn_operations([Copy(0, 1, 5), Save(0, 1, 100)], 9.0)
-    assert model.costs == before
+    assert (model.copy_seconds, model.snapshot_token_seconds) == before
     operations = (Copy(0, 1, 5), Save(0, 1, 100), Restore(2, 1, 100))
     assert model.operations(operations) == pytest.approx(0.05 + 200 * 0.003, rel=0.01)
 
@@ -133,13 +132,13 @@ def test_the_shape_of_a_step() -> None:
 @pytest.mark.parametrize("chunk", [32, 64, 256, 512])
 @pytest.mark.parametrize("speed", [0.01, 1.0, 10.0])
 def test_the_step_target_is_between_its_limits(chunk: int, speed: float) -> None:
-    cost = CostModel.known(Costs._make(one * speed for one in DEFAULT_COSTS))
+    cost = Costs._make(one * speed for one in DEFAULT_COSTS).model()
     target = step_target(cost, Capabilities(16, 2048, chunk))
     assert TARGET_MIN <= target <= TARGET_MAX
 
 
 def test_the_step_target_has_room_for_rows_and_a_chunk() -> None:
-    cost = CostModel.known(Costs._make(2 * one for one in DEFAULT_COSTS))
+    cost = Costs._make(2 * one for one in DEFAULT_COSTS).model()
     target = step_target(cost, Capabilities(8, 2048, chunk=64))
     assert target == pytest.approx(cost.rows_seconds(4) + cost.chunk_seconds(32, 0))
     # Where short chunks lose too much, it has room for a longer one.

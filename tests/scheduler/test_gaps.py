@@ -7,13 +7,13 @@ import random
 import pytest
 
 from llm_serving_engine.scheduler.core import Scheduler
-from llm_serving_engine.scheduler.cost import DEFAULT_COSTS, CostModel
 from llm_serving_engine.scheduler.events import Produced, SchedulerEvent
 from llm_serving_engine.scheduler.request import Request
 from llm_serving_engine.scheduler.step import Capabilities, RunResult, Shape, Step, StepResult
+from llm_serving_engine.server.simulator.costs import DEFAULT_COSTS
 from llm_serving_engine.server.simulator.simulation import RunnerDied, Simulation, VirtualRunner
 
-COST = CostModel.known(DEFAULT_COSTS)
+COST = DEFAULT_COSTS.model()
 # What passes between two calls, and what some rows take beside what is expected of them,
 # as seen in a burst of 64 requests.
 SECONDS_BETWEEN, SLOW_ROWS = 0.003, (1.0, 1.0, 1.0, 1.1, 1.35)

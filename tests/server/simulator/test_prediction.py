@@ -12,11 +12,12 @@ import pytest
 from llm_serving_engine.backends.backend import BackendConfig
 from llm_serving_engine.backends.scripted import ScriptedBackend
 from llm_serving_engine.scheduler.core import Scheduler
-from llm_serving_engine.scheduler.cost import CostModel, Costs
+from llm_serving_engine.scheduler.cost import CostModel
 from llm_serving_engine.scheduler.events import Moved, SchedulerEvent
 from llm_serving_engine.scheduler.request import Request
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.step import Shape
+from llm_serving_engine.server.simulator.costs import Costs
 from llm_serving_engine.server.simulator.recorded import recorded_summary
 from llm_serving_engine.server.simulator.replay import replay
 from llm_serving_engine.server.simulator.replay_report import Summary, summary
@@ -44,7 +45,7 @@ class NoisyCosts(CostModel):
 
     def __init__(self) -> None:
         super().__init__()
-        self._known, self._dice = CostModel.known(COSTS), random.Random(1)
+        self._known, self._dice = COSTS.model(), random.Random(1)
         self.copy_seconds, self.snapshot_token_seconds = COSTS.copy, COSTS.snapshot_token
 
     def predict(self, shape: Shape) -> float:
@@ -134,7 +135,7 @@ def test_costs_are_found_again(tmp_path: Path) -> None:
     Live(trace, at_random)
     found = read_settings(server_path(trace))
     assert found.handover_seconds == pytest.approx(HANDOVER_SECONDS, rel=0.01)
-    asked, known = CostModel.known(found.costs), CostModel.known(COSTS)
+    asked, known = found.costs.model(), COSTS.model()
     for shape in (Shape(1, 1, 1, 0.2), Shape(1, 6, 6, 1), Shape(2, 6, 6, 1), Shape(1, 1, 64, 8)):
         assert asked.predict(shape) == pytest.approx(known.predict(shape), rel=0.1)
 

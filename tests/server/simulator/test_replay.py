@@ -7,13 +7,13 @@ import json
 import pytest
 
 from llm_serving_engine.scheduler.config import SchedulerConfig
-from llm_serving_engine.scheduler.cost import Costs
 from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.policies.fair import (
     OUTPUT_TOKEN_WEIGHT,
     PROMPT_TOKEN_WEIGHT,
 )
 from llm_serving_engine.scheduler.request import Priority
+from llm_serving_engine.server.simulator.costs import Costs
 from llm_serving_engine.server.simulator.replay import (
     FairnessGap,
     Line,

@@ -15,7 +15,7 @@ from llm_serving_engine.backends.backend import BackendConfig
 from llm_serving_engine.backends.scripted import END_OF_SEQUENCE, ScriptedBackend, next_token
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.core import Scheduler
-from llm_serving_engine.scheduler.cost import DEFAULT_COSTS, CostModel, Costs
+from llm_serving_engine.scheduler.cost import CostModel
 from llm_serving_engine.scheduler.errors import Unavailable
 from llm_serving_engine.scheduler.events import Moved, Produced
 from llm_serving_engine.scheduler.lifecycle import TRANSITIONS, State
@@ -23,6 +23,7 @@ from llm_serving_engine.scheduler.request import Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.step import Step, StepResult
 from llm_serving_engine.server.simulator import invariants
+from llm_serving_engine.server.simulator.costs import DEFAULT_COSTS, Costs
 from llm_serving_engine.server.simulator.simulation import RunnerDied, Simulation
 
 CONTEXT = 200
@@ -89,7 +90,7 @@ class Run:
         """Let the machine be six times as slow for a while."""
         usual, slow = DEFAULT_COSTS, Costs._make(6 * cost for cost in DEFAULT_COSTS)
         for at, costs in ((begin, slow), (end, usual)):
-            cost = CostModel.known(costs)
+            cost = costs.model()
             self.simulation.act_at(at, lambda s, now, cost=cost: self._run_at(cost))  # type: ignore[misc]
 
     def _run_at(self, cost: CostModel) -> None:
