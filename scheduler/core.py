@@ -31,10 +31,11 @@ from llm_serving_engine.scheduler.errors import (
     RunnerFailed,
 )
 from llm_serving_engine.scheduler.events import Begun, Produced, SchedulerEvent
-from llm_serving_engine.scheduler.guarded_policy import guarded
+from llm_serving_engine.scheduler.guarded_policy import GuardedPolicy
 from llm_serving_engine.scheduler.lifecycle import Event, State
 from llm_serving_engine.scheduler.live import LiveRequests
 from llm_serving_engine.scheduler.planner import Planner, Window
+from llm_serving_engine.scheduler.policies.fair import FairPolicy
 from llm_serving_engine.scheduler.policy import Policy, load_policy
 from llm_serving_engine.scheduler.queue import WaitingQueue
 from llm_serving_engine.scheduler.request import FinishReason, Request
@@ -81,7 +82,9 @@ class Scheduler:
         self.queue = WaitingQueue()
         self.cache = Cache(can, config, self.cost, self.tally)
         self.admission = Admission(can, config, self.queue, self.cache, self.cost, self.step_target)
-        self.policy = guarded(policy or load_policy(config.policy, config), config)
+        policy = policy or load_policy(config.policy, config)
+        ours = type(policy) is FairPolicy
+        self.policy = policy if ours else GuardedPolicy(policy, config)
         self._planner = Planner(can, config, self.cost, self.step_target)
         self._live = LiveRequests(
             self.queue, self.cache, self.admission, self.policy, self.suspects, self.tally

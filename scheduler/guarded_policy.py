@@ -13,27 +13,24 @@ from llm_serving_engine.scheduler.sequence import Sequence
 T = TypeVar("T")
 
 
-def guarded(policy: Policy, config: SchedulerConfig) -> Policy:
-    """The policy, guarded where there is another to fall back to."""
-    return policy if isinstance(policy, FairPolicy) else GuardedPolicy(policy, config)
-
-
 class GuardedPolicy(Policy):
-    """Asks a policy until it raises or answers nonsense, and from then on the default."""
+    """Asks a policy until it raises or answers nonsense, and from then on the default.
+
+    The default is told everything from the start, so it knows what each tenant was served.
+    """
 
     def __init__(self, policy: Policy, config: SchedulerConfig) -> None:
         super().__init__(config)
-        self._policy = policy
-        self._live: dict[int, Sequence] = {}
+        self._policy, self._default = policy, FairPolicy(config)
 
     @property
     def strict_classes(self) -> bool:
         """See Policy."""
-        return self._policy.strict_classes
+        return (self._default if self.failure else self._policy).strict_classes
 
     def key(self, sequence: Sequence, now: float) -> Key:
         """See Policy; numbers in any case."""
-        return self._ask(lambda policy: _numbers(policy.key(sequence, now)))
+        return self._ask(lambda policy: tuple(map(float, policy.key(sequence, now))))
 
     def line(self, sequence: Sequence) -> Hashable:
         """See Policy; hashable in any case."""
@@ -42,7 +39,6 @@ class GuardedPolicy(Policy):
     def submitted(self, sequence: Sequence) -> None:
         """See Policy."""
         self._ask(lambda policy: policy.submitted(sequence))
-        self._live[sequence.key] = sequence
 
     def served(self, sequence: Sequence, prompt_tokens: int, output_tokens: int) -> None:
         """See Policy."""
@@ -51,33 +47,22 @@ class GuardedPolicy(Policy):
     def left(self, sequence: Sequence) -> None:
         """See Policy."""
         self._ask(lambda policy: policy.left(sequence))
-        del self._live[sequence.key]
 
     def service(self) -> dict[str, float]:
         """See Policy."""
         return self._ask(lambda policy: dict(policy.service()))
 
     def _ask(self, ask: Callable[[Policy], T]) -> T:
+        # What the default raises is a bug of ours, which the engine answers for.
+        default = ask(self._default)
+        if self.failure:
+            return default
         try:
             return ask(self._policy)
         except Exception as error:
-            if isinstance(self._policy, FairPolicy):
-                raise  # a bug of ours, which the engine answers for
-            self._replace(error)
-            return ask(self._policy)
-
-    def _replace(self, error: Exception) -> None:
-        """Put the default in the place of the policy that raised; it is told of all requests."""
-        name = type(self._policy).__name__
-        self.failure = f"the policy {name} raised {type(error).__name__}: {error}"
-        self._policy = FairPolicy(self.config)
-        for sequence in self._live.values():
-            self._policy.submitted(sequence)
-
-
-def _numbers(key: Key) -> Key:
-    """The key itself. Raises TypeError or ValueError where it cannot be compared."""
-    return tuple(map(float, key))
+            name = type(self._policy).__name__
+            self.failure = f"the policy {name} raised {type(error).__name__}: {error}"
+            return default
 
 
 def _hashable(line: Hashable) -> Hashable:

@@ -15,13 +15,14 @@ from llm_serving_engine.backends.scripted import ScriptedBackend
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.events import Begun, Moved, Produced
-from llm_serving_engine.scheduler.fairness import ServiceCounters
 from llm_serving_engine.scheduler.lifecycle import Event, State
 from llm_serving_engine.scheduler.policies.fair import (
     OUTPUT_TOKEN_WEIGHT,
     PROMPT_TOKEN_WEIGHT,
+    FairPolicy,
 )
 from llm_serving_engine.scheduler.request import Request
+from llm_serving_engine.scheduler.sequence import Sequence, Transition
 from llm_serving_engine.scheduler.step import Capabilities, Step, StepResult
 from llm_serving_engine.server.simulator.simulation import Simulation
 
@@ -131,34 +132,41 @@ def test_ten_times_the_requests_do_not_get_ten_times_the_service() -> None:
     assert 16 <= served_a <= 28  # about as many as the 20 of B
 
 
+def of(tenant: str) -> Sequence:
+    return Sequence(Request("", (1,), 1, tenant=tenant), 1, [Transition(State.WAITING, 0.0)])
+
+
+def counters_of(*tenants: str) -> FairPolicy:
+    policy = FairPolicy(SchedulerConfig(), tenants_max=10)
+    for tenant in tenants:
+        policy.submitted(of(tenant))
+    return policy
+
+
 def test_a_tenant_that_comes_back_is_lifted_to_the_least_active_one() -> None:
-    counters = ServiceCounters(tenants_max=10)
-    for tenant in ("busy", "less"):
-        counters.arrive(tenant)
-    counters.charge("busy", 50.0)
-    counters.charge("less", 30.0)
-    counters.arrive("new")
-    assert counters.of("new") == 30.0
+    policy = counters_of("busy", "less")
+    policy.served(of("busy"), 50, 0)
+    policy.served(of("less"), 30, 0)
+    policy.submitted(of("new"))
+    assert policy.service()["new"] == 30.0
 
 
 def test_going_idle_does_not_wipe_out_what_was_had() -> None:
-    counters = ServiceCounters(tenants_max=10)
-    for tenant in ("greedy", "other"):
-        counters.arrive(tenant)
-    counters.charge("greedy", 100.0)
-    counters.leave("greedy")
-    counters.arrive("greedy")
-    assert counters.of("greedy") == 100.0
+    policy = counters_of("greedy", "other")
+    policy.served(of("greedy"), 100, 0)
+    policy.left(of("greedy"))
+    policy.submitted(of("greedy"))
+    assert policy.service()["greedy"] == 100.0
 
 
 def test_idle_tenants_are_forgotten() -> None:
-    counters = ServiceCounters(tenants_max=10)
-    counters.arrive("stays")
+    policy = counters_of("stays")
     for number in range(1000):
-        counters.arrive(str(number))
-        counters.charge(str(number), 1000.0 - number)
-        counters.leave(str(number))
-    assert len(counters) <= 11
+        one = of(str(number))
+        policy.submitted(one)
+        policy.served(one, 1000 - number, 0)
+        policy.left(one)
+    assert len(policy._service) <= 11
 
 
 def test_a_prompt_that_was_not_computed_is_given_back() -> None:

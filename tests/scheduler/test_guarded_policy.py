@@ -10,7 +10,7 @@ from stepping import run_step
 
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.core import Scheduler
-from llm_serving_engine.scheduler.guarded_policy import GuardedPolicy, guarded
+from llm_serving_engine.scheduler.guarded_policy import GuardedPolicy
 from llm_serving_engine.scheduler.policies.fair import FairPolicy
 from llm_serving_engine.scheduler.policies.first_come import FirstComePolicy
 from llm_serving_engine.scheduler.policy import Key
@@ -97,7 +97,7 @@ def test_nonsense_is_as_good_as_raising() -> None:
 
 def test_the_default_is_not_guarded() -> None:
     policy = FairPolicy(CONFIG)
-    assert guarded(policy, CONFIG) is policy
+    assert Scheduler(Capabilities(1, 64), policy=policy).policy is policy
 
 
 def test_where_the_default_fails_too_that_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
