@@ -10,7 +10,6 @@ a slot, and, while others wait, when it runs: capacity is not spent on late answ
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import NamedTuple
 
 from llm_serving_engine.scheduler.cache import Cache
@@ -114,7 +113,7 @@ class Admission:
 
     # At the door
 
-    def check(self, sequence: Sequence, line: Hashable, now: float) -> Sequence | None:
+    def check(self, sequence: Sequence, now: float) -> Sequence | None:
         """Let a request pass; the waiting request that it displaces, if any.
 
         Raises:
@@ -130,7 +129,7 @@ class Admission:
             )
         displaced = self._check_limits(request, now)
         if request.deadline is not None:
-            self._check_deadline(sequence, line, now)
+            self._check_deadline(sequence, now)
         return displaced
 
     def _check_limits(self, request: Request, now: float) -> Sequence | None:
@@ -165,13 +164,13 @@ class Admission:
             subject, f"{whose} is full: {wait}", self._room_after(request.priority, now)
         )
 
-    def _check_deadline(self, sequence: Sequence, line: Hashable, now: float) -> None:
+    def _check_deadline(self, sequence: Sequence, now: float) -> None:
         assert sequence.request.deadline is not None
         remaining = sequence.request.deadline - now
         if remaining <= 0:
             reason = DeadlinePassed.DEADLINE_UNREACHABLE
             raise DeadlinePassed(reason, "the deadline had passed on arrival")
-        needed = self._needed(sequence, line, remaining)
+        needed = self._needed(sequence, remaining)
         if needed > remaining:
             if not self._cache.in_use:
                 self._share.doubt(sequence.request.tenant)
@@ -281,7 +280,7 @@ class Admission:
 
     # What is expected
 
-    def _needed(self, sequence: Sequence, line: Hashable, remaining: float) -> float:
+    def _needed(self, sequence: Sequence, remaining: float) -> float:
         """Seconds from the arrival of a request to the end of its answer.
 
         It waits for what it does not preempt or overtake: what runs and waits of its
@@ -290,7 +289,7 @@ class Admission:
         priority, outlook = sequence.request.priority, Outlook(self._cache.slots, ())
         work, running = self._work(sequence, outlook), self._rivals(sequence)
         higher = [self._queue.classes[other] for other in Priority if other > priority]
-        ahead = sum(load.requests for load in higher) + self._queue.ahead(line, priority)
+        ahead = sum(load.requests for load in higher) + self._queue.ahead(sequence)
         if not ahead and not running:
             return self._seconds_alone(work)
         # As many run as leave its answer in time, and those without deadlines.

@@ -79,12 +79,12 @@ class Scheduler:
         self.step_target = config.step_target_seconds or step_target(self.cost, can)
         self.tally = Tally()
         self.suspects = Suspects(config.runner_losses_max)
-        self.queue = WaitingQueue()
         self.cache = Cache(can, config, self.cost, self.tally)
-        self.admission = Admission(can, config, self.queue, self.cache, self.cost, self.step_target)
         policy = policy or load_policy(config.policy, config)
         ours = type(policy) is FairPolicy
         self.policy = policy if ours else GuardedPolicy(policy, config)
+        self.queue = WaitingQueue(self.policy.line)
+        self.admission = Admission(can, config, self.queue, self.cache, self.cost, self.step_target)
         self._planner = Planner(can, config, self.cost, self.step_target)
         self._live = LiveRequests(
             self.queue, self.cache, self.admission, self.policy, self.suspects, self.tally

@@ -60,7 +60,7 @@ class Dispatch:
     def submitted(self, sequence: Sequence, now: float) -> None:
         """Let a new sequence wait."""
         self._policy.submitted(sequence)
-        self._queue.add(sequence, self._policy.line(sequence))
+        self._queue.add(sequence)
         self._arrivals[sequence.request.priority] = now
 
     def urgent(self, now: float) -> int:
@@ -89,7 +89,7 @@ class Dispatch:
         if self._policy.failure != self._policy_failure:
             # Another policy decides from here on, by lines of its own.
             self._policy_failure = self._policy.failure
-            self._queue.reorder(self._policy.line)
+            self._queue.reorder()
             return self.first(now, busy, unhurried=unhurried)
         order = {s: (-self._level(s), *keys[s]) for s in heads}
         return min(order, key=order.__getitem__, default=None)
@@ -166,7 +166,7 @@ class Dispatch:
             prefill = awaited.donor.state is State.PREFILL and slot is not None
             return prefill and outlook.position(slot or 0) < awaited.tokens
 
-        self._queue.resume(computing, self._policy.line)
+        self._queue.resume(computing)
 
     def _end_hopeless(self, outlook: Outlook, now: float) -> None:
         """End what runs and cannot be in time any more: others wait."""

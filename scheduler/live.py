@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections.abc import Iterator
 
@@ -11,12 +12,15 @@ from llm_serving_engine.scheduler.errors import DeadlinePassed, RequestError
 from llm_serving_engine.scheduler.events import Moved, SchedulerEvent
 from llm_serving_engine.scheduler.lifecycle import Event, SnapshotEvent, State
 from llm_serving_engine.scheduler.policy import Policy
-from llm_serving_engine.scheduler.queue import Deadlines, WaitingQueue
+from llm_serving_engine.scheduler.queue import WaitingQueue
 from llm_serving_engine.scheduler.request import FinishReason, Request
 from llm_serving_engine.scheduler.sequence import Sequence, Transition
 from llm_serving_engine.scheduler.step import Close, Operation
 from llm_serving_engine.scheduler.suspects import Suspects
 from llm_serving_engine.scheduler.tally import Tally
+
+# Below so many, the deadlines of requests that have ended are not looked for.
+DEADLINES_MIN = 100
 
 
 class LiveRequests:
@@ -47,7 +51,8 @@ class LiveRequests:
         self._admission = admission
         self._policy = policy
         self._sequences: dict[int, Sequence] = {}
-        self._deadlines = Deadlines()
+        # The earliest first; those of requests that have ended may be among them.
+        self._deadlines: list[tuple[float, int]] = []
         self._keys = itertools.count(1)
 
     def __len__(self) -> int:
@@ -66,13 +71,13 @@ class LiveRequests:
     def arrive(self, request: Request, now: float) -> Sequence:
         """Let a request in that is within the limits. Raises RequestError for another one."""
         sequence = Sequence(request, next(self._keys), [Transition(State.WAITING, now)])
-        displaced = self._admission.check(sequence, self._policy.line(sequence), now)
+        displaced = self._admission.check(sequence, now)
         if displaced is not None:
             error = self._admission.displaced(displaced.request.priority, now)
             self.end(displaced, Event.FAIL, now, error)
         self._sequences[sequence.key] = sequence
         if request.deadline is not None:
-            self._deadlines.add(sequence.key, request.deadline)
+            heapq.heappush(self._deadlines, (request.deadline, sequence.key))
         self.events.append(Moved(sequence, sequence.history[-1]))
         return sequence
 
@@ -87,7 +92,7 @@ class LiveRequests:
         if event is not Event.LOSE:
             self.operations.append(Close(sequence.key))
         self.move(sequence, event, now)
-        self._queue.add(sequence, self._policy.line(sequence))
+        self._queue.add(sequence)
 
     # Ends
 
@@ -111,8 +116,6 @@ class LiveRequests:
         self.operations += self._cache.drop(sequence, SnapshotEvent.EVICT)
         del self._sequences[sequence.key]
         self._admission.ended(sequence)
-        if sequence.request.deadline is not None:
-            self._deadlines.discard(sequence.key, sequence.request.deadline)
         self.suspects.left(sequence.key)
         self.move(sequence, event, now)
         self._policy.left(sequence)
@@ -128,8 +131,13 @@ class LiveRequests:
 
     def expire_overdue(self, now: float) -> None:
         """End the requests whose deadlines have passed."""
-        for key in self._deadlines.pop_overdue(now):
-            self.expire(self._sequences[key], now)
+        if len(self._deadlines) > 2 * len(self) + DEADLINES_MIN:
+            self._deadlines = [one for one in self._deadlines if one[1] in self._sequences]
+            heapq.heapify(self._deadlines)
+        while self._deadlines and self._deadlines[0][0] <= now:
+            sequence = self.get(heapq.heappop(self._deadlines)[1])
+            if sequence is not None:
+                self.expire(sequence, now)
 
     def expire(self, sequence: Sequence, now: float) -> None:
         """End a request whose deadline has passed, or cannot be met any more."""

@@ -1,11 +1,10 @@
-"""The requests that wait, in lines, and their deadlines."""
+"""The requests that wait, in lines."""
 
 from __future__ import annotations
 
 import bisect
-import math
-from collections.abc import Callable, Hashable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import NamedTuple
 
 from llm_serving_engine.scheduler.request import Priority
 from llm_serving_engine.scheduler.sequence import Sequence
@@ -28,15 +27,6 @@ class Load:
         self.tokens += sign * sequence.request.tokens
 
 
-class _Ticket(NamedTuple):
-    """A place in a line: by arrival, and among equals by key."""
-
-    arrived_at: float
-    key: int
-    sequence: Sequence
-    line: Hashable
-
-
 class Awaited(NamedTuple):
     """What a deferred request waits for: so many first tokens of a sequence."""
 
@@ -57,10 +47,11 @@ class WaitingQueue:
         tenants: The load of each tenant that has any.
     """
 
-    def __init__(self) -> None:
-        self._waiting: dict[int, _Ticket] = {}
-        self._lines: dict[Hashable, list[_Ticket]] = {}
-        self._deferred: dict[Awaited, list[_Ticket]] = {}
+    def __init__(self, line: Callable[[Sequence], Hashable]) -> None:
+        """Begin empty; `line` says which line a sequence stands in."""
+        self._line = line
+        self._waiting: dict[Sequence, Hashable] = {}
+        self._lines: dict[Hashable, list[Sequence]] = {}
         self.load = Load()
         self.classes = {priority: Load() for priority in Priority}
         self.tenants: dict[str, Load] = {}
@@ -69,18 +60,18 @@ class WaitingQueue:
         return len(self._waiting)
 
     def __iter__(self) -> Iterator[Sequence]:
-        return (ticket.sequence for ticket in self._waiting.values())
+        return iter(self._waiting)
 
-    def add(self, sequence: Sequence, line: Hashable) -> None:
-        """Let a sequence wait in a line."""
-        self._stand(sequence, line)
+    def add(self, sequence: Sequence) -> None:
+        """Let a sequence wait."""
+        self._stand(sequence, self._line(sequence))
         for load in self._loads(sequence):
             load.add(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Let a sequence wait no longer."""
-        self._leave_line(sequence)
-        del self._waiting[sequence.key]
+        self._leave(sequence)
+        del self._waiting[sequence]
         for load in self._loads(sequence):
             load.add(sequence, -1)
         if not self.tenants[sequence.request.tenant].requests:
@@ -88,26 +79,18 @@ class WaitingQueue:
 
     def defer(self, sequence: Sequence, awaited: Awaited) -> None:
         """Let a sequence wait for what another one computes."""
-        self._leave_line(sequence)
+        self._leave(sequence)
         self._stand(sequence, awaited)
 
-    def resume(
-        self, computing: Callable[[Awaited], bool], line: Callable[[Sequence], Hashable]
-    ) -> None:
+    def resume(self, computing: Callable[[Awaited], bool]) -> None:
         """Put the deferred sequences back into lines for which nothing is computed any more."""
-        for awaited, tickets in list(self._deferred.items()):
+        for awaited in [line for line in self._lines if isinstance(line, Awaited)]:
             if not computing(awaited):
-                for ticket in list(tickets):
-                    self._leave_line(ticket.sequence)
-                    self._stand(ticket.sequence, line(ticket.sequence))
+                self._stand_anew(self._lines[awaited])
 
-    def reorder(self, line: Callable[[Sequence], Hashable]) -> None:
-        """Put all sequences into other lines."""
-        sequences = list(self)
-        self._lines.clear()
-        self._deferred.clear()
-        for sequence in sequences:
-            self._stand(sequence, line(sequence))
+    def reorder(self) -> None:
+        """Put all sequences into the lines that they belong to now."""
+        self._stand_anew(self)
 
     def heads(
         self, busy: frozenset[int] | set[int] = frozenset(), *, unhurried: bool = False
@@ -118,22 +101,20 @@ class WaitingQueue:
             busy: Keys of requests that cannot.
             unhurried: Whether those with deadlines cannot.
         """
-        for line in self._lines.values():
-            for ticket in line:
-                hurried = ticket.sequence.request.deadline is not None
-                if ticket.key not in busy and not (unhurried and hurried):
-                    yield ticket.sequence
+        for line in self._served():
+            for sequence in line:
+                hurried = sequence.request.deadline is not None
+                if sequence.key not in busy and not (unhurried and hurried):
+                    yield sequence
                     break
 
-    def ahead(self, line: Hashable, priority: Priority) -> int:
-        """How many requests of a class are served before a newcomer in a line.
+    def ahead(self, sequence: Sequence) -> int:
+        """How many requests of its class are served before a newcomer.
 
         Lines of a class are served in turn.
         """
-        mine = len(self._lines.get(line, ()))
-        lines = sum(
-            other[0].sequence.request.priority is priority for other in self._lines.values()
-        )
+        mine, priority = len(self._lines.get(self._line(sequence), ())), sequence.request.priority
+        lines = sum(line[0].request.priority is priority for line in self._served())
         return min(self.classes[priority].requests, (mine + 1) * max(lines, 1) - 1)
 
     def displaceable(self, below: Priority, tenant: str | None) -> Sequence | None:
@@ -154,57 +135,35 @@ class WaitingQueue:
 
     def deferrals(self) -> Iterator[tuple[Sequence, Awaited]]:
         """The deferred requests, with what each waits for."""
-        for awaited, tickets in self._deferred.items():
-            yield from ((ticket.sequence, awaited) for ticket in tickets)
+        for sequence, line in self._waiting.items():
+            if isinstance(line, Awaited):
+                yield sequence, line
 
     def of_tenant(self, tenant: str) -> Load:
         """The load of a tenant."""
         return self.tenants.get(tenant) or Load()
 
+    def _served(self) -> Iterator[list[Sequence]]:
+        return (line for name, line in self._lines.items() if not isinstance(name, Awaited))
+
     def _stand(self, sequence: Sequence, line: Hashable) -> None:
-        ticket = _Ticket(sequence.arrived_at, sequence.key, sequence, line)
-        self._waiting[sequence.key] = ticket
-        bisect.insort(self._group(line).setdefault(line, []), ticket)
+        self._waiting[sequence] = line
+        place = self._lines.setdefault(line, [])
+        bisect.insort(place, sequence, key=lambda s: (s.arrived_at, s.key))
 
-    def _leave_line(self, sequence: Sequence) -> None:
-        ticket = self._waiting[sequence.key]
-        group = self._group(ticket.line)
-        line = group[ticket.line]
-        del line[bisect.bisect_left(line, ticket)]
+    def _stand_anew(self, sequences: Iterable[Sequence]) -> None:
+        for sequence in list(sequences):
+            self._leave(sequence)
+            self._stand(sequence, self._line(sequence))
+
+    def _leave(self, sequence: Sequence) -> None:
+        name = self._waiting[sequence]
+        line = self._lines[name]
+        line.remove(sequence)
         if not line:
-            del group[ticket.line]
-
-    def _group(self, line: Hashable) -> dict[Any, list[_Ticket]]:
-        return self._deferred if isinstance(line, Awaited) else self._lines
+            del self._lines[name]
 
     def _loads(self, sequence: Sequence) -> tuple[Load, ...]:
         request = sequence.request
         tenant = self.tenants.setdefault(request.tenant, Load())
         return (self.load, self.classes[request.priority], tenant)
-
-
-class Deadlines:
-    """The keys that have deadlines, the earliest first."""
-
-    def __init__(self) -> None:
-        self._sorted: list[tuple[float, int]] = []
-
-    def __len__(self) -> int:
-        return len(self._sorted)
-
-    def add(self, key: int, deadline: float) -> None:
-        """Remember a deadline, in seconds of the engine's clock."""
-        bisect.insort(self._sorted, (deadline, key))
-
-    def discard(self, key: int, deadline: float) -> None:
-        """Forget a key, if it is remembered with that deadline."""
-        place = bisect.bisect_left(self._sorted, (deadline, key))
-        if self._sorted[place : place + 1] == [(deadline, key)]:
-            del self._sorted[place]
-
-    def pop_overdue(self, now: float) -> list[int]:
-        """Take out the keys whose deadline is not after `now`, the earliest first."""
-        count = bisect.bisect_right(self._sorted, (now, math.inf))
-        overdue = [key for _, key in self._sorted[:count]]
-        del self._sorted[:count]
-        return overdue

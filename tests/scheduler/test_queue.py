@@ -7,7 +7,7 @@ from hypothesis import given
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.lifecycle import Event, State
 from llm_serving_engine.scheduler.policy import POLICIES, load_policy
-from llm_serving_engine.scheduler.queue import Awaited, Deadlines, WaitingQueue
+from llm_serving_engine.scheduler.queue import Awaited, WaitingQueue
 from llm_serving_engine.scheduler.request import Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence, Transition
 
@@ -23,23 +23,28 @@ def waiting(
     return Sequence(request, key, [Transition(State.WAITING, at, Event.SUBMIT)])
 
 
+def by_tenant() -> WaitingQueue:
+    """A queue with a line for each tenant."""
+    return WaitingQueue(lambda sequence: sequence.request.tenant)
+
+
 def test_the_first_to_arrive_is_the_head_of_its_line() -> None:
-    queue = WaitingQueue()
+    queue = by_tenant()
     assert list(queue.heads()) == []
-    late, early, other = waiting(1, at=1.0), waiting(2, at=0.0), waiting(3, at=5.0)
-    queue.add(late, "line")
-    queue.add(early, "line")
-    queue.add(other, "another")
+    late, early = waiting(1, at=1.0), waiting(2, at=0.0)
+    other = waiting(3, at=5.0, tenant="other")
+    for sequence in (late, early, other):
+        queue.add(sequence)
     assert list(queue.heads()) == [early, other]
     queue.remove(early)
     assert list(queue.heads()) == [late, other]
 
 
 def test_counts_follow_what_waits() -> None:
-    queue = WaitingQueue()
+    queue = by_tenant()
     low, normal = waiting(1, Priority.LOW, tokens=5, tenant="l"), waiting(2, tokens=7, tenant="n")
-    queue.add(low, "low")
-    queue.add(normal, "normal")
+    queue.add(low)
+    queue.add(normal)
     assert (len(queue), queue.load.tokens) == (2, 12)
     assert queue.classes[Priority.LOW].requests == 1
     assert queue.of_tenant("n").tokens == 7
@@ -51,16 +56,16 @@ def test_counts_follow_what_waits() -> None:
 
 
 def test_a_deferred_request_waits_in_no_line() -> None:
-    queue = WaitingQueue()
+    queue = by_tenant()
     donor, one, other = waiting(1), waiting(2), waiting(3)
     for sequence in (one, other):
-        queue.add(sequence, "line")
+        queue.add(sequence)
     queue.defer(one, Awaited(donor, 64))
     assert list(queue.heads()) == [other]
     assert (len(queue), len(list(queue.deferrals()))) == (2, 1)
-    queue.resume(lambda awaited: awaited.donor is donor, lambda sequence: "line")
+    queue.resume(lambda awaited: awaited.donor is donor)
     assert len(list(queue.deferrals())) == 1
-    queue.resume(lambda awaited: False, lambda sequence: "line")
+    queue.resume(lambda awaited: False)
     assert list(queue.heads()) == [one]
     assert len(list(queue.deferrals())) == 0
     queue.defer(one, Awaited(donor, 64))
@@ -69,13 +74,13 @@ def test_a_deferred_request_waits_in_no_line() -> None:
 
 
 def test_the_newest_of_the_lowest_class_is_displaced() -> None:
-    queue = WaitingQueue()
+    queue = by_tenant()
     low, newer, normal = waiting(1, Priority.LOW), waiting(2, Priority.LOW), waiting(3)
     ran = waiting(4, Priority.LOW)
     for event in (Event.ADMIT, Event.PREEMPT):
         ran.advance(event, 1.0)
     for sequence in (low, newer, normal, ran):
-        queue.add(sequence, "line")
+        queue.add(sequence)
     assert queue.displaceable(Priority.HIGH, None) is newer
     assert queue.displaceable(Priority.LOW, None) is None
     assert queue.displaceable(Priority.HIGH, "other") is None
@@ -86,14 +91,14 @@ def test_the_newest_of_the_lowest_class_is_displaced() -> None:
 
 
 def test_lines_of_a_class_are_served_in_turn() -> None:
-    queue = WaitingQueue()
+    queue = by_tenant()
     for key in range(10):
-        queue.add(waiting(key, tenant="busy"), "busy")
-    assert queue.ahead("busy", Priority.NORMAL) == 10
-    queue.add(waiting(10, tenant="other"), "other")
+        queue.add(waiting(key, tenant="busy"))
+    assert queue.ahead(waiting(20, tenant="busy")) == 10
+    queue.add(waiting(10, tenant="other"))
     # One more of the other's, and as many of the busy one's.
-    assert queue.ahead("other", Priority.NORMAL) == 3
-    assert queue.ahead("new", Priority.HIGH) == 0
+    assert queue.ahead(waiting(20, tenant="other")) == 3
+    assert queue.ahead(waiting(20, Priority.HIGH, tenant="new")) == 0
 
 
 arrivals = st.lists(
@@ -118,7 +123,7 @@ def test_the_head_of_some_line_goes_before_all_others(
     now: float,
 ) -> None:
     policy = load_policy(name, SchedulerConfig())
-    queue = WaitingQueue()
+    queue = WaitingQueue(policy.line)
     sequences = []
     for key, (at, priority, tenant, tokens, has_run) in enumerate(arrivals):
         sequence = waiting(key, priority, tokens + 1, at, tenant)
@@ -127,7 +132,7 @@ def test_the_head_of_some_line_goes_before_all_others(
             sequence.advance(Event.PREEMPT, at)
         policy.submitted(sequence)
         policy.served(sequence, tokens, 0)
-        queue.add(sequence, policy.line(sequence))
+        queue.add(sequence)
         sequences.append(sequence)
     for key, sequence in enumerate(sequences):
         if key in removed:
@@ -140,29 +145,3 @@ def test_the_head_of_some_line_goes_before_all_others(
 
     heads = list(map(order, queue.heads()))
     assert min(heads, default=None) == min(map(order, queue), default=None)
-
-
-@given(
-    st.dictionaries(st.integers(0, 50), st.floats(0, 10), max_size=20),
-    st.sets(st.integers(0, 50)),
-    st.floats(0, 10),
-)
-def test_the_overdue_come_out_once_in_order(
-    deadlines: dict[int, float], gone: set[int], now: float
-) -> None:
-    ends = Deadlines()
-    for key, deadline in deadlines.items():
-        ends.add(key, deadline)
-    for key in gone:
-        ends.discard(key, deadlines.get(key, 1.0))
-    expected = sorted((d, key) for key, d in deadlines.items() if key not in gone and d <= now)
-    assert ends.pop_overdue(now) == [key for _, key in expected]
-    assert ends.pop_overdue(now) == []
-
-
-def test_the_memory_of_deadlines_follows_the_live_requests() -> None:
-    ends = Deadlines()
-    for key in range(10_000):
-        ends.add(key, 1e9)
-        ends.discard(key, 1e9)
-    assert len(ends) == 0

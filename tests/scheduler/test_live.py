@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from contextlib import suppress
+
+import hypothesis.strategies as st
+from hypothesis import given
+from stepping import ask, new_scheduler
+
+from llm_serving_engine.scheduler.errors import DeadlinePassed
+from llm_serving_engine.scheduler.events import Moved
+from llm_serving_engine.scheduler.lifecycle import State
+from llm_serving_engine.scheduler.live import DEADLINES_MIN
+
+
+@given(st.lists(st.floats(1, 10), max_size=20), st.sets(st.integers(0, 19)), st.floats(1, 10))
+def test_deadlines_pass_in_their_order_among_those_that_live(
+    deadlines: list[float], gone: set[int], now: float
+) -> None:
+    scheduler, live = new_scheduler(slots=1), []
+    for place, deadline in enumerate(deadlines):
+        with suppress(DeadlinePassed):
+            sequence = scheduler.submit(ask(deadline=deadline), now=0.0)
+            if place in gone:
+                scheduler.cancel(sequence.key, 0.5)
+            else:
+                live.append(deadline)
+    scheduler.take_events()
+    scheduler.schedule(now)
+    expired = [
+        event.sequence.request.deadline
+        for event in scheduler.take_events()
+        if isinstance(event, Moved) and event.transition.state is State.EXPIRED
+    ]
+    overdue = sorted(deadline for deadline in live if deadline <= now)
+    assert expired[: len(overdue)] == overdue
+
+
+def test_the_memory_of_deadlines_follows_the_live_requests() -> None:
+    scheduler = new_scheduler()
+    for _ in range(1000):
+        scheduler.cancel(scheduler.submit(ask(deadline=1e9), now=0.0).key, 0.0)
+        scheduler.schedule(0.0)
+    assert len(scheduler._live._deadlines) <= DEADLINES_MIN + 1
