@@ -22,7 +22,7 @@ from llm_serving_engine.scheduler.lifecycle import (
 from llm_serving_engine.scheduler.prefix import common_prefix, whole_units
 from llm_serving_engine.scheduler.queue import Awaited
 from llm_serving_engine.scheduler.sequence import Sequence
-from llm_serving_engine.scheduler.slots import NOTHING, Outlook, Prefix, Slot, count_groups
+from llm_serving_engine.scheduler.slots import Outlook, Slot, count_groups
 from llm_serving_engine.scheduler.step import (
     Capabilities,
     Copy,
@@ -45,10 +45,11 @@ REUSE_CHANCE = 0.5
 
 @dataclass(slots=True, eq=False)
 class Snapshot:
-    """A saved cache, of a sequence that waits. Only `Cache` writes it."""
+    """A saved cache: the first `tokens` tokens of a sequence that waits. Only `Cache` writes it."""
 
     number: int
-    prefix: Prefix
+    sequence: Sequence
+    tokens: int
     last_used: float
     state: SnapshotState = SnapshotState.PENDING
 
@@ -113,13 +114,13 @@ class Cache:
         """
         needed = sequence.tokens(0, sequence.known_tokens - 1)
         best: tuple[Slot | Snapshot, int] | None = None
-        for source, prefix, length in self._prefixes(outlook):
-            own = prefix.key == sequence.key
-            if prefix.owner != sequence.owner or not (own or self._config.prefix_cache):
+        for source, other, usable, length in self._prefixes(outlook):
+            own = other is sequence
+            if other.owner != sequence.owner or not (own or self._config.prefix_cache):
                 continue
-            tokens = common_prefix(needed, prefix.tokens)
+            tokens = common_prefix(needed, other.tokens(0, usable))
             if not own:
-                prompts = len(sequence.request.prompt), prefix.prompt_tokens
+                prompts = len(sequence.request.prompt), len(other.request.prompt)
                 tokens = whole_units(tokens, self._unit, prompts)
                 tokens = tokens if tokens >= PREFIX_TOKENS_MIN else 0
             if tokens > (best[1] if best else 0) and self._can_drop(length - tokens):
@@ -134,8 +135,7 @@ class Cache:
         source, tokens = self.match(sequence, outlook) or (None, 0)
         if isinstance(source, Snapshot):
             slot = self._cheapest(idle, sequence)
-            length = len(source.prefix.tokens)
-            return Place(slot, tokens, Restore(slot.index, source.number, length))
+            return Place(slot, tokens, Restore(slot.index, source.number, source.tokens))
         if source is None:
             return Place(self._cheapest(idle, sequence))
         others = [slot for slot in idle if slot is not source]
@@ -203,17 +203,16 @@ class Cache:
         """Give an idle slot to a sequence."""
         slot = place.slot
         slot.state = following(SLOT_TRANSITIONS, slot.state, SlotEvent.TAKE)
-        slot.sequence, slot.retained, slot.usable = sequence, NOTHING, place.tokens
+        slot.sequence, slot.retained, slot.usable = sequence, None, place.tokens
         sequence.slot = slot.index
 
     def release(self, sequence: Sequence, usable: int, now: float) -> None:
         """Free a sequence's slot, and keep so many of its tokens for others to begin with."""
         assert sequence.slot is not None
         slot = self.slots[sequence.slot]
-        slot.retained = slot.prefix(usable)
         slot.state = following(SLOT_TRANSITIONS, slot.state, SlotEvent.RELEASE)
-        slot.usable, slot.last_used = len(slot.retained.tokens), now
-        slot.sequence = sequence.slot = None
+        slot.retained, slot.sequence, sequence.slot = sequence, None, None
+        slot.usable, slot.last_used = min(usable, sequence.known_tokens), now
         if not slot.usable:
             self._evict(slot)
 
@@ -239,8 +238,8 @@ class Cache:
             slot.usable = slot.length
         return True
 
-    def confirm(self, operation: Operation, failed: bool) -> None:
-        """Take in that an operation is done, or has failed."""
+    def confirm(self, operation: Operation, failed: bool) -> Sequence | None:
+        """Take in that an operation is done, or has failed; the sequence that loses by that."""
         if isinstance(operation, Save):
             snapshot = self.snapshots.get(operation.snapshot)
             if snapshot is not None:
@@ -248,10 +247,12 @@ class Cache:
                 if failed:
                     del self.snapshots[operation.snapshot]
         elif isinstance(operation, Copy | Restore):
-            index = operation.target if isinstance(operation, Copy) else operation.slot
-            self.slots[index].length = 0 if failed else operation.tokens
+            slot = self.slots[operation.target if isinstance(operation, Copy) else operation.slot]
+            slot.length = 0 if failed else operation.tokens
             if failed:
-                self._empty(self.slots[index])
+                self._empty(slot)
+                return slot.sequence
+        return None
 
     def lose(self) -> None:
         """Take in that the runner died, and all caches with it; nothing runs any more."""
@@ -272,15 +273,14 @@ class Cache:
         A higher class waits for it, so it must not take longer than `seconds_max`.
         """
         assert sequence.slot is not None
-        prefix = self.slots[sequence.slot].prefix(outlook.position(sequence.slot))
-        tokens = len(prefix.tokens)
+        tokens = min(outlook.position(sequence.slot), sequence.known_tokens)
         exact = tokens == outlook.lengths[sequence.slot]
         seconds = self._cost.snapshot_token_seconds * tokens
         if not self._can.snapshots or not exact or not tokens:
             return []
         if seconds > min(seconds_max, self._cost.prefill_seconds(0, tokens, self._can.chunk)):
             return []
-        snapshot = Snapshot(next(self._numbers), prefix, now)
+        snapshot = Snapshot(next(self._numbers), sequence, tokens, now)
         if self._bytes(snapshot) > self._config.snapshot_bytes_max:
             return []
         self.snapshots[snapshot.number] = snapshot
@@ -289,7 +289,7 @@ class Cache:
 
     def drop(self, sequence: Sequence, event: SnapshotEvent) -> list[Operation]:
         """Forget the snapshots of a sequence that has a slot again, or has ended."""
-        own = [s for s in self.snapshots.values() if s.prefix.key == sequence.key]
+        own = [s for s in self.snapshots.values() if s.sequence is sequence]
         return [self._drop(snapshot, event) for snapshot in own]
 
     def _make_room(self) -> list[Operation]:
@@ -308,19 +308,19 @@ class Cache:
         return Drop(snapshot.number)
 
     def _bytes(self, snapshot: Snapshot) -> int:
-        return len(snapshot.prefix.tokens) * self._can.token_bytes + self._can.state_bytes
+        return snapshot.tokens * self._can.token_bytes + self._can.state_bytes
 
     # Inside
 
-    def _prefixes(self, outlook: Outlook) -> Iterator[tuple[Slot | Snapshot, Prefix, int]]:
-        """Everything that holds tokens, and how many it holds, usable or not."""
+    def _prefixes(self, outlook: Outlook) -> Iterator[tuple[Slot | Snapshot, Sequence, int, int]]:
+        """All that holds tokens: whose, how many of them are usable, and how many it holds."""
         for slot in self.slots:
-            usable = outlook.position(slot.index)
-            if usable:
-                yield slot, slot.prefix(usable), outlook.lengths[slot.index]
-        for snapshot in self.snapshots.values():
-            if snapshot.state is SnapshotState.STORED:
-                yield snapshot, snapshot.prefix, len(snapshot.prefix.tokens)
+            sequence, usable = slot.sequence or slot.retained, outlook.position(slot.index)
+            if sequence is not None and usable:
+                yield slot, sequence, usable, outlook.lengths[slot.index]
+        for one in self.snapshots.values():
+            if one.state is SnapshotState.STORED:
+                yield one, one.sequence, one.tokens, one.tokens
 
     def _can_drop(self, tokens: int) -> bool:
         return self._can.rollback is None or tokens <= self._can.rollback
@@ -362,7 +362,7 @@ class Cache:
 
     @staticmethod
     def _evict(slot: Slot, event: SlotEvent = SlotEvent.EVICT) -> None:
-        slot.retained = NOTHING
+        slot.retained = None
         slot.state = following(SLOT_TRANSITIONS, slot.state, event)
 
 

@@ -44,11 +44,8 @@ from llm_serving_engine.scheduler.slots import Outlook
 from llm_serving_engine.scheduler.step import (
     FOLLOW,
     Capabilities,
-    Copy,
     Drop,
     Logprobs,
-    Operation,
-    Restore,
     Run,
     RunResult,
     Step,
@@ -206,7 +203,9 @@ class Scheduler:
             return
         self._learn(step, result)
         for index, operation in enumerate(step.operations):
-            self._confirm(operation, index in result.failed, now)
+            loser = self.cache.confirm(operation, index in result.failed)
+            if loser is not None:
+                self._lose_cache(loser, now)
         for run, outcome in zip(step.runs, result.runs, strict=True):
             self._apply_run(run, outcome, now)
         self._last_step = step
@@ -288,15 +287,6 @@ class Scheduler:
         self.cost.learn_operations(done, result.operation_seconds)
 
     # What comes of a step
-
-    def _confirm(self, operation: Operation, failed: bool, now: float) -> None:
-        self.cache.confirm(operation, failed)
-        if not failed or not isinstance(operation, Copy | Restore):
-            return
-        slot = operation.target if isinstance(operation, Copy) else operation.slot
-        sequence = self.cache.slots[slot].sequence
-        if sequence is not None:
-            self._lose_cache(sequence, now)
 
     def _lose_cache(self, sequence: Sequence, now: float) -> None:
         sequence.cache_losses += 1

@@ -5,30 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from llm_serving_engine.scheduler.lifecycle import SlotState
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.step import Copy, Operation, Output, Restore, Step
-
-
-class Prefix(NamedTuple):
-    """Tokens in a cache, and whose they are.
-
-    Attributes:
-        tokens: Their values.
-        prompt_tokens: The length of the prompt that they begin with.
-        owner: Tenant and salt.
-        key: The sequence that computed them.
-    """
-
-    tokens: tuple[int, ...] = ()
-    prompt_tokens: int = 0
-    owner: tuple[str, str] = ("", "")
-    key: int = 0
-
-
-NOTHING = Prefix()
 
 
 @dataclass(slots=True, eq=False)
@@ -42,7 +22,7 @@ class Slot:
         length: Tokens that the runner has in it.
         usable: How many of them, from the first on, are those of `sequence`, or
             of `retained`: an upper limit, as `length` is one.
-        retained: What the last sequence left.
+        retained: The sequence that left them, while they are of use.
         last_used: When that one left.
     """
 
@@ -51,21 +31,13 @@ class Slot:
     sequence: Sequence | None = None
     length: int = 0
     usable: int = 0
-    retained: Prefix = NOTHING
+    retained: Sequence | None = None
     last_used: float = 0.0
 
     @property
     def key(self) -> int | None:
         """The key of the sequence that runs in it."""
         return None if self.sequence is None else self.sequence.key
-
-    def prefix(self, usable: int) -> Prefix:
-        """What it holds, where so many tokens are usable."""
-        sequence = self.sequence
-        if sequence is None:
-            return self.retained._replace(tokens=self.retained.tokens[:usable])
-        tokens = sequence.tokens(0, min(usable, sequence.known_tokens))
-        return Prefix(tokens, len(sequence.request.prompt), sequence.owner, sequence.key)
 
 
 class Outlook:

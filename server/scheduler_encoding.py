@@ -49,14 +49,13 @@ def encode_slots(scheduler: Scheduler) -> list[operations_pb2.Slot]:
 def _slot(slot: Slot, tokens: int) -> operations_pb2.Slot:
     if slot.sequence is not None:
         return _held_slot(slot, slot.sequence, tokens)
-    if not slot.retained.tokens:
+    if slot.retained is None:
         return operations_pb2.Slot(index=slot.index, state=operations_pb2.SLOT_STATE_FREE)
-    tenant, _ = slot.retained.owner
     return operations_pb2.Slot(
         index=slot.index,
         state=operations_pb2.SLOT_STATE_CACHED,
-        tenant=tenant,
-        tokens=len(slot.retained.tokens),
+        tenant=slot.retained.request.tenant,
+        tokens=slot.usable,
     )
 
 

@@ -67,7 +67,7 @@ def _check_slots(scheduler: Scheduler) -> None:
             _require(slot.sequence.slot == slot.index, "a sequence does not know its slot")
             _require(slot.sequence.state.running, "a slot is held by what does not run")
         if slot.state is SlotState.FREE:
-            _require(slot.usable == 0 and not slot.retained.tokens, "a free slot keeps something")
+            _require(slot.usable == 0 and slot.retained is None, "a free slot keeps something")
     for sequence in scheduler.live():
         _require(sequence.state.running == (sequence.slot is not None), "running without a slot")
         _require(not sequence.state.ended, "what has ended is alive")
@@ -92,7 +92,7 @@ def _check_snapshots(scheduler: Scheduler) -> None:
     for number, snapshot in scheduler.cache.snapshots.items():
         _require(snapshot.number == number, "a snapshot of another number")
         _require(snapshot.state is not SnapshotState.GONE, "a snapshot that has gone")
-        sequence = scheduler.get(snapshot.prefix.key)
+        sequence = scheduler.get(snapshot.sequence.key)
         waits = sequence is not None and sequence.state is State.WAITING
         _require(waits, "a snapshot of what does not wait")
 

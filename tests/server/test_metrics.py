@@ -13,7 +13,6 @@ from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.lifecycle import Event, State
 from llm_serving_engine.scheduler.request import FinishReason, Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence, Transition
-from llm_serving_engine.scheduler.slots import Prefix
 from llm_serving_engine.scheduler.step import (
     Capabilities,
     Run,
@@ -331,7 +330,9 @@ def test_the_memory_of_saved_caches(metrics: Metrics) -> None:
     metrics.watch_scheduler("m", lambda: scheduler)
     name = "llm_serving_engine_saved_cache_bytes"
     assert value(metrics, name) == 0
-    scheduler.cache.snapshots[1] = Snapshot(1, Prefix((1,) * 7), last_used=0.0)
+    scheduler.cache.snapshots[1] = Snapshot(
+        1, Sequence(Request("", (1,), 1), 1, []), 7, last_used=0.0
+    )
     assert value(metrics, name) == 70
 
 
