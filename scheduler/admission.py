@@ -12,15 +12,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from llm_serving_engine.scheduler.cache import Cache
-from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.cost import CostModel
 from llm_serving_engine.scheduler.errors import DeadlinePassed, InvalidField, LimitReached
-from llm_serving_engine.scheduler.queue import Load, WaitingQueue
+from llm_serving_engine.scheduler.part import Common, Part
+from llm_serving_engine.scheduler.queue import Load
 from llm_serving_engine.scheduler.request import Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.slots import Outlook
-from llm_serving_engine.scheduler.step import Capabilities
 
 RETRY_AFTER_MIN = 0.05
 RETRY_AFTER_MAX = 600.0
@@ -79,25 +77,12 @@ class OutputShare:
         return mean if count >= TENANT_FINISHED_MIN else self._mean
 
 
-class Admission:
+class Admission(Part):
     """Holds requests against the limits and against their deadlines."""
 
-    def __init__(
-        self,
-        capabilities: Capabilities,
-        config: SchedulerConfig,
-        queue: WaitingQueue,
-        cache: Cache,
-        cost: CostModel,
-        target: float,
-    ) -> None:
-        self._can = capabilities
-        self._config = config
-        self._queue = queue
-        self._cache = cache
-        self._cost = cost
-        self._cost_at_load = CostModel(capabilities.speeds)
-        self._target = target
+    def __init__(self, common: Common) -> None:
+        super().__init__(common)
+        self._cost_at_load = CostModel(self._can.speeds)
         self._share = OutputShare()
         # Until when capacity is promised to those that were told to try again, by class.
         self._promised = dict.fromkeys(Priority, 0.0)

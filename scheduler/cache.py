@@ -32,7 +32,6 @@ from llm_serving_engine.scheduler.step import (
     Run,
     Save,
 )
-from llm_serving_engine.scheduler.tally import Tally
 
 # Common tokens below which prompts only happen to begin alike: all have a first token,
 # and those of chats the marks of a turn.
@@ -69,21 +68,12 @@ class Place(NamedTuple):
 class Cache:
     """All slots and snapshots."""
 
-    def __init__(
-        self,
-        capabilities: Capabilities,
-        config: SchedulerConfig,
-        cost: CostModel,
-        tally: Tally,
-    ) -> None:
-        self._can = capabilities
-        self._config = config
-        self._cost = cost
-        self._tally = tally
+    def __init__(self, can: Capabilities, config: SchedulerConfig, cost: CostModel) -> None:
+        self._can, self._config, self._cost = can, config, cost
         self._numbers = itertools.count(1)
-        self.slots = tuple(Slot(index) for index in range(capabilities.slots))
+        self.slots = tuple(Slot(index) for index in range(can.slots))
         self.snapshots: dict[int, Snapshot] = {}
-        self._unit = capabilities.chunk if config.determinism == "batch_invariant" else 1
+        self._unit = can.chunk if config.determinism == "batch_invariant" else 1
 
     # What there is
 
@@ -222,7 +212,6 @@ class Cache:
         assert sequence is not None
         self.release(sequence, 0, now)
         self.take(Place(self.slots[copy.target], copy.tokens), sequence)
-        self._tally.moves += 1
 
     def commit(self, run: Run, done: int, failed: bool) -> bool:
         """Take in what a run has done; False where it was refused."""
@@ -284,7 +273,6 @@ class Cache:
         if self._bytes(snapshot) > self._config.snapshot_bytes_max:
             return []
         self.snapshots[snapshot.number] = snapshot
-        self._tally.saves += 1
         return [*self._make_room(), Save(sequence.slot, snapshot.number, tokens)]
 
     def drop(self, sequence: Sequence, event: SnapshotEvent) -> list[Operation]:

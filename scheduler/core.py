@@ -30,10 +30,11 @@ from llm_serving_engine.scheduler.errors import (
     RequestFailed,
     RunnerFailed,
 )
-from llm_serving_engine.scheduler.events import Begun, Produced, SchedulerEvent
+from llm_serving_engine.scheduler.events import Begun, Produced, SchedulerEvent, Tally
 from llm_serving_engine.scheduler.guarded_policy import GuardedPolicy
 from llm_serving_engine.scheduler.lifecycle import Event, State
 from llm_serving_engine.scheduler.live import LiveRequests
+from llm_serving_engine.scheduler.part import Common
 from llm_serving_engine.scheduler.planner import Planner, Window
 from llm_serving_engine.scheduler.policies.fair import FairPolicy
 from llm_serving_engine.scheduler.policy import Policy, load_policy
@@ -52,7 +53,6 @@ from llm_serving_engine.scheduler.step import (
     StepResult,
 )
 from llm_serving_engine.scheduler.suspects import Suspects
-from llm_serving_engine.scheduler.tally import Tally
 
 # Steps that a runner has: one that it computes, and one that is queued.
 STEPS_MAX = 2
@@ -74,28 +74,27 @@ class Scheduler:
         self.config = config = config or SchedulerConfig()
         self.cost = CostModel(can.speeds)
         self.step_target = config.step_target_seconds or step_target(self.cost, can)
-        self.tally = Tally()
-        self.suspects = Suspects(config.runner_losses_max)
-        self.cache = Cache(can, config, self.cost, self.tally)
         policy = policy or load_policy(config.policy, config)
         ours = type(policy) is FairPolicy
         self.policy = policy if ours else GuardedPolicy(policy, config)
         self.queue = WaitingQueue(self.policy.line)
-        self.admission = Admission(can, config, self.queue, self.cache, self.cost, self.step_target)
-        self._planner = Planner(can, config, self.cost, self.step_target)
-        self._live = LiveRequests(
-            self.queue, self.cache, self.admission, self.policy, self.suspects, self.tally
-        )
-        self.dispatch = Dispatch(
+        self.cache = Cache(can, config, self.cost)
+        self.tally = Tally()
+        common = Common(
+            can,
             config,
-            self.policy,
-            self._live,
-            self.queue,
-            self.cache,
-            self.admission,
             self.cost,
             self.step_target,
+            self.policy,
+            self.queue,
+            self.cache,
+            self.tally,
         )
+        self.suspects = Suspects(config.runner_losses_max)
+        self.admission = Admission(common)
+        self._live = LiveRequests(common, self.admission, self.suspects)
+        self.dispatch = Dispatch(common, self._live, self.admission)
+        self._planner = Planner(common)
         self._numbers = itertools.count(1)
         self._flights: deque[Step] = deque()
         # When the oldest of them began, and the number of the one that is called back.

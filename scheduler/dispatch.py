@@ -14,13 +14,10 @@
 from __future__ import annotations
 
 from llm_serving_engine.scheduler.admission import Admission
-from llm_serving_engine.scheduler.cache import Cache
-from llm_serving_engine.scheduler.config import SchedulerConfig
-from llm_serving_engine.scheduler.cost import CostModel
 from llm_serving_engine.scheduler.lifecycle import Event, SnapshotEvent, State
 from llm_serving_engine.scheduler.live import LiveRequests
-from llm_serving_engine.scheduler.policy import Policy
-from llm_serving_engine.scheduler.queue import Awaited, WaitingQueue
+from llm_serving_engine.scheduler.part import Common, Part
+from llm_serving_engine.scheduler.queue import Awaited
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.slots import Outlook
 from llm_serving_engine.scheduler.step import Open, Operation
@@ -31,29 +28,14 @@ AGED_SHARE = 8
 PROTECTED_TOKENS = 32
 
 
-class Dispatch:
+class Dispatch(Part):
     """Gives slots to the requests that wait, and takes them from those that run."""
 
-    def __init__(
-        self,
-        config: SchedulerConfig,
-        policy: Policy,
-        live: LiveRequests,
-        queue: WaitingQueue,
-        cache: Cache,
-        admission: Admission,
-        cost: CostModel,
-        target: float,
-    ) -> None:
-        self._config = config
-        self._policy = policy
-        self._policy_failure = ""
+    def __init__(self, common: Common, live: LiveRequests, admission: Admission) -> None:
+        super().__init__(common)
         self._live = live
-        self._queue = queue
-        self._cache = cache
         self._admission = admission
-        self._cost = cost
-        self._target = target
+        self._policy_failure = ""
         self._since_aged = AGED_SHARE
         self._arrivals: dict[int, float] = {}
 
@@ -206,9 +188,11 @@ class Dispatch:
     def _preempt(self, sequence: Sequence, outlook: Outlook, now: float) -> None:
         assert sequence.slot is not None
         index = sequence.slot
-        self._operate(self._cache.save(sequence, outlook, self._target / 4, now), outlook)
+        saving = self._cache.save(sequence, outlook, self._target / 4, now)
+        self._operate(saving, outlook)
+        self._tally.saves += bool(saving)
         sequence.preemptions += 1
-        self._live.tally.preemptions += 1
+        self._tally.preemptions += 1
         self._live.vacate(sequence, Event.PREEMPT, outlook.position(index), now)
         outlook.usable[index] = self._cache.slots[index].usable
 
@@ -217,6 +201,7 @@ class Dispatch:
         copy = self._cache.compaction(streams, outlook)
         if copy is not None:
             self._cache.move(copy, now)
+            self._tally.moves += 1
             self._operate([copy], outlook)
             outlook.usable[copy.source] = 0
             outlook.usable[copy.target] = copy.tokens

@@ -1,9 +1,12 @@
-"""What a scheduler says of the requests, in the order in which it happened."""
+"""What a scheduler says: what happened to requests, in order, and counts of what was done."""
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.sequence import Sequence, Transition
 from llm_serving_engine.scheduler.step import Logprobs
 
@@ -30,3 +33,24 @@ class Produced(NamedTuple):
 
 
 SchedulerEvent = Moved | Begun | Produced
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the scheduler has done since it was made.
+
+    Attributes:
+        outcomes: Requests that ended, by end state.
+        preemptions: Slots that were taken for a higher class.
+        saves: Caches of those that were saved, not thrown away.
+        moves: Sequences that were moved to make rows dense.
+        prefix_hits: Requests that found a part of their prompt in the cache.
+        prefix_tokens: Those parts, in tokens.
+    """
+
+    outcomes: Counter[State] = field(default_factory=Counter)
+    preemptions: int = 0
+    saves: int = 0
+    moves: int = 0
+    prefix_hits: int = 0
+    prefix_tokens: int = 0

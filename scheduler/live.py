@@ -7,49 +7,34 @@ import itertools
 from collections.abc import Iterator
 
 from llm_serving_engine.scheduler.admission import Admission
-from llm_serving_engine.scheduler.cache import Cache
 from llm_serving_engine.scheduler.errors import DeadlinePassed, RequestError
 from llm_serving_engine.scheduler.events import Moved, SchedulerEvent
 from llm_serving_engine.scheduler.lifecycle import Event, SnapshotEvent, State
-from llm_serving_engine.scheduler.policy import Policy
-from llm_serving_engine.scheduler.queue import WaitingQueue
+from llm_serving_engine.scheduler.part import Common, Part
 from llm_serving_engine.scheduler.request import FinishReason, Request
 from llm_serving_engine.scheduler.sequence import Sequence, Transition
 from llm_serving_engine.scheduler.step import Close, Operation
 from llm_serving_engine.scheduler.suspects import Suspects
-from llm_serving_engine.scheduler.tally import Tally
 
 # Below so many, the deadlines of requests that have ended are not looked for.
 DEADLINES_MIN = 100
 
 
-class LiveRequests:
+class LiveRequests(Part):
     """All requests from their arrival to their end.
 
     Attributes:
         events: What happened, in order.
         operations: What the runner is told with the next step, whatever else it does.
         suspects: Those that may have killed a runner.
-        tally: Counts ends.
     """
 
-    def __init__(
-        self,
-        queue: WaitingQueue,
-        cache: Cache,
-        admission: Admission,
-        policy: Policy,
-        suspects: Suspects,
-        tally: Tally,
-    ) -> None:
+    def __init__(self, common: Common, admission: Admission, suspects: Suspects) -> None:
+        super().__init__(common)
         self.events: list[SchedulerEvent] = []
         self.operations: list[Operation] = []
         self.suspects = suspects
-        self.tally = tally
-        self._queue = queue
-        self._cache = cache
         self._admission = admission
-        self._policy = policy
         self._sequences: dict[int, Sequence] = {}
         # The earliest first; those of requests that have ended may be among them.
         self._deadlines: list[tuple[float, int]] = []
@@ -119,7 +104,7 @@ class LiveRequests:
         self.suspects.left(sequence.key)
         self.move(sequence, event, now)
         self._policy.left(sequence)
-        self.tally.outcomes[sequence.state] += 1
+        self._tally.outcomes[sequence.state] += 1
 
     def _refund(self, sequence: Sequence) -> None:
         """Give back what was charged for the part of a prompt that was not computed."""

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from llm_serving_engine.scheduler.config import SchedulerConfig
-from llm_serving_engine.scheduler.cost import CostModel
+from llm_serving_engine.scheduler.part import Common, Part
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.slots import Outlook
-from llm_serving_engine.scheduler.step import FOLLOW, Capabilities, Output, Run, Shape, shape_of
+from llm_serving_engine.scheduler.step import FOLLOW, Output, Run, Shape, shape_of
 
 # The figures here are of tests/benchmarks/scheduler_constants.py, with the costs of a small
 # model and of a large one.
@@ -51,17 +50,13 @@ class Window(NamedTuple):
     urgent: int = 0
 
 
-class Planner:
+class Planner(Part):
     """Plans the runs of steps."""
 
-    def __init__(
-        self, capabilities: Capabilities, config: SchedulerConfig, cost: CostModel, target: float
-    ) -> None:
-        self._can = capabilities
-        self._cost = cost
-        self._target = target
-        self._delivery = min(config.delivery_seconds, target / 2)
-        self._invariant = config.determinism == "batch_invariant"
+    def __init__(self, common: Common) -> None:
+        super().__init__(common)
+        self._delivery = min(self._config.delivery_seconds, self._target / 2)
+        self._invariant = self._config.determinism == "batch_invariant"
 
     def streams(self, running: list[Sequence], outlook: Outlook) -> list[Sequence]:
         """The sequences that have one token to compute: they make the rows."""

@@ -6,13 +6,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from llm_serving_engine.scheduler.core import Scheduler
+from llm_serving_engine.scheduler.events import Tally
 from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.policy import Policy
 from llm_serving_engine.scheduler.request import Priority
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.slots import Outlook, Slot, count_groups
 from llm_serving_engine.scheduler.step import Copy, Restore, Save, Step, StepResult
-from llm_serving_engine.scheduler.tally import Tally
 from llm_serving_engine.server.encoding import encode_seconds
 from llm_serving_engine.server.latencies import Latency, Percentiles
 from llm_serving_engine.server.tenant_tokens import TenantTokens

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.errors import RequestError
-from llm_serving_engine.scheduler.events import Begun, Produced, SchedulerEvent
+from llm_serving_engine.scheduler.events import Begun, Produced, SchedulerEvent, Tally
 from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.policies.fair import (
     OUTPUT_TOKEN_WEIGHT,
@@ -25,7 +25,6 @@ from llm_serving_engine.scheduler.step import (
     Step,
     StepResult,
 )
-from llm_serving_engine.scheduler.tally import Tally
 from llm_serving_engine.server.engine.observer import Observer
 from llm_serving_engine.server.simulator.replay_settings import ReplaySettings
 from llm_serving_engine.server.simulator.simulation import Simulation, StepRecord
