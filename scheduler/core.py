@@ -151,7 +151,7 @@ class Scheduler:
         if self._recalled:
             return None
         self._live.expire_overdue(now)
-        outlook = self._outlook()
+        outlook = Outlook(self.cache.slots, self._flights, self._live.operations)
         self.dispatch.admit(outlook, now)
         streams = self._planner.streams(list(self.cache.holders()), outlook)
         self.dispatch.compact(streams, outlook, now)
@@ -259,12 +259,6 @@ class Scheduler:
         return self.admission.retry_after
 
     # Time
-
-    def _outlook(self) -> Outlook:
-        outlook = Outlook(self.cache.slots, self._flights)
-        for operation in self._live.operations:
-            outlook.add(operation)
-        return outlook
 
     def _window(self, now: float) -> Window:
         # The queued step begins when the one before it is done, not when that was expected.

@@ -22,11 +22,7 @@ class GuardedPolicy(Policy):
     def __init__(self, policy: Policy, config: SchedulerConfig) -> None:
         super().__init__(config)
         self._policy, self._default = policy, FairPolicy(config)
-
-    @property
-    def strict_classes(self) -> bool:
-        """See Policy."""
-        return (self._default if self.failure else self._policy).strict_classes
+        self.strict_classes = policy.strict_classes
 
     def key(self, sequence: Sequence, now: float) -> Key:
         """See Policy; numbers in any case."""
@@ -62,6 +58,7 @@ class GuardedPolicy(Policy):
         except Exception as error:
             name = type(self._policy).__name__
             self.failure = f"the policy {name} raised {type(error).__name__}: {error}"
+            self.strict_classes = self._default.strict_classes
             return default
 
 

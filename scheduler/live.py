@@ -84,14 +84,13 @@ class LiveRequests(Part):
     def finish(self, sequence: Sequence, reason: FinishReason, now: float) -> None:
         """End a request successfully."""
         sequence.finish_reason = reason
-        self._leave(sequence, Event.FINISH, now)
+        self.end(sequence, Event.FINISH, now)
 
-    def end(self, sequence: Sequence, event: Event, now: float, error: RequestError) -> None:
-        """End a request with an error."""
+    def end(
+        self, sequence: Sequence, event: Event, now: float, error: RequestError | None = None
+    ) -> None:
+        """End a request: with an error, unless it is finished."""
         sequence.error = error
-        self._leave(sequence, event, now)
-
-    def _leave(self, sequence: Sequence, event: Event, now: float) -> None:
         if sequence.slot is not None:
             self._refund(sequence)
             self._cache.release(sequence, self._cache.slots[sequence.slot].usable, now)

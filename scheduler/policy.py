@@ -30,18 +30,13 @@ class Policy(ABC):
     A policy that raises is replaced by the default one.
 
     Attributes:
+        strict_classes: Whether a higher class goes before a lower one, and takes its
+            slots. Without, `key` alone decides, and what has begun goes on.
         failure: Why the default policy decides in its place; else empty.
     """
 
+    strict_classes = True
     failure = ""
-
-    @property
-    def strict_classes(self) -> bool:
-        """Whether a higher class goes before a lower one, and takes its slots.
-
-        Without, `key` alone decides, and what has begun goes on.
-        """
-        return True
 
     def __init__(self, config: SchedulerConfig) -> None:
         self.config = config

@@ -50,7 +50,10 @@ class Outlook:
         keys: Keys that have runs in flight.
     """
 
-    def __init__(self, slots: tuple[Slot, ...], steps: Iterable[Step]) -> None:
+    def __init__(
+        self, slots: tuple[Slot, ...], steps: Iterable[Step], pending: Iterable[Operation] = ()
+    ) -> None:
+        """Derive it from the steps in flight, and the operations that go with the next one."""
         self.lengths = [slot.length for slot in slots]
         self.usable = [slot.usable for slot in slots]
         self.draws: Counter[int] = Counter()
@@ -65,6 +68,8 @@ class Outlook:
                     self.usable[run.slot] = end
                 self.keys.add(run.key)
                 self.draws[run.key] += step.calls if run.output & Output.SAMPLE else 0
+        for operation in pending:
+            self.add(operation)
 
     def add(self, operation: Operation) -> None:
         """Take in an operation."""

@@ -5,14 +5,7 @@ are tried one at a time: each runs alone until it has got past the point where
 the runner died. One that makes it is no suspect any more. One whose runner
 dies twice while it runs alone is convicted.
 
-The core asks and tells this module at five places:
-
-    lost        the runner died; gives the requests that are convicted
-    progressed  a request has more output
-    left        a request has ended
-    bool()      whether anybody is suspected: then nobody else may be admitted,
-                and no step is sent ahead
-    next        the only request that may run now
+While anybody is suspected, nobody else is admitted, and no step is sent ahead.
 """
 
 from __future__ import annotations
@@ -56,20 +49,22 @@ class Suspects:
 
     def __bool__(self) -> bool:
         """Whether anybody is suspected."""
-        return self.next is not None
+        return bool(self.suspected)
 
-    def __len__(self) -> int:
-        return sum(map(self._suspected, self._records.values()))
-
-    def __contains__(self, key: int) -> bool:
-        record = self._records.get(key)
-        return record is not None and self._suspected(record)
+    @property
+    def suspected(self) -> list[int]:
+        """Those that are suspected: first those with the most losses alone, then in their order."""
+        suspected = (
+            key
+            for key, record in self._records.items()
+            if record.alone > 0 or record.losses >= self._losses_max
+        )
+        return sorted(suspected, key=lambda key: -self._records[key].alone)
 
     @property
     def next(self) -> int | None:
-        """The suspect that is tried: of those with the most losses alone, the first."""
-        suspects = (key for key, record in self._records.items() if self._suspected(record))
-        return max(suspects, key=lambda key: self._records[key].alone, default=None)
+        """The suspect that is tried."""
+        return next(iter(self.suspected), None)
 
     def lost(self, running: Mapping[int, int]) -> tuple[int, ...]:
         """Take in that the runner died, by nothing that is known to come from outside.
@@ -91,14 +86,11 @@ class Suspects:
         return convicted
 
     def progressed(self, key: int, output_tokens: int) -> None:
-        """Take in that a request has so many tokens of output: enough of them clear it."""
-        record = self._records.get(key)
-        if record is not None and self._suspected(record) and output_tokens >= record.proof:
+        """Take in that a request has so many tokens of output: enough of them clear a suspect."""
+        suspected = key in self._records and key in self.suspected
+        if suspected and output_tokens >= self._records[key].proof:
             self.left(key)
 
     def left(self, key: int) -> None:
         """Forget a request."""
         self._records.pop(key, None)
-
-    def _suspected(self, record: _Record) -> bool:
-        return record.alone > 0 or record.losses >= self._losses_max

@@ -11,10 +11,7 @@ from llm_serving_engine.scheduler.sequence import Sequence
 class FirstComePolicy(Policy):
     """Serves in the order of arrival."""
 
-    @property
-    def strict_classes(self) -> bool:
-        """No: classes do not count."""
-        return False
+    strict_classes = False
 
     def key(self, sequence: Sequence, now: float) -> Key:
         """Its arrival."""

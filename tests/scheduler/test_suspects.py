@@ -37,9 +37,7 @@ def test_nobody_is_suspected_at_first() -> None:
 def test_all_that_ran_at_a_loss_are_tried_in_order() -> None:
     suspects = Suspects(1)
     assert suspects.lost({1: 0, 2: 7}) == ()
-    assert (len(suspects), suspects.next) == (2, 1)
-    assert 2 in suspects
-    assert 3 not in suspects
+    assert (suspects.suspected, suspects.next) == ([1, 2], 1)
     suspects.progressed(1, PROOF_TOKENS - 1)
     assert suspects.next == 1
     suspects.progressed(1, PROOF_TOKENS)
@@ -82,9 +80,9 @@ def test_company_is_suspected_from_the_configured_number_of_losses_on() -> None:
     assert not suspects
     suspects.lost({1: 0, 4: 0})
     assert suspects.next == 1
-    assert len(suspects) == 1
+    assert suspects.suspected == [1]
     assert suspects.lost({5: 0}) == ()
-    assert 5 in suspects  # it was alone
+    assert suspects.suspected == [5, 1]  # it was alone
 
 
 def test_who_has_left_is_forgotten() -> None:
