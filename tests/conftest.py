@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,11 @@ from llm_serving_engine.backends.models.builtin import builtin_path
 from llm_serving_engine.backends.models.quantize import quantize
 
 sys.path.append(str(Path(__file__).parent / "fixtures"))
+
+# A shell that runs the tests in the background has Ctrl-C ignored, and so would every program
+# that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No test measures time. The other settings are hypothesis' own: those for CI where CI is set.
 settings.register_profile(
