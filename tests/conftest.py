@@ -35,6 +35,15 @@ def _nothing_is_remembered(tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _loopback_has_no_proxy() -> Iterator[None]:
+    """Reach the servers of tests directly, whatever proxy the machine has."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("no_proxy", "NO_PROXY"):
+            patch.setenv(name, "127.0.0.1,localhost,::1")
+        yield
+
+
 @pytest.fixture(scope="session")
 def write_tiny_model() -> Callable[..., Path]:
     """`tiny_model.write_tiny_model`: writes a small model of random weights."""

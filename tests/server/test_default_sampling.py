@@ -29,7 +29,7 @@ IN_FORCE = {
 async def post(server: RunningServer, body: dict[str, Any], request_id: str) -> None:
     address = f"http://127.0.0.1:{server.app.http_port}/v1/completions"
     headers = {"x-request-id": request_id}
-    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
         answer = await client.post(address, json=body, headers=headers)
     assert answer.status_code == 200, answer.text
 
@@ -54,7 +54,7 @@ async def test_file_and_configuration(tmp_path: Path) -> None:
         told_by_grpc = shown.model.default_sampling
         assert {name: getattr(told_by_grpc, name) for name in IN_FORCE} == IN_FORCE
         assert not told_by_grpc.HasField("seed")
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
             answer = await client.get(f"http://127.0.0.1:{server.app.http_port}/v1/models")
         assert answer.json()["data"][0]["default_sampling"] == IN_FORCE
 

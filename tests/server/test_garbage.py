@@ -86,7 +86,9 @@ async def test_rpcs(scripted: RunningServer, method: str, request_: GenerateRequ
 async def test_http_requests(body: dict[str, object], status: int) -> None:
     async with (
         serving(http=HTTP) as server,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.app.http_port}") as client,
+        httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{server.app.http_port}", trust_env=False, timeout=None
+        ) as client,
     ):
         await client.post(COMPLETIONS, json=body)
         with garbage() as found:

@@ -25,7 +25,7 @@ MESSAGES: Any = [{"role": "user", "content": "hi"}]
 
 async def chat(server: RunningServer, **body: Any) -> httpx.Response:
     address = f"http://127.0.0.1:{server.app.http_port}/v1/chat/completions"
-    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
         return await client.post(address, json={"messages": MESSAGES, **body})
 
 

@@ -16,7 +16,7 @@ def body(commas: int) -> bytes:
 async def test_items() -> None:
     async with gated(http={"port": 0, "body_items_max": 1000}) as server:
         url = f"http://127.0.0.1:{server.app.http_port}/v1/completions"
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
             fits = await client.post(url, content=body(1000))
             assert fits.status_code == 400
             assert "must be a JSON object" in fits.text
@@ -28,7 +28,7 @@ async def test_items() -> None:
 async def test_objects() -> None:
     async with gated(http={"port": 0, "body_objects_max": 1000}) as server:
         url = f"http://127.0.0.1:{server.app.http_port}/v1/completions"
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
             fits = await client.post(url, content=body(0) + b" [{}" * 499 + b"[")
             assert fits.status_code == 400
             more = await client.post(url, content=body(0) + b" [{}" * 500)

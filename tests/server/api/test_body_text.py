@@ -12,7 +12,7 @@ CHAT = b'{"messages":[{"role":"user","content":"%s"}],"max_tokens":1}'
 async def post(server: RunningServer, body: bytes) -> httpx.Response:
     """Send a conversation."""
     url = f"http://127.0.0.1:{server.app.http_port}/v1/chat/completions"
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
         return await client.post(url, content=body)
 
 

@@ -8,7 +8,7 @@ from running_server import HTTP, RunningServer, gated
 
 
 async def ask(server: RunningServer, method: str = "GET", **headers: str) -> httpx.Response:
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
         url = f"http://127.0.0.1:{server.app.http_port}/v1/models"
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return await client.request(method, url, headers=named)

@@ -163,7 +163,7 @@ async def _post(
     server: RunningServer, body: dict[str, Any], headers: dict[str, str] | None = None
 ) -> httpx.Response:
     address = f"http://127.0.0.1:{server.app.http_port}/v1/chat/completions"
-    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
         return await client.post(address, json=body, headers=headers)
 
 

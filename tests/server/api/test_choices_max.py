@@ -26,7 +26,9 @@ COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 async def test_up_to_the_limit(path: str, asked: dict[str, Any], status: int) -> None:
     async with (
         serving(http={**HTTP, "choices_max": 4}) as server,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.app.http_port}") as client,
+        httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{server.app.http_port}", trust_env=False, timeout=None
+        ) as client,
     ):
         answer = await client.post(path, json={**asked, "max_tokens": 1})
     assert answer.status_code == status

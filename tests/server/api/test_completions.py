@@ -80,7 +80,7 @@ async def test_refusals_name_the_field(
     chatty: RunningServer, fields: dict[str, Any], param: str
 ) -> None:
     address = f"http://127.0.0.1:{chatty.app.http_port}/completions"
-    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
         answer = await client.post(address, json={"prompt": "x", "max_tokens": 1, **fields})
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == param
@@ -89,7 +89,7 @@ async def test_refusals_name_the_field(
 async def test_tokens_that_end_the_output_and_a_least_number(chatty: RunningServer) -> None:
     address = f"http://127.0.0.1:{chatty.app.http_port}/v1/completions"
     asked = {"prompt": "One, two,", "max_tokens": 6, "temperature": 0, "ignore_eos": True}
-    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
         first = (await client.post(address, json={**asked, "max_tokens": 1})).json()
         spelled = {"content": first["choices"][0]["text"]}
         (token,) = (

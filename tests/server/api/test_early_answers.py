@@ -75,7 +75,7 @@ async def test_a_full_queue_is_tried_again_and_succeeds(
     queue = {"queue_requests_max": 1, "tenant_queue_share": 1.0}
     async with gated(sequences=1, http=HTTP, scheduler=queue) as server:
         first = await server.fill()
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
             refused = await client.post(f"{address(server)}/completions", json=ASKED)
         assert refused.status_code == 429
         assert refused.json()["error"]["code"] == "rate_limit_exceeded"

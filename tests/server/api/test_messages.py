@@ -102,7 +102,7 @@ async def test_refusals_name_the_field(
     chatty: RunningServer, fields: dict[str, Any], words: str
 ) -> None:
     address = f"http://127.0.0.1:{chatty.app.http_port}/v1/messages?beta=true"
-    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
         answer = await client.post(address, json={"messages": MESSAGES, "max_tokens": 2, **fields})
     assert answer.status_code == 400
     assert answer.json()["error"]["type"] == "invalid_request_error"

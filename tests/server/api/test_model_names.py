@@ -31,7 +31,7 @@ async def test_others_are_not_found(name: str) -> None:
     async with gated(http=HTTP, model={"aliases": ALIASES}) as server:
         server.runner.open()
         address = f"http://127.0.0.1:{server.app.http_port}/v1/completions"
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
             answer = await client.post(address, json={"model": name, "prompt": "x"})
         assert answer.status_code == 404
         assert server.model.name in answer.json()["error"]["message"]
@@ -40,7 +40,10 @@ async def test_others_are_not_found(name: str) -> None:
 
 
 async def test_codex_asks_for_models_in_its_own_way() -> None:
-    async with gated(http=HTTP) as server, httpx.AsyncClient(trust_env=False) as client:
+    async with (
+        gated(http=HTTP) as server,
+        httpx.AsyncClient(trust_env=False, timeout=None) as client,
+    ):
         address = f"http://127.0.0.1:{server.app.http_port}/models"
         plain = (await client.get(address)).json()
         slashed = (await client.get(f"{address}/")).json()

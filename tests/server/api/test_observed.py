@@ -16,7 +16,7 @@ from running_server import HTTP, RunningServer, gated
 async def http(scripted: RunningServer) -> Any:
     """A client of the shared server, which records what it logs."""
     address = f"http://127.0.0.1:{scripted.app.http_port}"
-    async with httpx.AsyncClient(base_url=address, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=address, trust_env=False, timeout=None) as client:
         yield client
 
 
@@ -68,7 +68,7 @@ async def test_bodies_that_are_too_large() -> None:
 
 async def test_what_no_endpoint_sees() -> None:
     async with gated(http=HTTP) as server:
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
             address = f"http://127.0.0.1:{server.app.http_port}"
             unknown = await client.post(f"{address}/v1/nothing")
             method = await client.get(f"{address}/v1/chat/completions")

@@ -42,7 +42,7 @@ def address(server: RunningServer, path: str = "/v1") -> str:
 
 
 async def post(server: RunningServer, path: str, **body: Any) -> Any:
-    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
         answer = await client.post(address(server, path), json=body)
     assert answer.status_code == 200, answer.text
     if not body.get("stream"):

@@ -33,7 +33,7 @@ def address(server: RunningServer, path: str = "") -> str:
 
 
 async def post(server: RunningServer, path: str = "", **body: Any) -> httpx.Response:
-    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
         return await client.post(address(server, path), json=body)
 
 

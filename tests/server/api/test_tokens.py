@@ -10,7 +10,7 @@ from running_server import RunningServer
 
 
 async def ask(server: RunningServer, path: str, body: Any = None) -> httpx.Response:
-    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
         address = f"http://127.0.0.1:{server.app.http_port}{path}"
         return await (client.get(address) if body is None else client.post(address, json=body))
 

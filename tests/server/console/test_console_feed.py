@@ -23,7 +23,10 @@ Events = AsyncIterator[tuple[str, Any]]
 @contextlib.asynccontextmanager
 async def watching(server: RunningServer, path: str = "scheduler") -> AsyncIterator[Events]:
     url = f"http://127.0.0.1:{server.app.http_port}/console/data/{path}"
-    async with httpx.AsyncClient(trust_env=False) as client, client.stream("GET", url) as answer:
+    async with (
+        httpx.AsyncClient(trust_env=False, timeout=None) as client,
+        client.stream("GET", url) as answer,
+    ):
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith("text/event-stream")
         events = read(answer)

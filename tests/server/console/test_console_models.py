@@ -11,7 +11,7 @@ from llm_serving_engine.backends.build_record import read_build_record
 
 
 async def models(server: RunningServer) -> Any:
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
         url = f"http://127.0.0.1:{server.app.http_port}/console/data/models"
         answer = await client.get(url)
         assert answer.headers["cache-control"] == "no-store"

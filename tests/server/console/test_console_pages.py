@@ -28,7 +28,7 @@ def name(path: Path) -> str:
 
 
 async def get(server: RunningServer, path: str, **headers: str) -> httpx.Response:
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
         url = f"http://127.0.0.1:{server.app.http_port}{path}"
         return await client.get(url, headers={k.replace("_", "-"): v for k, v in headers.items()})
 
