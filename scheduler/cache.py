@@ -102,17 +102,11 @@ class Cache:
 
         At least one token is left to compute, because its logits are needed.
         """
-        needed = sequence.tokens(0, sequence.known_tokens - 1)
         best: tuple[Slot | Snapshot, int] | None = None
         for source, other, usable, length in self._prefixes(outlook):
-            own = other is sequence
-            if other.owner != sequence.owner or not (own or self._config.prefix_cache):
+            tokens = self._shared(sequence, other, usable)
+            if other is not sequence and tokens < PREFIX_TOKENS_MIN:
                 continue
-            tokens = common_prefix(needed, other.tokens(0, usable))
-            if not own:
-                prompts = len(sequence.request.prompt), len(other.request.prompt)
-                tokens = whole_units(tokens, self._unit, prompts)
-                tokens = tokens if tokens >= PREFIX_TOKENS_MIN else 0
             if tokens > (best[1] if best else 0) and self._can_drop(length - tokens):
                 best = source, tokens
         return best
@@ -147,16 +141,13 @@ class Cache:
         """
         if not (self._config.prefix_cache and self._can.copy):
             return None
-        needed = sequence.tokens(0, sequence.known_tokens - 1)
         found = self.match(sequence, outlook)
         best, least = None, found[1] if found else 0
         for donor in self.holders():
             lower = donor.request.priority < sequence.request.priority
-            if lower or donor.owner != sequence.owner or donor.state is not State.PREFILL:
+            if lower or donor.state is not State.PREFILL:
                 continue
-            prompts = len(sequence.request.prompt), len(donor.request.prompt)
-            common = common_prefix(needed, donor.tokens(0, donor.known_tokens))
-            tokens = whole_units(common, self._unit, prompts)
+            tokens = self._shared(sequence, donor, donor.known_tokens)
             assert donor.slot is not None
             computing = outlook.position(donor.slot) < tokens
             if computing and tokens > least and self._copy_pays(sequence, least, tokens):
@@ -204,7 +195,7 @@ class Cache:
         slot.retained, slot.sequence, sequence.slot = sequence, None, None
         slot.usable, slot.last_used = min(usable, sequence.known_tokens), now
         if not slot.usable:
-            self._evict(slot)
+            self._empty(slot)
 
     def move(self, copy: Copy, now: float) -> None:
         """Let the sequence of one slot go on in another."""
@@ -310,6 +301,16 @@ class Cache:
             if one.state is SnapshotState.STORED:
                 yield one, one.sequence, one.tokens, one.tokens
 
+    def _shared(self, sequence: Sequence, other: Sequence, tokens: int) -> int:
+        """How many of another's first tokens a sequence can begin with."""
+        own = other is sequence
+        if other.owner != sequence.owner or not (own or self._config.prefix_cache):
+            return 0
+        needed = sequence.tokens(0, sequence.known_tokens - 1)
+        common = common_prefix(needed, other.tokens(0, tokens))
+        prompts = len(sequence.request.prompt), len(other.request.prompt)
+        return common if own else whole_units(common, self._unit, prompts)
+
     def _can_drop(self, tokens: int) -> bool:
         return self._can.rollback is None or tokens <= self._can.rollback
 
@@ -343,15 +344,13 @@ class Cache:
         seconds = self._cost.prefill_seconds(0, slot.usable, self._can.chunk)
         return REUSE_CHANCE * seconds * (older + 1) / len(kept)
 
-    def _empty(self, slot: Slot, event: SlotEvent = SlotEvent.EVICT) -> None:
+    @staticmethod
+    def _empty(slot: Slot, event: SlotEvent = SlotEvent.EVICT) -> None:
+        """Take in that nothing in a slot is of use."""
         slot.usable = 0
         if slot.state is SlotState.RETAINED:
-            self._evict(slot, event)
-
-    @staticmethod
-    def _evict(slot: Slot, event: SlotEvent = SlotEvent.EVICT) -> None:
-        slot.retained = None
-        slot.state = following(SLOT_TRANSITIONS, slot.state, event)
+            slot.retained = None
+            slot.state = following(SLOT_TRANSITIONS, slot.state, event)
 
 
 def _expected_steps(sequence: Sequence) -> float:

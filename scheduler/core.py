@@ -72,25 +72,17 @@ class Scheduler:
         """Begin with nothing to do. Raises ValueError where the configured policy is unknown."""
         self.capabilities = can = capabilities
         self.config = config = config or SchedulerConfig()
-        self.cost = CostModel(can.speeds)
-        self.step_target = config.step_target_seconds or step_target(self.cost, can)
+        self.cost = cost = CostModel(can.speeds)
+        self.step_target = target = config.step_target_seconds or step_target(cost, can)
         policy = policy or load_policy(config.policy, config)
-        ours = type(policy) is FairPolicy
-        self.policy = policy if ours else GuardedPolicy(policy, config)
-        self.queue = WaitingQueue(self.policy.line)
-        self.cache = Cache(can, config, self.cost)
-        self.tally = Tally()
-        common = Common(
-            can,
-            config,
-            self.cost,
-            self.step_target,
-            self.policy,
-            self.queue,
-            self.cache,
-            self.tally,
-        )
+        if type(policy) is not FairPolicy:
+            policy = GuardedPolicy(policy, config)
+        self.policy = policy
+        self.queue = queue = WaitingQueue(policy.line)
+        self.cache = cache = Cache(can, config, cost)
+        self.tally = tally = Tally()
         self.suspects = Suspects(config.runner_losses_max)
+        common = Common(can, config, cost, target, policy, queue, cache, tally)
         self.admission = Admission(common)
         self._live = LiveRequests(common, self.admission, self.suspects)
         self.dispatch = Dispatch(common, self._live, self.admission)
@@ -112,9 +104,7 @@ class Scheduler:
             InvalidField: The prompt leaves no room in the context.
             DeadlinePassed: The deadline is over, or cannot be met.
         """
-        sequence = self._live.arrive(request, now)
-        self.dispatch.submitted(sequence, now)
-        return sequence
+        return self._live.arrive(request, now)
 
     def cancel(
         self, key: int, now: float, *, error: RequestError | None = None, expired: bool = False
@@ -124,7 +114,7 @@ class Scheduler:
         With `error` it FAILS with that error. Without, it is EXPIRED where its
         deadline has passed or the caller says so, else CANCELLED.
         """
-        sequence = self._live.get(key)
+        sequence = self.get(key)
         if sequence is None:
             return
         deadline = sequence.request.deadline
@@ -137,7 +127,7 @@ class Scheduler:
 
     def finish(self, key: int, now: float, output_tokens: int) -> None:
         """End a request successfully: its first `output_tokens` tokens hold a stop sequence."""
-        sequence = self._live.get(key)
+        sequence = self.get(key)
         if sequence is not None:
             self._live.finish(sequence, FinishReason.STOP_SEQUENCE, now)
             del sequence.output[output_tokens:]
@@ -161,9 +151,9 @@ class Scheduler:
         if not runs and (self._flights or not self._must_operate()):
             return None
         operations, self._live.operations = tuple(self._live.operations), []
-        level = max((self._live[run.key].request.priority for run in runs), default=0)
+        level = max((self._live.by_key[run.key].request.priority for run in runs), default=0)
         for run in runs:
-            self._begin(self._live[run.key], run.start)
+            self._begin(self._live.by_key[run.key], run.start)
         calls = self._planner.calls(runs, running, outlook)
         step = Step(next(self._numbers), operations, runs, level, calls)
         if not self._flights:
@@ -226,7 +216,7 @@ class Scheduler:
             return
         for key in self.suspects.lost({s.key: len(s.output) for s in running}):
             error = RequestFailed(RequestFailed.KILLS_RUNNER, "the request makes its runner die")
-            self._live.end(self._live[key], Event.FAIL, now, error)
+            self._live.end(self._live.by_key[key], Event.FAIL, now, error)
 
     def take_events(self) -> list[SchedulerEvent]:
         """What happened since the last call, in order."""
@@ -238,7 +228,7 @@ class Scheduler:
     @property
     def idle(self) -> bool:
         """Whether no request is alive."""
-        return not self._live
+        return not self._live.by_key
 
     @property
     def in_flight(self) -> tuple[Step, ...]:
@@ -247,11 +237,11 @@ class Scheduler:
 
     def get(self, key: int) -> Sequence | None:
         """The live request of that key."""
-        return self._live.get(key)
+        return self._live.by_key.get(key)
 
     def live(self) -> tuple[Sequence, ...]:
         """All requests that have not ended."""
-        return tuple(self._live)
+        return tuple(self._live.by_key.values())
 
     @property
     def retry_after(self) -> float:
@@ -291,7 +281,7 @@ class Scheduler:
 
     def _apply_run(self, run: Run, outcome: RunResult, now: float) -> None:
         committed = self.cache.commit(run, outcome.done, outcome.error is not None)
-        sequence = self._live.get(run.key)
+        sequence = self.get(run.key)
         if sequence is None:
             return
         if outcome.error is not None:

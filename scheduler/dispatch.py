@@ -37,18 +37,11 @@ class Dispatch(Part):
         self._admission = admission
         self._policy_failure = ""
         self._since_aged = AGED_SHARE
-        self._arrivals: dict[int, float] = {}
-
-    def submitted(self, sequence: Sequence, now: float) -> None:
-        """Let a new sequence wait."""
-        self._policy.submitted(sequence)
-        self._queue.add(sequence)
-        self._arrivals[sequence.request.priority] = now
 
     def urgent(self, now: float) -> int:
         """The highest class of which a request came lately."""
-        recent = (c for c, at in self._arrivals.items() if now - at <= self._config.aging_seconds)
-        return max(recent, default=0)
+        lately = now - self._config.aging_seconds
+        return max((c for c, at in self._live.arrivals.items() if at >= lately), default=0)
 
     # Who is next
 
@@ -158,7 +151,7 @@ class Dispatch(Part):
 
     def _try_suspect(self, outlook: Outlook, now: float) -> None:
         """Run the suspect that is next, and nothing beside it."""
-        suspect = self._live[self._live.suspects.next or 0]
+        suspect = self._live.by_key[self._live.suspects.next or 0]
         for passed in [holder for holder in self._cache.holders() if holder is not suspect]:
             self._preempt(passed, outlook, now)
         if suspect.slot is None:
@@ -208,8 +201,7 @@ class Dispatch(Part):
 
     def _operate(self, operations: list[Operation], outlook: Outlook) -> None:
         self._live.operations += operations
-        for operation in operations:
-            outlook.add(operation)
+        outlook.add(operations)
 
 
 def _protected(sequence: Sequence) -> bool:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Iterator
 
 from llm_serving_engine.scheduler.admission import Admission
 from llm_serving_engine.scheduler.errors import DeadlinePassed, RequestError
 from llm_serving_engine.scheduler.events import Moved, SchedulerEvent
 from llm_serving_engine.scheduler.lifecycle import Event, SnapshotEvent, State
 from llm_serving_engine.scheduler.part import Common, Part
-from llm_serving_engine.scheduler.request import FinishReason, Request
+from llm_serving_engine.scheduler.request import FinishReason, Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence, Transition
 from llm_serving_engine.scheduler.step import Close, Operation
 from llm_serving_engine.scheduler.suspects import Suspects
@@ -24,34 +23,24 @@ class LiveRequests(Part):
     """All requests from their arrival to their end.
 
     Attributes:
+        by_key: Those that are alive, by their keys.
         events: What happened, in order.
         operations: What the runner is told with the next step, whatever else it does.
         suspects: Those that may have killed a runner.
+        arrivals: When the newest request of each class came.
     """
 
     def __init__(self, common: Common, admission: Admission, suspects: Suspects) -> None:
         super().__init__(common)
+        self.by_key: dict[int, Sequence] = {}
         self.events: list[SchedulerEvent] = []
         self.operations: list[Operation] = []
         self.suspects = suspects
+        self.arrivals: dict[Priority, float] = {}
         self._admission = admission
-        self._sequences: dict[int, Sequence] = {}
         # The earliest first; those of requests that have ended may be among them.
         self._deadlines: list[tuple[float, int]] = []
         self._keys = itertools.count(1)
-
-    def __len__(self) -> int:
-        return len(self._sequences)
-
-    def __iter__(self) -> Iterator[Sequence]:
-        return iter(self._sequences.values())
-
-    def __getitem__(self, key: int) -> Sequence:
-        return self._sequences[key]
-
-    def get(self, key: int) -> Sequence | None:
-        """The request of that key, if it is alive."""
-        return self._sequences.get(key)
 
     def arrive(self, request: Request, now: float) -> Sequence:
         """Let a request in that is within the limits. Raises RequestError for another one."""
@@ -60,10 +49,13 @@ class LiveRequests(Part):
         if displaced is not None:
             error = self._admission.displaced(displaced.request.priority, now)
             self.end(displaced, Event.FAIL, now, error)
-        self._sequences[sequence.key] = sequence
+        self.by_key[sequence.key] = sequence
         if request.deadline is not None:
             heapq.heappush(self._deadlines, (request.deadline, sequence.key))
         self.events.append(Moved(sequence, sequence.history[-1]))
+        self._policy.submitted(sequence)
+        self._queue.add(sequence)
+        self.arrivals[request.priority] = now
         return sequence
 
     def move(self, sequence: Sequence, event: Event, now: float) -> None:
@@ -98,7 +90,7 @@ class LiveRequests(Part):
         else:
             self._queue.remove(sequence)
         self.operations += self._cache.drop(sequence, SnapshotEvent.EVICT)
-        del self._sequences[sequence.key]
+        del self.by_key[sequence.key]
         self._admission.ended(sequence)
         self.suspects.left(sequence.key)
         self.move(sequence, event, now)
@@ -115,11 +107,11 @@ class LiveRequests(Part):
 
     def expire_overdue(self, now: float) -> None:
         """End the requests whose deadlines have passed."""
-        if len(self._deadlines) > 2 * len(self) + DEADLINES_MIN:
-            self._deadlines = [one for one in self._deadlines if one[1] in self._sequences]
+        if len(self._deadlines) > 2 * len(self.by_key) + DEADLINES_MIN:
+            self._deadlines = [one for one in self._deadlines if one[1] in self.by_key]
             heapq.heapify(self._deadlines)
         while self._deadlines and self._deadlines[0][0] <= now:
-            sequence = self.get(heapq.heappop(self._deadlines)[1])
+            sequence = self.by_key.get(heapq.heappop(self._deadlines)[1])
             if sequence is not None:
                 self.expire(sequence, now)
 

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from llm_serving_engine.scheduler.request import Priority
 from llm_serving_engine.scheduler.sequence import Sequence
 
 
+@dataclass(slots=True)
 class Load:
     """Requests, and the tokens they ask for: prompts, and all in all."""
 
-    __slots__ = ("prompt_tokens", "requests", "tokens")
-
-    def __init__(self) -> None:
-        self.requests = 0
-        self.prompt_tokens = 0
-        self.tokens = 0
+    requests: int = 0
+    prompt_tokens: int = 0
+    tokens: int = 0
 
     def add(self, sequence: Sequence, sign: int = 1) -> None:
         """Count a sequence in, or out."""

@@ -59,8 +59,7 @@ class Outlook:
         self.draws: Counter[int] = Counter()
         self.keys: set[int] = set()
         for step in steps:
-            for operation in step.operations:
-                self.add(operation)
+            self.add(step.operations)
             for run in step.runs:
                 end = run.end + step.calls - 1
                 self.lengths[run.slot] = end
@@ -68,15 +67,15 @@ class Outlook:
                     self.usable[run.slot] = end
                 self.keys.add(run.key)
                 self.draws[run.key] += step.calls if run.output & Output.SAMPLE else 0
-        for operation in pending:
-            self.add(operation)
+        self.add(pending)
 
-    def add(self, operation: Operation) -> None:
-        """Take in an operation."""
-        if isinstance(operation, Copy):
-            self.lengths[operation.target] = operation.tokens
-        elif isinstance(operation, Restore):
-            self.lengths[operation.slot] = operation.tokens
+    def add(self, operations: Iterable[Operation]) -> None:
+        """Take in operations."""
+        for operation in operations:
+            if isinstance(operation, Copy):
+                self.lengths[operation.target] = operation.tokens
+            elif isinstance(operation, Restore):
+                self.lengths[operation.slot] = operation.tokens
 
     def position(self, slot: int) -> int:
         """Where the sequence of a slot goes on."""
