@@ -219,7 +219,7 @@ class Cache:
         return True
 
     def confirm(self, operation: Operation, failed: bool) -> Sequence | None:
-        """Take in that an operation is done, or has failed; the sequence that loses by that."""
+        """Take in that an operation is done or failed. Returns the sequence that lost its cache."""
         if isinstance(operation, Save):
             snapshot = self.snapshots.get(operation.snapshot)
             if snapshot is not None:
@@ -292,7 +292,7 @@ class Cache:
     # Inside
 
     def _prefixes(self, outlook: Outlook) -> Iterator[tuple[Slot | Snapshot, Sequence, int, int]]:
-        """All that holds tokens: whose, how many of them are usable, and how many it holds."""
+        """Yield what holds tokens: whose they are, how many are usable, how many there are."""
         for slot in self.slots:
             sequence, usable = slot.sequence or slot.retained, outlook.position(slot.index)
             if sequence is not None and usable:

@@ -16,9 +16,8 @@ from llm_serving_engine.scheduler.sequence import Sequence
 Key = tuple[float, ...]
 """Compared item by item; the lowest goes first."""
 
-DEFAULT = "fair"
 POLICIES = {
-    DEFAULT: "llm_serving_engine.scheduler.policies.fair:FairPolicy",
+    "fair": "llm_serving_engine.scheduler.policies.fair:FairPolicy",
     "first_come": "llm_serving_engine.scheduler.policies.first_come:FirstComePolicy",
     "shortest_job": "llm_serving_engine.scheduler.policies.shortest_job:ShortestJobPolicy",
 }

@@ -26,4 +26,4 @@ class Observer(Protocol):
         """`request` was not taken into the queue."""
 
     def stepped(self, step: Step, result: StepResult) -> None:
-        """A step is done; `result.duration` is the runner's time."""
+        """A step is done; `result.seconds` is the time of its calls."""
