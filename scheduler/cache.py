@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from llm_serving_engine.scheduler.config import SchedulerConfig
@@ -105,7 +105,7 @@ class Cache:
         best: tuple[Slot | Snapshot, int] | None = None
         for source, other, usable, length in self._prefixes(outlook):
             tokens = self._shared(sequence, other, usable)
-            if other is not sequence and tokens < PREFIX_TOKENS_MIN:
+            if other.key != sequence.key and tokens < PREFIX_TOKENS_MIN:
                 continue
             if tokens > (best[1] if best else 0) and self._can_drop(length - tokens):
                 best = source, tokens
@@ -141,18 +141,25 @@ class Cache:
         """
         if not (self._config.prefix_cache and self._can.copy):
             return None
-        found = self.match(sequence, outlook)
-        best, least = None, found[1] if found else 0
+        match = self.match(sequence, outlook)
+        best, least = None, match[1] if match else 0
         for donor in self.holders():
             lower = donor.request.priority < sequence.request.priority
             if lower or donor.state is not State.PREFILL:
                 continue
-            tokens = self._shared(sequence, donor, donor.known_tokens)
-            assert donor.slot is not None
-            computing = outlook.position(donor.slot) < tokens
-            if computing and tokens > least and self._copy_pays(sequence, least, tokens):
-                best, least = Awaited(donor, tokens), tokens
+            found = Awaited(donor, self._shared(sequence, donor, donor.known_tokens))
+            pays = found.tokens > least and self._copy_pays(sequence, least, found.tokens)
+            if pays and self.computes(found, outlook):
+                best, least = found, found.tokens
         return best
+
+    @staticmethod
+    def computes(awaited: Awaited, outlook: Outlook) -> bool:
+        """Whether what a request waits for is still being computed."""
+        donor = awaited.donor
+        if donor.state is not State.PREFILL or donor.slot is None:
+            return False
+        return outlook.position(donor.slot) < awaited.tokens
 
     def compaction(self, rows: list[Sequence], outlook: Outlook) -> Copy | None:
         """The move of the highest row into a lower hole, where that pays.
@@ -192,7 +199,9 @@ class Cache:
         assert sequence.slot is not None
         slot = self.slots[sequence.slot]
         slot.state = following(SLOT_TRANSITIONS, slot.state, SlotEvent.RELEASE)
-        slot.retained, slot.sequence, sequence.slot = sequence, None, None
+        slot.sequence = sequence.slot = None
+        # An error is not kept: its traceback would keep all that its caller had.
+        slot.retained = replace(sequence, error=None)
         slot.usable, slot.last_used = min(usable, sequence.known_tokens), now
         if not slot.usable:
             self._empty(slot)
@@ -303,7 +312,7 @@ class Cache:
 
     def _shared(self, sequence: Sequence, other: Sequence, tokens: int) -> int:
         """How many of another's first tokens a sequence can begin with."""
-        own = other is sequence
+        own = other.key == sequence.key
         if other.owner != sequence.owner or not (own or self._config.prefix_cache):
             return 0
         needed = sequence.tokens(0, sequence.known_tokens - 1)

@@ -14,10 +14,9 @@
 from __future__ import annotations
 
 from llm_serving_engine.scheduler.admission import Admission
-from llm_serving_engine.scheduler.lifecycle import Event, SnapshotEvent, State
+from llm_serving_engine.scheduler.lifecycle import Event, SnapshotEvent
 from llm_serving_engine.scheduler.live import LiveRequests
 from llm_serving_engine.scheduler.part import Common, Part
-from llm_serving_engine.scheduler.queue import Awaited
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.slots import Outlook
 from llm_serving_engine.scheduler.step import Open, Operation
@@ -99,7 +98,7 @@ class Dispatch(Part):
         if self._live.suspects:
             self._try_suspect(outlook, now)
             return
-        self._resume(outlook)
+        self._queue.resume(lambda awaited: self._cache.computes(awaited, outlook))
         if len(self._queue):
             self._end_hopeless(outlook, now)
         held: Sequence | None = None
@@ -132,16 +131,6 @@ class Dispatch(Part):
                 # Copies take time too: the rest of them goes with the next step.
                 if self._cost.operations(self._live.operations) > self._target / 2:
                     return
-
-    def _resume(self, outlook: Outlook) -> None:
-        """Let requests run whose prefix is not being computed any more."""
-
-        def computing(awaited: Awaited) -> bool:
-            slot = awaited.donor.slot
-            prefill = awaited.donor.state is State.PREFILL and slot is not None
-            return prefill and outlook.position(slot or 0) < awaited.tokens
-
-        self._queue.resume(computing)
 
     def _end_hopeless(self, outlook: Outlook, now: float) -> None:
         """End what runs and cannot be in time any more: others wait."""

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import weakref
 from contextlib import suppress
 
 import hypothesis.strategies as st
 from hypothesis import given
-from stepping import ask, new_scheduler
+from stepping import ask, new_scheduler, run_step
 
-from llm_serving_engine.scheduler.errors import DeadlinePassed
+from llm_serving_engine.scheduler.errors import DeadlinePassed, Unavailable
 from llm_serving_engine.scheduler.events import Moved
 from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.live import DEADLINES_MIN
@@ -33,6 +34,20 @@ def test_deadlines_pass_in_their_order_among_those_that_live(
     ]
     overdue = sorted(deadline for deadline in live if deadline <= now)
     assert expired[: len(overdue)] == overdue
+
+
+def test_nothing_keeps_the_error_of_a_request_that_has_ended() -> None:
+    scheduler = new_scheduler()
+    sequence = scheduler.submit(ask(max_tokens=9), now=0.0)
+    run_step(scheduler)
+    error = Unavailable("the server is shutting down")
+    scheduler.cancel(sequence.key, 1.0, error=error)
+    assert sequence.error is error
+    assert scheduler.cache.slots[0].retained is not None
+    scheduler.take_events()
+    kept = weakref.ref(error)
+    del sequence, error
+    assert kept() is None
 
 
 def test_the_memory_of_deadlines_follows_the_live_requests() -> None:
