@@ -51,6 +51,11 @@ def steady(clients: int, dice: random.Random, each: int = 6) -> list[Lane]:
     return [[(drawn(dice, 90), 64) for _ in range(each)] for _ in range(clients)]
 
 
+def long_prompts(clients: int, dice: random.Random) -> list[Lane]:
+    """All at once."""
+    return [[(drawn(dice, 403), 100)] for _ in range(clients)]
+
+
 def chat(clients: int, dice: random.Random) -> list[Lane]:
     """Conversations that grow."""
     lanes: list[Lane] = []
@@ -69,6 +74,7 @@ LOADS: dict[str, Callable[[random.Random], list[Lane]]] = {
     "churn of 8": lambda dice: churn(8, dice),
     "churn of 12": lambda dice: churn(12, dice),
     "steady of 16": lambda dice: steady(16, dice),
+    "long of 16": lambda dice: long_prompts(16, dice),
     "chat of 8": lambda dice: chat(8, dice),
     "chat of 12": lambda dice: chat(12, dice),
 }
@@ -141,7 +147,7 @@ def main() -> None:
     module, _, name = sys.argv[1].partition(".")
     changed = importlib.import_module(f"llm_serving_engine.scheduler.{module}")
     for value in map(float, sys.argv[2:]):
-        setattr(changed, name, value)
+        setattr(changed, name, type(getattr(changed, name))(value))
         for model, costs in (("small", SMALL), ("large", LARGE)):
             for load, lanes in LOADS.items():
                 print(f"{value:g} {model} {load:13}{figures(costs, lanes)}", flush=True)

@@ -28,7 +28,7 @@ class Clock:
 
 
 def test_prompts_and_rows_take_turns_beside_streams() -> None:
-    scheduler = new_scheduler(context=4000, step_target_seconds=0.12)
+    scheduler = new_scheduler(context=4000, step_target_seconds=0.24)
     clock = Clock(scheduler)
     short = scheduler.submit(ask("short", max_tokens=100), now=0.0)
     clock.step()
@@ -38,22 +38,39 @@ def test_prompts_and_rows_take_turns_beside_streams() -> None:
     assert len(short.output) == 11
 
 
-@pytest.mark.parametrize("prompts", [1, 2, 3, 9])
-def test_streams_wait_for_one_target_however_many_prompts_there_are(prompts: int) -> None:
-    target = 0.2
+@pytest.mark.parametrize(
+    ("prompts", "class_of_others", "urgent", "targets"),
+    [
+        (1, Priority.NORMAL, False, 1),
+        (2, Priority.NORMAL, False, 1),
+        (3, Priority.NORMAL, False, 2),
+        (9, Priority.NORMAL, False, 2),
+        (3, Priority.LOW, False, 1),
+        (9, Priority.NORMAL, True, 1),
+    ],
+)
+def test_streams_wait_for_one_target_and_for_two_where_three_prompts_wait(
+    prompts: int, class_of_others: Priority, urgent: bool, targets: int
+) -> None:
+    target = 0.25
     scheduler = new_scheduler(
         slots=16, context=4000, step_target_seconds=target, prefix_cache=False
     )
     clock = Clock(scheduler)
-    scheduler.submit(ask("running", max_tokens=100), now=0.0)
+    if urgent:
+        scheduler.submit(ask("urgent", max_tokens=1, priority=Priority.HIGH), now=0.0)
+        clock.step()
+    scheduler.submit(ask("running", max_tokens=100), clock.now)
     clock.step()
     for number in range(prompts):
-        scheduler.submit(Request(f"{number}", (number,) * 3000, 4), clock.now)
+        priority = class_of_others if number else Priority.NORMAL
+        request = Request(f"{number}", (number,) * 3000, 4, priority=priority)
+        scheduler.submit(request, clock.now)
     begun = clock.now
     while not clock.step().rows:
         pass
     gap = clock.now - begun
-    assert GAP_SHARE * target / 2 < gap <= GAP_SHARE * target
+    assert GAP_SHARE * targets * target / 2 < gap <= GAP_SHARE * targets * target
 
 
 @pytest.mark.parametrize(("prompt", "rows_between"), [(112, False), (400, True)])
