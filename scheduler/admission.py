@@ -4,12 +4,13 @@ A deadline is for the whole answer. Requests that run share the runner: with n o
 each computes its prompt n times as slowly, and gets a token for each step of n rows.
 So where deadlines are short, fewer run at once, and the others are held back. A request
 is taken where its answer is expected in time: the wait for what goes before, then its
-own share of the runner. What could not be in time even alone is ended when it could get
-a slot, and, while others wait, when it runs: capacity is not spent on late answers.
+own share of the runner. What could not be in time even alone is ended, waiting or running
+while others wait: capacity is not spent on late answers.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from llm_serving_engine.scheduler.cost import CostModel
@@ -159,39 +160,35 @@ class Admission(Part):
         if needed > remaining:
             if not self._cache.in_use:
                 self._share.doubt(sequence.request.tenant)
-            raise self.unreachable(sequence, now, needed)
+            raise DeadlinePassed(
+                DeadlinePassed.DEADLINE_UNREACHABLE,
+                f"the answer is expected in {needed:.3g} s, the deadline is in {remaining:.3g} s",
+                self.comes_again(sequence, now, needed),
+            )
 
     def displaced(self, priority: Priority, now: float) -> LimitReached:
         """The error of a request that a higher class displaced from the full queue."""
         description = "the queue is full, and a request of a higher class took this one's place"
         return LimitReached("queue.requests", description, self._room_after(priority, now))
 
-    def unreachable(
-        self, sequence: Sequence, now: float, needed: float | None = None
-    ) -> DeadlinePassed:
-        """The error of a request whose answer would come too late.
+    def comes_again(self, sequence: Sequence, now: float, needed: float = 0.0) -> float | None:
+        """Seconds after which to send a request again whose answer would come too late.
 
-        It says when to try again, unless the deadline is too short for a server with
-        nothing else to do.
+        None where its deadline is too short for a server with nothing else to do.
 
         Args:
             sequence: The request.
             now: The time.
-            needed: Seconds until the answer is expected, if not as soon as can be.
+            needed: Seconds from now to the end of its answer, if not as soon as can be.
         """
         deadline, many = sequence.request.deadline, self._can.slots
         assert deadline is not None
         work = self._work(sequence, Outlook(self._cache.slots, ()))
         time, alone = deadline - sequence.arrived_at, self._seconds_alone(work)
-        needed, retry_after = needed or alone, None
-        if alone <= time:
-            own = self._seconds(work, many) / many
-            retry_after = self._promise(sequence.request.priority, needed - time, own, now)
-        return DeadlinePassed(
-            DeadlinePassed.DEADLINE_UNREACHABLE,
-            f"the answer is expected in {needed:.3g} s, the deadline is in {deadline - now:.3g} s",
-            retry_after,
-        )
+        if alone > time:
+            return None
+        own = self._seconds(work, many) / many
+        return self._promise(sequence.request.priority, max(needed, alone) - time, own, now)
 
     @property
     def retry_after(self) -> float:
@@ -222,46 +219,39 @@ class Admission(Part):
 
     # When it gets a slot, and while it runs
 
-    def hopeless(self, sequence: Sequence, outlook: Outlook, now: float) -> bool:
-        """Whether an answer could not be in time even if nothing else were computed."""
+    def latest_start(self, sequence: Sequence, outlook: Outlook) -> float:
+        """When a request has to go on at the latest, even if nothing else is computed."""
         deadline = sequence.request.deadline
         if deadline is None:
-            return False
-        return self._seconds_alone(self._work(sequence, outlook)) > deadline - now
+            return math.inf
+        return deadline - self._seconds_alone(self._work(sequence, outlook))
 
     def holds_back(self, sequence: Sequence, outlook: Outlook, now: float) -> bool:
-        """Whether a request is to wait although a slot is free: an answer would be late."""
-        late = self._would_be_late(sequence, outlook, now)
-        return late or self._would_make_late(sequence, outlook, now)
+        """Whether a request is to wait although a slot is free, as an answer would be late.
 
-    def _would_be_late(self, sequence: Sequence, outlook: Outlook, now: float) -> bool:
-        """Whether a request's answer would come too late beside what runs."""
-        deadline, running = sequence.request.deadline, self._rivals(sequence)
-        if deadline is None or not running:
-            return False
-        seconds = self._seconds(self._work(sequence, outlook), len(running) + 1)
-        return MARGIN * seconds > deadline - now
-
-    def _would_make_late(self, sequence: Sequence, outlook: Outlook, now: float) -> bool:
-        """Whether an answer that can be in time would come too late beside a request.
-
-        One without a deadline minds the deadlines of higher classes only.
+        That is its own answer, or one of those that run and are in time without it. A
+        request without a deadline minds the deadlines of higher classes only.
         """
         running, request = self._rivals(sequence), sequence.request
         above = request.priority + (request.deadline is None)
-        rows = self._cost.rows_seconds(len(running))
-        more_rows = self._cost.rows_seconds(len(running) + 1)
+        deadlines = [
+            r.deadline if r.priority >= above else None for r in (one.request for one in running)
+        ]
+        without = [*self._seconds_beside(running, outlook), 0.0]
+        beside = self._seconds_beside([*running, sequence], outlook)
+        return bool(running) and any(
+            deadline is not None and before <= deadline - now < MARGIN * after
+            for deadline, before, after in zip(
+                [*deadlines, request.deadline], without, beside, strict=True
+            )
+        )
+
+    def _seconds_beside(self, running: list[Sequence], outlook: Outlook) -> list[float]:
+        """Seconds to each answer's end, if these run: the prompts first, then a row of each."""
         works = [self._work(one, outlook) for one in running]
         prompts = sum(map(self._prefill_seconds, works))
-        more = prompts + self._prefill_seconds(self._work(sequence, outlook))
-        for work, one in zip(works, running, strict=True):
-            if one.request.deadline is None or one.request.priority < above:
-                continue
-            remaining = one.request.deadline - now
-            needed, then = prompts + work.output * rows, more + work.output * more_rows
-            if needed <= remaining < MARGIN * then:
-                return True
-        return False
+        row = self._cost.rows_seconds(len(works))
+        return [prompts + work.output * row for work in works]
 
     # What is expected
 

@@ -21,6 +21,7 @@ from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.slots import Outlook
 from llm_serving_engine.scheduler.step import Open, Operation
 
+# These two are promises, not tunings: what age may cost others, and what it is worth.
 # Admissions of which one at most goes by age.
 AGED_SHARE = 8
 # Tokens that an aged or resumed sequence produces before it can lose its slot.
@@ -116,9 +117,8 @@ class Dispatch(Part):
             awaited = self._cache.awaited(sequence, outlook)
             if awaited is not None:
                 self._queue.defer(sequence, awaited)
-            elif self._admission.hopeless(sequence, outlook, now):
-                error = self._admission.unreachable(sequence, now)
-                self._live.end(sequence, Event.EXPIRE, now, error)
+            elif self._admission.latest_start(sequence, outlook) < now:
+                self._live.expire(sequence, now)
             elif aged is None and self._admission.holds_back(sequence, outlook, now):
                 # Only requests without deadlines go before what is held back.
                 if held is not None or sequence.request.deadline is None:
@@ -128,6 +128,7 @@ class Dispatch(Part):
                 if victim is not None:
                     self._preempt(victim, outlook, now)
                 self._take_slot(sequence, outlook, now, aged=aged is not None)
+                held = None
                 # Copies take time too: the rest of them goes with the next step.
                 if self._cost.operations(self._live.operations) > self._target / 2:
                     return
@@ -135,7 +136,7 @@ class Dispatch(Part):
     def _end_hopeless(self, outlook: Outlook, now: float) -> None:
         """End what runs and cannot be in time any more: others wait."""
         for running in list(self._cache.holders()):
-            if self._admission.hopeless(running, outlook, now):
+            if self._admission.latest_start(running, outlook) < now:
                 self._live.expire(running, now)
 
     def _try_suspect(self, outlook: Outlook, now: float) -> None:

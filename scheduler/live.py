@@ -12,6 +12,7 @@ from llm_serving_engine.scheduler.lifecycle import Event, SnapshotEvent, State
 from llm_serving_engine.scheduler.part import Common, Part
 from llm_serving_engine.scheduler.request import FinishReason, Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence, Transition
+from llm_serving_engine.scheduler.slots import Outlook
 from llm_serving_engine.scheduler.step import Close, Operation
 from llm_serving_engine.scheduler.suspects import Suspects
 
@@ -51,7 +52,7 @@ class LiveRequests(Part):
             self.end(displaced, Event.FAIL, now, error)
         self.by_key[sequence.key] = sequence
         if request.deadline is not None:
-            heapq.heappush(self._deadlines, (request.deadline, sequence.key))
+            self._look_again(sequence)
         self.events.append(Moved(sequence, sequence.history[-1]))
         self._policy.submitted(sequence)
         self._queue.add(sequence)
@@ -106,22 +107,35 @@ class LiveRequests(Part):
             self._policy.served(sequence, -rest, 0)
 
     def expire_overdue(self, now: float) -> None:
-        """End the requests whose deadlines have passed."""
+        """End the requests whose deadlines have passed, or that wait and cannot meet them."""
         if len(self._deadlines) > 2 * len(self.by_key) + DEADLINES_MIN:
             self._deadlines = [one for one in self._deadlines if one[1] in self.by_key]
             heapq.heapify(self._deadlines)
         while self._deadlines and self._deadlines[0][0] <= now:
             sequence = self.by_key.get(heapq.heappop(self._deadlines)[1])
-            if sequence is not None:
+            if sequence is not None and self._ends(sequence) <= now:
                 self.expire(sequence, now)
+            elif sequence is not None:
+                self._look_again(sequence)
+
+    def _look_again(self, sequence: Sequence) -> None:
+        heapq.heappush(self._deadlines, (self._ends(sequence), sequence.key))
+
+    def _ends(self, sequence: Sequence) -> float:
+        """When a request with a deadline ends as it stands: where it waits, it needs some time."""
+        if sequence.slot is None:
+            return self._admission.latest_start(sequence, Outlook(self._cache.slots, ()))
+        return sequence.request.deadline or 0.0
 
     def expire(self, sequence: Sequence, now: float) -> None:
         """End a request whose deadline has passed, or cannot be met any more."""
-        if not sequence.has_run:
-            reason, where = DeadlinePassed.QUEUE_TIMEOUT, "while the request waited in the queue"
-        else:
+        deadline, retry_after = sequence.request.deadline, None
+        if sequence.has_run:
             reason, where = DeadlinePassed.RUNNING_TIMEOUT, "before the answer was complete"
-        deadline = sequence.request.deadline
+        else:
+            reason, where = DeadlinePassed.QUEUE_TIMEOUT, "while the request waited in the queue"
+            if deadline is not None:
+                retry_after = self._admission.comes_again(sequence, now)
         passed = "passed" if deadline is None or deadline <= now else "would pass"
-        error = DeadlinePassed(reason, f"the deadline {passed} {where}")
+        error = DeadlinePassed(reason, f"the deadline {passed} {where}", retry_after)
         self.end(sequence, Event.EXPIRE, now, error)

@@ -11,6 +11,7 @@ from llm_serving_engine.scheduler.errors import DeadlinePassed, LimitReached
 from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.request import Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence
+from llm_serving_engine.scheduler.slots import Outlook
 from llm_serving_engine.scheduler.step import Capabilities, Shape
 
 
@@ -140,18 +141,21 @@ def test_costs_of_a_slow_spell_refuse_nothing_on_an_idle_server() -> None:
     scheduler.submit(ask("a", 10, 10, deadline=2.0), 0.0)
 
 
-def test_a_request_whose_time_has_run_short_gets_no_slot() -> None:
+def test_a_request_that_waits_ends_as_soon_as_it_cannot_be_in_time() -> None:
     scheduler = new_scheduler()
     holder = scheduler.submit(ask("holder", 10, 100), 0.0)
     run_step(scheduler)
     late = scheduler.submit(ask("late", 10, 100, deadline=10.0), 0.0)
-    patient = scheduler.submit(ask("patient", 10, 100), 0.0)
-    scheduler.cancel(holder.key, 9.9)
-    run_step(scheduler, now=9.9)
+    latest = scheduler.admission.latest_start(late, Outlook(scheduler.cache.slots, ()))
+    assert 9 < latest < 10
+    run_step(scheduler, now=latest - 0.01)
+    assert not late.state.ended
+    run_step(scheduler, now=latest)
     assert late.state is State.EXPIRED
     assert isinstance(late.error, DeadlinePassed)
+    assert late.error.reason == DeadlinePassed.QUEUE_TIMEOUT
     assert late.error.retry_after is not None
-    assert patient.state.running
+    assert holder.state.running
 
 
 @pytest.mark.parametrize("others", [False, True])

@@ -162,6 +162,9 @@ def check_each_request_ends_once(run: Run, submitted: int) -> None:
     )
     assert set(ends.values()) <= {1}
     assert len(ends) + len(run.simulation.refusals) == submitted
+    # What was taken in is not refused any more.
+    errors = [s.error for s in run.sequences if isinstance(s.error, DeadlinePassed)]
+    assert DeadlinePassed.DEADLINE_UNREACHABLE not in {error.reason for error in errors}
 
 
 def check_output(run: Run) -> None:
