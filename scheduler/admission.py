@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from llm_serving_engine.scheduler.cost import CostModel
+from llm_serving_engine.scheduler.cost import RATE, CostModel
 from llm_serving_engine.scheduler.errors import DeadlinePassed, InvalidField, LimitReached
 from llm_serving_engine.scheduler.part import Common, Part
 from llm_serving_engine.scheduler.queue import Load
@@ -32,10 +32,6 @@ MARGIN = 1.3
 # come too. Simulated at 2 and 4 times the capacity, for a moment and for 20 s, the part of
 # retries in time, at the least: with 3.0 0.86, with 2.0 0.75.
 PROMISE_SPREAD = 3.0
-# How much of a mean the newest value says.
-RATE = 0.05
-# A tenant's own mean counts from so many finished requests on.
-TENANT_FINISHED_MIN = 8
 TENANTS_MAX = 1000
 
 
@@ -52,30 +48,26 @@ class OutputShare:
 
     def __init__(self) -> None:
         self._mean = 0.5
-        self._tenants: dict[str, tuple[int, float]] = {}
+        self._tenants: dict[str, float] = {}
 
     def learn(self, tenant: str, share: float) -> None:
         """Take in what a request produced, as a part of its `max_tokens`."""
-        self._mean += RATE * (share - self._mean)
         self._learn_of(tenant, share)
+        self._mean += RATE * (share - self._mean)
 
     def doubt(self, tenant: str) -> None:
         """Expect less of a tenant whose requests are refused unseen: answers may be short."""
         self._learn_of(tenant, 0.0)
 
     def _learn_of(self, tenant: str, share: float) -> None:
-        count, mean = self._tenants.pop(tenant, (0, 0.0))
-        count += 1
-        # The first ones are averaged, later ones replace the oldest little by little.
-        mean += max(RATE, 1 / count) * (share - mean)
-        self._tenants[tenant] = count, mean
+        mean = self._tenants.pop(tenant, self._mean)
+        self._tenants[tenant] = mean + RATE * (share - mean)
         if len(self._tenants) > TENANTS_MAX:
             del self._tenants[next(iter(self._tenants))]
 
     def of(self, tenant: str) -> float:
         """What is expected of a tenant's requests."""
-        count, mean = self._tenants.get(tenant, (0, 0.0))
-        return mean if count >= TENANT_FINISHED_MIN else self._mean
+        return self._tenants.get(tenant, self._mean)
 
 
 class Admission(Part):

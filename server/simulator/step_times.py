@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from llm_serving_engine.scheduler.cost import (
     CHUNKS,
-    NOISE,
+    FIRST,
     ROWS,
-    SPREAD,
     CostModel,
     Weights,
 )
@@ -73,9 +72,9 @@ class LeastSquares:
 
     def add(self, shape: Shape, seconds: float) -> None:
         """Take in a call that took some seconds, more than 0."""
-        parts = [part / seconds / NOISE for part in (shape.groups, shape.tokens, shape.context)]
+        parts = [part / seconds for part in (shape.groups, shape.tokens, shape.context)]
         for i, part in enumerate(parts):
-            self._sums[i] += part / NOISE
+            self._sums[i] += part
             for j, other in enumerate(parts):
                 self._products[i][j] += part * other
 
@@ -104,7 +103,7 @@ class LeastSquares:
         """The best costs of some of the parts, by elimination; the others cost nothing."""
         table = []
         for i in fitted:
-            trust = 1 / (SPREAD * prior[i]) ** 2
+            trust = 1 / (FIRST * prior[i]) ** 2
             row = [self._products[i][j] + trust * (i == j) for j in fitted]
             table.append([*row, self._sums[i] + trust * prior[i]])
         for i, row in enumerate(table):

@@ -172,15 +172,18 @@ def test_what_cannot_end_in_time_gives_way_where_others_wait(others: bool) -> No
 def test_the_output_of_a_tenant_is_learned() -> None:
     scheduler = new_scheduler(slots=1)
     for number in range(20):
-        request = ask(f"{number}", 10, 100, tenant="brief", stop_tokens=frozenset({9}))
-        sequence = scheduler.submit(request, 0.0)
-        for token in (5, 9):
-            step = scheduler.schedule(0.0)
-            assert step is not None
-            scheduler.apply(answer(step, token), 0.0)
-        assert sequence.state is State.FINISHED
-    unreachable(scheduler, ask("other", 10, 1000, deadline=1.0, tenant="other"))
+        brief = ask(f"{number}", 10, 100, tenant="brief", stop_tokens=frozenset({9}))
+        for request, tokens in ((brief, (5, 9)), (ask(f"{number}", 10, 1, tenant="long"), (5,))):
+            sequence = scheduler.submit(request, 0.0)
+            for token in tokens:
+                step = scheduler.schedule(0.0)
+                assert step is not None
+                scheduler.apply(answer(step, token), 0.0)
+            assert sequence.state is State.FINISHED
+    unreachable(scheduler, ask("long", 10, 1000, deadline=1.0, tenant="long"))
     scheduler.submit(ask("brief", 10, 1000, deadline=1.0, tenant="brief"), 0.0)
+    # A tenant that is new is expected to be like the others.
+    unreachable(scheduler, ask("new", 10, 1000, deadline=1.0, tenant="new"))
 
 
 def test_retry_after_grows_with_the_work_that_waits() -> None:
