@@ -33,9 +33,6 @@ from llm_serving_engine.scheduler.step import (
     Save,
 )
 
-# Common tokens below which prompts only happen to begin alike: all have a first token,
-# and those of chats the marks of a turn.
-PREFIX_TOKENS_MIN = 16
 # How likely it is that the prefix which was used last is asked for again. With the
 # costs of a large model (tests/benchmarks/scheduler_constants.py) chat of 12 has 0.60 of the
 # tokens/s with 0.2, and churn of 8 0.95 with 1.0.
@@ -105,8 +102,6 @@ class Cache:
         best: tuple[Slot | Snapshot, int] | None = None
         for source, other, usable, length in self._prefixes(outlook):
             tokens = self._shared(sequence, other, usable)
-            if other.key != sequence.key and tokens < PREFIX_TOKENS_MIN:
-                continue
             if tokens > (best[1] if best else 0) and self._can_drop(length - tokens):
                 best = source, tokens
         return best
@@ -118,19 +113,21 @@ class Cache:
             return None
         source, tokens = self.match(sequence, outlook) or (None, 0)
         if isinstance(source, Snapshot):
-            slot = self._cheapest(idle, sequence)
+            slot, seconds = self._cheapest(idle, sequence), self._cost.snapshot_token_seconds
+            if not self._pays(seconds * source.tokens, sequence, 0, tokens):
+                return Place(slot)
             return Place(slot, tokens, Restore(slot.index, source.number, source.tokens))
         if source is None:
             return Place(self._cheapest(idle, sequence))
         others = [slot for slot in idle if slot is not source]
-        copies = self._can.copy and self._copy_pays(sequence, 0, tokens)
+        copies = self._can.copy and self._pays(self._cost.copy_seconds, sequence, 0, tokens)
         if source.sequence is None:
             most_is_used = 2 * tokens >= outlook.position(source.index)
             if most_is_used or not others or not self._can.copy:
                 return Place(source, tokens)
-        slot = self._cheapest(others, sequence)
         if not copies:
-            return Place(slot)
+            return Place(self._cheapest(idle, sequence))
+        slot = self._cheapest(others, sequence)
         return Place(slot, tokens, Copy(source.index, slot.index, tokens))
 
     def awaited(self, sequence: Sequence, outlook: Outlook) -> Awaited | None:
@@ -148,8 +145,9 @@ class Cache:
             if lower or donor.state is not State.PREFILL:
                 continue
             found = Awaited(donor, self._shared(sequence, donor, donor.known_tokens))
-            pays = found.tokens > least and self._copy_pays(sequence, least, found.tokens)
-            if pays and self.computes(found, outlook):
+            if found.tokens <= least or not self.computes(found, outlook):
+                continue
+            if self._pays(self._cost.copy_seconds, sequence, least, found.tokens):
                 best, least = found, found.tokens
         return best
 
@@ -323,11 +321,11 @@ class Cache:
     def _can_drop(self, tokens: int) -> bool:
         return self._can.rollback is None or tokens <= self._can.rollback
 
-    def _copy_pays(self, sequence: Sequence, start: int, tokens: int) -> bool:
-        """Whether it is cheaper to copy so many tokens than to compute those from `start` on."""
+    def _pays(self, seconds: float, sequence: Sequence, start: int, tokens: int) -> bool:
+        """Whether it is cheaper to fetch so many tokens than to compute those from `start` on."""
         known, chunk = sequence.known_tokens, self._can.chunk
         computed = self._cost.prefill_seconds(start, known, chunk)
-        return self._cost.copy_seconds + self._cost.prefill_seconds(tokens, known, chunk) < computed
+        return seconds + self._cost.prefill_seconds(tokens, known, chunk) < computed
 
     def _cheapest(self, idle: list[Slot], sequence: Sequence) -> Slot:
         """An idle slot, by what is lost with it and by what it costs in density."""

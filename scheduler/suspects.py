@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# A suspect is cleared by as many tokens as a runner has steps at once: the
+# Neither is tuned. A suspect is cleared by as many tokens as a runner has steps at once: the
 # one that it died in is among them.
 PROOF_TOKENS = 2
-# Losses of a request that ran alone, after which it is the cause.
+# Losses of a request that ran alone, after which it is the cause: one may be bad luck.
 ALONE_MAX = 2
 
 
