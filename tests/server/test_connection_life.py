@@ -52,9 +52,12 @@ async def connected(**settings: float) -> AsyncIterator[RawConnection]:
 # Far below the minute that gRPC's library waits unless it is told otherwise.
 @pytest.mark.timeout(30)
 async def test_a_client_that_does_not_answer_pings() -> None:
-    async with connected(keepalive_seconds=0.05, keepalive_timeout_seconds=0.05) as connection:
-        while await connection.read():
-            pass
+    times = {"keepalive_seconds": 0.05, "keepalive_timeout_seconds": 0.05}
+    # It may be cut off while it still sends.
+    with contextlib.suppress(ConnectionError):
+        async with connected(**times) as connection:
+            while await connection.read():
+                pass
 
 
 async def test_a_client_that_answers_pings_stays() -> None:
