@@ -158,17 +158,15 @@ def step_target(cost: CostModel, capabilities: Capabilities) -> float:
     """The step target of a machine: seconds that suit both streams and prompts.
 
     It is the time of rows in half of the slots, and of the shortest chunk that keeps
-    0.8 of a lone prompt's speed; at least 0.125, at most 0.5. A person reads 4 to 5
-    tokens a second.
+    0.8 of a lone prompt's speed between such rows; at least 0.125, at most 0.5. A person
+    reads 4 to 5 tokens a second.
     """
     chunk = capabilities.chunk
-    fastest = chunk / cost.chunk_seconds(chunk, 0)
-    seconds = cost.chunk_seconds(chunk, 0)
-    for length in (256, 128, 64, 32):
-        if length < chunk and length / cost.chunk_seconds(length, 0) >= 0.8 * fastest:
-            seconds = cost.chunk_seconds(length, 0)
     rows = cost.rows_seconds(max(capabilities.slots // 2, 1))
-    return min(max(rows + seconds, TARGET_MIN), TARGET_MAX)
+    slowest = cost.chunk_seconds(chunk, 0) / chunk / 0.8
+    steps = [(n, rows + cost.chunk_seconds(n, 0)) for n in (32, 64, 128, 256) if n < chunk]
+    fast = (step for length, step in steps if step <= slowest * length)
+    return min(max(next(fast, rows + cost.chunk_seconds(chunk, 0)), TARGET_MIN), TARGET_MAX)
 
 
 def _count(operations: Iterable[Operation]) -> tuple[int, int]:

@@ -185,6 +185,9 @@ def _announce(app: App, report: LoadReport) -> None:
         _say(f"{app.model.name} on {app.model.backend}: {settings}")
     for note in report.notes:
         _say(f"note: {note}")
+    target = app.model.engine.scheduler.step_target
+    origin = "measured" if app.config.scheduler.step_target_seconds is None else "as configured"
+    _say(f"step target: {target:.3g} s, {origin}; prompts hold up streams for twice that at most")
     if memory:
         parts = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in memory.items())
         estimated = ""

@@ -139,9 +139,13 @@ def test_the_step_target_is_between_its_limits(chunk: int, speed: float) -> None
 
 def test_the_step_target_has_room_for_rows_and_a_chunk() -> None:
     cost = Costs._make(2 * one for one in DEFAULT_COSTS).model()
-    target = step_target(cost, Capabilities(8, 2048, chunk=64))
-    assert target == pytest.approx(cost.rows_seconds(4) + cost.chunk_seconds(32, 0))
-    # Where short chunks lose too much, it has room for a longer one.
+    # Beside these rows, a prompt in chunks of 32 is too slow.
+    target = step_target(cost, Capabilities(8, 2048, chunk=128))
+    assert target == pytest.approx(cost.rows_seconds(4) + cost.chunk_seconds(64, 0))
+    cost.rows.weights = [0.001, 0.0, 0.0]
+    target = step_target(cost, Capabilities(8, 2048, chunk=128))
+    assert target == pytest.approx(0.001 + cost.chunk_seconds(32, 0))
+    # Where short chunks lose too much by themselves, it has room for a longer one.
     cost.chunks.weights = [0.2, 0.001, 0.0]
     target = step_target(cost, Capabilities(8, 2048, chunk=256))
     assert target == pytest.approx(cost.rows_seconds(4) + cost.chunk_seconds(256, 0))
