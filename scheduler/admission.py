@@ -23,14 +23,13 @@ from llm_serving_engine.scheduler.slots import Outlook
 
 RETRY_AFTER_MIN = 0.05
 RETRY_AFTER_MAX = 600.0
-# What an answer may take longer than expected. Simulated at 2 and 4 times the capacity,
-# deadlines of 5 to 30 s, two mixes of sizes, costs of a small model and of 1B: the goodput
-# is 0.98 of the capacity on average, and 0.65 at the least; with 1.15 and 1.5 0.95, and 0.57
-# and 0.55 at the least.
+# What an answer may take longer than expected. The mean goodput of mixed sizes under overload
+# (tests/benchmarks/scheduler_constants.py) is 0.82, and 0.60 where outputs end early; with 1.15
+# it is 0.80 and 0.52, with 1.5 0.81 and 0.64, but less for short deadlines of a large model.
 MARGIN = 1.3
 # Seconds that a refused request is promised for each second that it takes, as newcomers
 # come too. Simulated at 2 and 4 times the capacity, for a moment and for 20 s, the part of
-# retries in time, at the least: with 3.0 0.86, with 2.0 0.75.
+# retries in time, at the least: with 3.0 0.86, with 2.0 0.75 (tests/scheduler/test_goodput.py).
 PROMISE_SPREAD = 3.0
 TENANTS_MAX = 1000
 

@@ -1,34 +1,72 @@
-"""Draws what an overloaded server delivers in time, beside one that serves all as they came.
+"""Draws what an overloaded server delivers in time, beside what is possible, and first-come.
 
     PYTHONPATH=tests/fixtures python tests/benchmarks/goodput_grid.py PICTURE.svg
 
-Simulated: costs of the built-in model, 16 slots, twice and four times the capacity. It
-prints the figures too, as parts of the capacity.
+Simulated: costs of the built-in model and 2.5 times as high, 16 slots, twice and four times
+the capacity for two minutes. It prints the figures too, as parts of the capacity. What is
+possible is the best that any number of clients gets that send one request after the other,
+each in time by its length, which a server cannot know (`most_in_time`).
 """
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
-from overload_traces import capacity, goodput, goodput_first_come, offered, server
+from overload_traces import (
+    LARGE_COSTS,
+    capacity,
+    most_in_time,
+    offered,
+    server,
+    steady_goodput,
+)
 
+from llm_serving_engine.server.simulator.costs import DEFAULT_COSTS
 from llm_serving_engine.server.simulator.replay import replay
 
-LOADS, DEADLINES = (2, 4), (5, 10, 30)
-ROWS = {"one size": False, "mixed sizes": True}
-COLOURS = {"deadlines known": "#2f6fde", "first come": "#7b8794"}
-PANEL, BAR, HEIGHT, LEFT, TOP = 250, 26, 130, 90, 70
+LOADS, DEADLINES, SECONDS = (2, 4), (5, 10, 30), 120.0
+ROWS = {
+    "one size": (DEFAULT_COSTS, False),
+    "mixed sizes": (DEFAULT_COSTS, True),
+    "one size, 2.5x costs": (LARGE_COSTS, False),
+    "mixed, 2.5x costs": (LARGE_COSTS, True),
+}
+COLOURS = {"deadlines known": "#2f6fde", "first come": "#7b8794", "possible": "#1f2933"}
+PANEL, BAR, HEIGHT, LEFT, TOP = 250, 26, 130, 150, 70
 
 
-def cell(load: int, deadline: float, mixed: bool) -> tuple[float, float]:
-    """The goodput with the scheduler, and first-come, as parts of the capacity."""
-    settings = server()
+class Cell(NamedTuple):
+    """Goodputs as parts of the capacity."""
+
+    ours: float
+    first_come: float
+    possible: float
+
+
+@cache
+def possible(sizes: str, deadline: float) -> float:
+    """What is possible, whatever the load is."""
+    costs, mixed = ROWS[sizes]
+    return most_in_time(server(costs=costs), deadline, SECONDS, mixed=mixed)
+
+
+def cell(sizes: str, load: int, deadline: float) -> Cell:
+    """What the scheduler delivers, and the others."""
+    costs, mixed = ROWS[sizes]
+    settings = server(costs=costs)
     tokens, requests = capacity(settings, mixed=mixed)
-    records = offered(load * requests, max(60, 4 * deadline), deadline, mixed=mixed)
-    ours = goodput(replay(records, "fair", settings), records)
-    return ours / tokens, goodput_first_come(records, settings) / tokens
+    records = offered(load * requests, SECONDS, deadline, mixed=mixed)
+    unaware = [replace(record, deadline=None) for record in records]
+    goodputs = (
+        steady_goodput(replay(trace, policy, settings).outcomes, deadline, SECONDS)
+        for trace, policy in ((records, "fair"), (unaware, "first_come"))
+    )
+    return Cell(*(part / tokens for part in (*goodputs, possible(sizes, deadline))))
 
 
 def text(parent: ElementTree.Element, x: float, y: float, words: str, **more: str) -> None:
@@ -45,7 +83,16 @@ def bar(parent: ElementTree.Element, x: float, bottom: float, part: float, colou
     text(parent, x + BAR / 2, bottom - part * HEIGHT / 1.2 - 4, f"{part:.2f}", **middle)
 
 
-def draw(figures: dict[tuple[str, int, int], tuple[float, float]]) -> str:
+def mark(parent: ElementTree.Element, x: float, bottom: float, part: float) -> None:
+    """Draw a line across two bars, with its value."""
+    y = f"{bottom - part * HEIGHT / 1.2:g}"
+    line = {"x1": f"{x - 3:g}", "x2": f"{x + 2 * BAR + 3:g}", "y1": y, "y2": y}
+    ElementTree.SubElement(parent, "line", {**line, "stroke": COLOURS["possible"]})
+    words = {"font-size": "11", "dominant-baseline": "middle"}
+    text(parent, x + 2 * BAR + 5, float(y), f"{part:.2f}", **words)
+
+
+def draw(figures: dict[tuple[str, int, int], Cell]) -> str:
     """The picture: a row for each mix of sizes, a panel for each load."""
     width, height = LEFT + len(LOADS) * (PANEL + 40), TOP + len(ROWS) * (HEIGHT + 60)
     font = "system-ui, 'Segoe UI', 'DejaVu Sans', Helvetica, Arial, sans-serif"
@@ -67,8 +114,10 @@ def draw(figures: dict[tuple[str, int, int], tuple[float, float]]) -> str:
             ElementTree.SubElement(root, "line", line)
             for place, deadline in enumerate(DEADLINES):
                 x = left + 12 + place * PANEL / len(DEADLINES)
-                for number, part in enumerate(figures[sizes, load, deadline]):
+                *bars, best = figures[sizes, load, deadline]
+                for number, part in enumerate(bars):
                     bar(root, x + number * BAR, bottom, part, list(COLOURS.values())[number])
+                mark(root, x, bottom, best)
                 text(root, x + BAR, bottom + 16, f"{deadline} s", **{"text-anchor": "middle"})
             text(root, left + PANEL / 2, bottom + 34, f"{load}x", **{"text-anchor": "middle"})
     ElementTree.indent(root)
@@ -78,11 +127,15 @@ def draw(figures: dict[tuple[str, int, int], tuple[float, float]]) -> str:
 def main() -> None:
     """Simulate all, print, and draw."""
     figures = {}
-    for sizes, mixed in ROWS.items():
+    for sizes in ROWS:
         for load in LOADS:
             for deadline in DEADLINES:
-                figures[sizes, load, deadline] = ours, first = cell(load, deadline, mixed)
-                print(f"{sizes}, {load}x, {deadline} s: {ours:.2f}, first come {first:.2f}")
+                figures[sizes, load, deadline] = found = cell(sizes, load, deadline)
+                print(
+                    f"{sizes}, {load}x, {deadline} s: {found.ours:.2f}, "
+                    f"first come {found.first_come:.2f}, possible {found.possible:.2f}",
+                    flush=True,
+                )
     Path(sys.argv[1]).write_text(draw(figures))
 
 
