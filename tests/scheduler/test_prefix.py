@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from stepping import run_step
+from stepping import new_scheduler, run_step
 
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.core import Scheduler
@@ -65,3 +65,19 @@ def test_what_is_shared_ends_at_whole_units_only_where_bits_matter() -> None:
                 run_step(scheduler)
         cached.append(sequence.cached_prompt_tokens)
     assert cached == [200, 192]
+
+
+def test_a_newcomer_leaves_what_is_retained_where_slots_are_left() -> None:
+    scheduler = new_scheduler(slots=16, context=2000, chunk=256)
+    talks = [tuple(range(1000 * n, 1000 * n + 300)) for n in range(8)]
+    for now, talk in enumerate(talks):
+        scheduler.submit(Request("talk", talk, 4), now)
+        while not scheduler.idle:
+            run_step(scheduler, now=now)
+    goes_on = scheduler.submit(Request("talk", (*talks[3], 7, 8), 64), 10.0)
+    newcomer = scheduler.submit(Request("other", (9, 9, 9), 64), 10.0)
+    while not newcomer.output:
+        run_step(scheduler, now=10.0)
+    # Its row would be beside the other one in a slot that retains a conversation.
+    assert goes_on.slot == 3
+    assert newcomer.slot == 8
