@@ -97,6 +97,8 @@ async def test_a_server_that_was_stopped_itself_waits_anew(
     watched = watch(supervision=Supervision(step_seconds_max=30.0))
     await watched.runner.start()
     hung = watched.signal(signal.SIGSTOP)
+    # On a busy machine it takes the signal later.
+    await until(lambda: psutil.Process(hung).status() == psutil.STATUS_STOPPED)
     step = asyncio.ensure_future(watched.runner.begin(STEP))
     loop = asyncio.get_running_loop()
     clock, passed = loop.time, 0.0

@@ -57,7 +57,9 @@ def gone(process: psutil.Process) -> bool:
 
 
 def test_sigterm_lets_running_streams_finish() -> None:
-    with serve_process("--backend", "scripted") as server:
+    # However long a slow machine takes for them.
+    env = {"LLM_SERVING_ENGINE_DRAIN_SECONDS": "3600"}
+    with serve_process("--backend", "scripted", env=env) as server:
         client = Client(server)
         stream = client.begin()
         runner = freeze_runner(server)
