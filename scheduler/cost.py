@@ -158,12 +158,12 @@ def step_target(cost: CostModel, capabilities: Capabilities) -> float:
     """The step target of a machine: seconds that suit both streams and prompts.
 
     It is the time of rows in half of the slots, and of the shortest chunk that keeps
-    0.8 of a lone prompt's speed between such rows; at least 0.125, at most 0.5. A person
+    0.7 of a lone prompt's speed between such rows; at least 0.125, at most 0.5. A person
     reads 4 to 5 tokens a second.
     """
     chunk = capabilities.chunk
     rows = cost.rows_seconds(max(capabilities.slots // 2, 1))
-    slowest = cost.chunk_seconds(chunk, 0) / chunk / 0.8
+    slowest = cost.chunk_seconds(chunk, 0) / chunk / 0.7
     steps = [(n, rows + cost.chunk_seconds(n, 0)) for n in (32, 64, 128, 256) if n < chunk]
     fast = (step for length, step in steps if step <= slowest * length)
     return min(max(next(fast, rows + cost.chunk_seconds(chunk, 0)), TARGET_MIN), TARGET_MAX)

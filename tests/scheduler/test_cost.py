@@ -140,8 +140,9 @@ def test_the_step_target_is_between_its_limits(chunk: int, speed: float) -> None
 def test_the_step_target_has_room_for_rows_and_a_chunk() -> None:
     cost = Costs._make(2 * one for one in DEFAULT_COSTS).model()
     # Beside these rows, a prompt in chunks of 32 is too slow.
-    target = step_target(cost, Capabilities(8, 2048, chunk=128))
-    assert target == pytest.approx(cost.rows_seconds(4) + cost.chunk_seconds(64, 0))
+    cost.rows.weights = [0.02, 0.01, 0.0]
+    target = step_target(cost, Capabilities(16, 2048, chunk=128))
+    assert target == pytest.approx(cost.rows_seconds(8) + cost.chunk_seconds(64, 0))
     cost.rows.weights = [0.001, 0.0, 0.0]
     target = step_target(cost, Capabilities(8, 2048, chunk=128))
     assert target == pytest.approx(0.001 + cost.chunk_seconds(32, 0))
