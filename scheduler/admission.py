@@ -228,18 +228,19 @@ class Admission(Part):
         deadlines = [
             r.deadline if r.priority >= above else None for r in (one.request for one in running)
         ]
-        without = [*self._seconds_beside(running, outlook), 0.0]
-        beside = self._seconds_beside([*running, sequence], outlook)
-        return bool(running) and any(
+        deadlines.append(request.deadline)
+        if not running or not any(deadline is not None for deadline in deadlines):
+            return False
+        works = [self._work(one, outlook) for one in (*running, sequence)]
+        without = [*self._seconds_beside(works[:-1]), 0.0]
+        beside = self._seconds_beside(works)
+        return any(
             deadline is not None and before <= deadline - now < MARGIN * after
-            for deadline, before, after in zip(
-                [*deadlines, request.deadline], without, beside, strict=True
-            )
+            for deadline, before, after in zip(deadlines, without, beside, strict=True)
         )
 
-    def _seconds_beside(self, running: list[Sequence], outlook: Outlook) -> list[float]:
+    def _seconds_beside(self, works: list[Work]) -> list[float]:
         """Seconds to each answer's end, if these run: the prompts first, then a row of each."""
-        works = [self._work(one, outlook) for one in running]
         prompts = sum(map(self._prefill_seconds, works))
         row = self._cost.rows_seconds(len(works))
         return [prompts + work.output * row for work in works]
