@@ -28,6 +28,7 @@ from llm_serving_engine.scheduler.request import Request
 from llm_serving_engine.scheduler.step import Capabilities, RunResult, Shape, Step, StepResult
 from llm_serving_engine.server.simulator.costs import DEFAULT_COSTS, Costs
 from llm_serving_engine.server.simulator.replay import replay
+from llm_serving_engine.server.simulator.replay_settings import ReplaySettings
 from llm_serving_engine.server.simulator.simulation import Simulation
 
 # As learned on an AMD EPYC (Zen 5, AVX-512, no AMX), 2 cores, from SmolLM2-135M in Q4_0.
@@ -35,9 +36,7 @@ SMALL = Costs(0.0049, 0.0019, 0.0016, 0.006, 0.0006, 0.0007, 0.006, 0.0001)
 LARGE = Costs._make(c * f for c, f in zip(SMALL, (7, 5, 3, 7, 7, 4, 3, 3), strict=True))
 SLOTS, CHUNK, VOCABULARY = 16, 256, 30_000
 SEEDS = (1, 2, 3)
-# The calls that are timed when a model is loaded.
-TIMED = [Shape(1, rows, rows, rows / 4) for rows in (1, SLOTS)]
-TIMED += [Shape(1, 1, tokens, tokens**2 / 2000) for tokens in (32, 64, 128)]
+RUNNER = Capabilities(SLOTS, 2048, CHUNK, 2 * CHUNK, joins=True)
 
 Lane = list[tuple[tuple[int, ...], int]]
 """The prompts and lengths of output that one client asks for, one after the other."""
@@ -127,10 +126,8 @@ def answer(step: Step) -> StepResult:
 
 def simulated(costs: Costs, lanes: list[Lane]) -> Clients:
     """The end of a simulation."""
-    cost = costs.model()
-    speeds = tuple((shape, cost.predict(shape)) for shape in TIMED)
-    can = Capabilities(SLOTS, 2048, CHUNK, 2 * CHUNK, joins=True, speeds=speeds)
-    run = Clients(Scheduler(can), answer, cost, lanes=lanes)
+    scheduler = Scheduler(ReplaySettings(RUNNER, costs).timed())
+    run = Clients(scheduler, answer, costs.model(), lanes=lanes)
     run.run()
     return run
 
@@ -168,8 +165,8 @@ def unexpected(seed: int) -> list[float]:
     The machine's speed drifts and has slow spells, calls vary, and some are held up.
     """
     dice, speed, slow, differences = random.Random(seed), 1.0, 0, list[float]()
-    machine = Costs._make(cost * dice.uniform(0.3, 3) for cost in SMALL).model()
-    model = CostModel((shape, machine.predict(shape)) for shape in TIMED)
+    costs = Costs._make(cost * dice.uniform(0.3, 3) for cost in SMALL)
+    machine, model = costs.model(), CostModel(ReplaySettings(RUNNER, costs).timed().speeds)
     for number in range(3000):
         if number % 100 == 0:
             rows, context = dice.randint(1, 16), dice.uniform(0.05, 1)

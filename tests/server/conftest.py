@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from running_server import HTTP, RunningServer, serving
+from running_server import HTTP, SAME_BITS, RunningServer, serving
 from trace_collector import Collector, collecting
 
 HERE = Path(__file__).parent
-# Answers are compared with those of the same request in other company.
-INVARIANT = {"determinism": "batch_invariant"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,7 +33,7 @@ async def tiny(tiny_quantized_model_path: Path) -> AsyncIterator[RunningServer]:
     """The tiny model; 16 sequences of 256 tokens."""
     runner = {"sequences": 16, "context_per_sequence": 256, "threads": 1}
     async with serving(
-        tiny_quantized_model_path, model={"runner": runner}, http=HTTP, scheduler=INVARIANT
+        tiny_quantized_model_path, model={"runner": runner}, http=HTTP, scheduler=SAME_BITS
     ) as running:
         yield running
 
@@ -46,7 +44,7 @@ async def builtin(builtin_model_path: Path) -> AsyncIterator[RunningServer]:
     # One thread: two that wait for each other crawl where a core is taken by something else.
     runner = {"sequences": 16, "context_per_sequence": 256, "threads": 1}
     async with serving(
-        builtin_model_path, model={"runner": runner}, scheduler=INVARIANT
+        builtin_model_path, model={"runner": runner}, scheduler=SAME_BITS
     ) as running:
         yield running
 

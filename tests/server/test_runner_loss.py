@@ -17,6 +17,7 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
 from held_runner import HeldRunner, may_start
 from running_server import (
+    SAME_BITS,
     RunningServer,
     asked,
     detail,
@@ -34,8 +35,6 @@ HEALTH = health_pb2.HealthCheckResponse
 TOKENS = 200
 # In the middle of such an answer.
 SOME = 20
-# What was computed again is the same to the bit, wherever the runner was lost.
-SAME_BITS = {"determinism": "batch_invariant"}
 
 
 def kill(process_id: int) -> None:

@@ -18,6 +18,7 @@ from backend_cases import CASES, BackendCase, examples_on_path, skip_where_missi
 from ggml_model import write_ggml_model
 from google.rpc import error_details_pb2
 from running_server import (
+    SAME_BITS,
     GatedRunner,
     RunningServer,
     asked,
@@ -58,9 +59,7 @@ async def served(
     runner = asdict(replace(case.config, sequences=STREAMS, context_per_sequence=None))
     with examples_on_path():
         model = {"backend": case.backend, "runner": runner}
-        # Answers are compared with those of the same request in other company.
-        scheduler = {"determinism": "batch_invariant"}
-        async with serving(path, model=model, scheduler=scheduler) as server:
+        async with serving(path, model=model, scheduler=SAME_BITS) as server:
             yield server
 
 
@@ -180,10 +179,9 @@ async def test_the_same_answers_where_classes_take_slots_from_each_other(
 ) -> None:
     skip_where_missing(case)
     runner = asdict(replace(case.config, sequences=2))
-    scheduler = {"determinism": "batch_invariant"}
     path, model = case.write_model(tmp_path), {"backend": case.backend, "runner": runner}
     with examples_on_path():
-        async with serving(path, model=model, scheduler=scheduler) as server:
+        async with serving(path, model=model, scheduler=SAME_BITS) as server:
             await _take_slots(server)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import openai
 import pytest_asyncio
-from running_server import HTTP, RunningServer, serving
+from running_server import HTTP, SAME_BITS, RunningServer, serving
 
 
 def url(server: RunningServer) -> str:
@@ -19,10 +19,8 @@ def url(server: RunningServer) -> str:
 async def chatty(builtin_model_path: Path) -> AsyncIterator[RunningServer]:
     """The built-in model, which has a chat template; 8 sequences of 256 tokens."""
     runner = {"sequences": 8, "context_per_sequence": 256, "threads": 1}
-    # Answers are compared with those of the same request in other company.
-    scheduler = {"determinism": "batch_invariant"}
     async with serving(
-        builtin_model_path, model={"runner": runner}, http=HTTP, scheduler=scheduler
+        builtin_model_path, model={"runner": runner}, http=HTTP, scheduler=SAME_BITS
     ) as running:
         yield running
 
