@@ -61,6 +61,11 @@ def steady(clients: int, dice: random.Random, each: int = 6) -> list[Lane]:
     return [[(drawn(dice, 90), 64) for _ in range(each)] for _ in range(clients)]
 
 
+def long(clients: int, dice: random.Random) -> list[Lane]:
+    """Long prompts at once, some of them shorter by a token or two, as under a common prefix."""
+    return [[(drawn(dice, 400 - dice.randrange(3)), 100)] for _ in range(clients)]
+
+
 def chat(clients: int, dice: random.Random) -> list[Lane]:
     """Conversations that grow."""
     lanes: list[Lane] = []
@@ -79,6 +84,7 @@ LOADS: dict[str, Callable[[random.Random], list[Lane]]] = {
     "churn of 8": lambda dice: churn(8, dice),
     "churn of 12": lambda dice: churn(12, dice),
     "steady of 16": lambda dice: steady(16, dice),
+    "long of 16": lambda dice: long(16, dice),
     "chat of 8": lambda dice: chat(8, dice),
     "chat of 12": lambda dice: chat(12, dice),
 }

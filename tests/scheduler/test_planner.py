@@ -113,13 +113,21 @@ def test_the_end_of_a_prompt_goes_along_with_its_last_chunk() -> None:
 
 
 def test_chunks_of_neighbours_join() -> None:
-    capabilities = Capabilities(4, 4000, 64, joins=True)
+    capabilities = Capabilities(5, 4000, 128, joins=True)
     scheduler = Scheduler(capabilities, SchedulerConfig(step_target_seconds=1.0))
-    lengths = (50, 52, 20, 51)
+    lengths = (50, 52, 120, 51, 20)
     for number, length in enumerate(lengths):
         scheduler.submit(Request(f"{number}", (number,) * length, 4), now=0.0)
-    joined = [[len(run.tokens) for run in run_step(scheduler).runs] for _ in range(3)]
-    assert joined == [[20], [50, 52], [51]]
+    joined = [[len(run.tokens) for run in run_step(scheduler).runs] for _ in range(4)]
+    assert joined == [[20], [51], [50, 52], [120]]
+
+
+def test_of_prompts_of_about_the_same_length_one_beside_the_streams_goes_first() -> None:
+    scheduler = new_scheduler(slots=5, context=4000, prefix_cache=False, step_target_seconds=0.5)
+    for number, length in enumerate((59, 57, 20, 58, 56)):
+        scheduler.submit(Request(f"{number}", (number,) * length, 90), now=0.0)
+    chunks = [step.runs[0].slot for _ in range(9) if not (step := run_step(scheduler)).rows]
+    assert chunks == [2, 1, 0, 3, 4]
 
 
 def test_a_higher_class_is_prefilled_first_and_alone() -> None:
