@@ -12,6 +12,7 @@ import psutil
 
 from llm_serving_engine.backends import earlier_load, machine
 from llm_serving_engine.backends.backend import (
+    REPACK,
     BackendConfig,
     LoadError,
     LoadReport,
@@ -225,8 +226,13 @@ class LlamaCppBackend:
 
     def _rows(self, runs: Sequence[Run]) -> list[Part]:
         rows = [Part.of(run) for run in runs]
-        invariant = self._config.batch_invariant
-        return with_fillers(rows, len(self._lengths), self._room, invariant=invariant)
+        return with_fillers(
+            rows,
+            len(self._lengths),
+            self._room,
+            repacked=self._model.settings.kernels == REPACK,
+            invariant=self._config.batch_invariant,
+        )
 
     def _room(self, slot: int) -> int | None:
         """Where a filler can be put: what it adds to the slot must go away again."""

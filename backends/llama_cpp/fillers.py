@@ -2,8 +2,8 @@
 
 llama.cpp computes a run of consecutive slots as one batch.
 
-The matrix kernels take four rows at a time, and the rest one by one: a row of the
-rest costs more than a fourth of four.
+The matrix kernels take sixteen rows at a time, then four, and the rest one by one: a row
+of the rest costs more than a fourth of four, and sixteen cost no more than thirteen.
 
 A batch of a single row that looks at many cells is split between the threads, and
 adds up in another order than the same row does beside others: its bits differ. A
@@ -13,12 +13,13 @@ filler beside it keeps them the same.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 
 from llm_serving_engine.backends.llama_cpp.part import FILLER, Part
 
-# Of the matrix kernels. Three rows alone are as fast as four.
-TILE_ROWS = 4
+# Of the matrix kernels; what is filled up at most to a large tile. `docs/performance.md`,
+# "Whole tiles", has what each number of rows takes.
+TILE_ROWS, LARGE_TILE_ROWS, LARGE_TILE_FILLERS = 4, 16, 3
 # A row makes all rows of its batch look at as many cells as it does, by so many.
 CELLS_UNIT = 256
 
@@ -29,32 +30,51 @@ Room = Callable[[int], int | None]
 """The position at which a slot can take a filler; None where it cannot."""
 
 
-def with_fillers(rows: Sequence[Part], slots: int, room: Room, *, invariant: bool) -> list[Part]:
+def with_fillers(
+    rows: Sequence[Part], slots: int, room: Room, *, repacked: bool, invariant: bool
+) -> list[Part]:
     """Rows, and the fillers that make their call faster, or keep their bits.
 
     Args:
         rows: Of one token each, in ascending order of slots.
         slots: How many slots there are.
         room: Where fillers can be put.
+        repacked: Whether the weights are: three rows alone then take longer than four.
         invariant: Whether a row's bits must not depend on the rows beside it.
     """
-    filled = complete_tiles(rows, slots, room)
+    filled = complete_tiles(rows, slots, room, repacked=repacked)
     return add_neighbours(filled, slots, room) if invariant else filled
 
 
-def complete_tiles(rows: Sequence[Part], slots: int, room: Room) -> list[Part]:
-    """The rows, and one filler beside each run of rows that lacks one for whole tiles."""
+def complete_tiles(rows: Sequence[Part], slots: int, room: Room, *, repacked: bool) -> list[Part]:
+    """The rows, and fillers beside each run of rows that lacks a few for whole tiles."""
     completed = {row.slot: row for row in rows}
     for run in _runs(rows):
-        if len(run) > TILE_ROWS and len(run) % TILE_ROWS == TILE_ROWS - 1:
-            cells = max(row.start for row in run) // CELLS_UNIT
-            for slot in (run[-1].slot + 1, run[0].slot - 1):
-                free = 0 <= slot < slots and slot not in completed
-                filler = _filler(slot, room) if free else None
-                if filler is not None and filler.start // CELLS_UNIT <= cells:
-                    completed[slot] = filler
-                    break
+        lacking = _lacking(len(run), repacked=repacked)
+        fillers = list(itertools.islice(_fillers_beside(run, completed, slots, room), lacking))
+        if len(fillers) == lacking:
+            completed.update((filler.slot, filler) for filler in fillers)
     return sorted(completed.values())
+
+
+def _lacking(rows: int, *, repacked: bool) -> int:
+    """How many fillers make a run of rows faster."""
+    if 0 < -rows % LARGE_TILE_ROWS <= LARGE_TILE_FILLERS:
+        return -rows % LARGE_TILE_ROWS
+    return int(-rows % TILE_ROWS == 1 and (rows > TILE_ROWS or repacked))
+
+
+def _fillers_beside(
+    run: Sequence[Part], taken: Container[int], slots: int, room: Room
+) -> Iterator[Part]:
+    """Fillers that stand after a run and before it, without a gap."""
+    cells = max(row.start for row in run) // CELLS_UNIT
+    for beside in (range(run[-1].slot + 1, slots), range(run[0].slot - 1, -1, -1)):
+        for slot in beside:
+            filler = None if slot in taken else _filler(slot, room)
+            if filler is None or filler.start // CELLS_UNIT > cells:
+                break
+            yield filler
 
 
 def add_neighbours(rows: Sequence[Part], slots: int, room: Room) -> list[Part]:

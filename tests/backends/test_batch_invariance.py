@@ -159,24 +159,43 @@ def test_a_row_that_needs_a_neighbour_gets_one_where_there_is_room(
         (range(7), [7]),
         (range(3, 14), [14]),
         (range(5, 16), [4]),
-        (range(3), []),
+        (range(3), [3]),
+        (range(2), []),
+        (range(12), []),
+        (range(13), [13, 14, 15]),
+        (range(1, 14), [0, 14, 15]),
+        (range(2, 16), [0, 1]),
+        (range(15), [15]),
         (range(8), []),
         (range(6), []),
-        ([*range(7), *range(9, 12)], [7]),
+        ([*range(7), *range(9, 12)], [7, 12]),
         ([*range(1, 8), *range(9, 16)], [8]),
     ],
 )
 def test_whole_tiles(slots: Iterable[int], added: list[int]) -> None:
     rows = [Part(slot, 20, (1,)) for slot in slots]
-    completed = complete_tiles(rows, 16, lambda slot: 10)
+    completed = complete_tiles(rows, 16, lambda slot: 10, repacked=True)
     assert [row.slot for row in completed if row not in rows] == added
+
+
+def test_three_rows_of_weights_that_are_not_repacked_stay_three() -> None:
+    rows = [Part(slot, 20, (1,)) for slot in range(3)]
+    assert complete_tiles(rows, 16, lambda slot: 10, repacked=False) == rows
+
+
+def test_a_large_tile_is_filled_up_or_left_as_it_is() -> None:
+    rows = [Part(slot, 20, (1,)) for slot in range(1, 15)]
+    assert complete_tiles(rows, 16, {0: 10}.get, repacked=True) == rows
+    assert len(complete_tiles(rows, 16, {0: 10, 15: 0}.get, repacked=True)) == 16
 
 
 def test_no_row_is_added_that_looks_at_more_than_the_others() -> None:
     rows = [Part(slot, 20, (1,)) for slot in range(1, 8)]
     lengths = {0: CELLS_UNIT - 1, 8: CELLS_UNIT}
-    assert complete_tiles(rows, 16, lengths.get)[0] == Part(0, CELLS_UNIT - 1, FILLER, wanted=False)
-    assert complete_tiles(rows, 16, {8: CELLS_UNIT}.get) == rows
+    assert complete_tiles(rows, 16, lengths.get, repacked=True)[0] == Part(
+        0, CELLS_UNIT - 1, FILLER, wanted=False
+    )
+    assert complete_tiles(rows, 16, {8: CELLS_UNIT}.get, repacked=True) == rows
 
 
 def test_a_filled_hole_changes_no_tokens(tiny_quantized_model_path: Path) -> None:
