@@ -233,15 +233,23 @@ def random_plan(dice: random.Random) -> Plan:
     )
 
 
-def test_a_thousand_requests_walk_every_path() -> None:
-    dice = random.Random(24)
+def random_run(seed: int) -> Run:
+    """A thousand requests, a runner that dies again and again, and a machine that slows down."""
+    dice = random.Random(seed)
     plans = [random_plan(dice) for _ in range(1000)]
     run = Run(plans, slots=4, deaths=frozenset(range(0, 4000, 10)), outside=True, spells=True)
     check(run, len(plans))
-    walked = {
-        (before.state, after.state)
-        for sequence in run.sequences
-        for before, after in itertools.pairwise(sequence.history)
-    }
-    assert walked == {(state, target) for (state, _), target in TRANSITIONS.items()}
     assert run.simulation.refusals
+    return run
+
+
+def test_a_thousand_requests_walk_every_path() -> None:
+    # Some paths are rare: about one thousand in six lacks one, and another has it.
+    unwalked = {(state, target) for (state, _), target in TRANSITIONS.items()}
+    for run in map(random_run, range(24, 30)):
+        for sequence in run.sequences:
+            pairs = itertools.pairwise(sequence.history)
+            unwalked -= {(before.state, after.state) for before, after in pairs}
+        if not unwalked:
+            return
+    assert not unwalked
