@@ -27,6 +27,9 @@ Attempts = Sequence[Mapping[str, str]]
 FAULTS = "LSE_TEST_SELF_CHECK"
 """The variable by which tests make self-checks fail: `backends/self_check/faults.py`."""
 
+COMPILER_BYTES = 1 << 30
+"""Memory for each compiler that runs: llama.cpp's largest files take most of it."""
+
 
 class LlamaCppWheel:
     """The wheel for one checkout on one machine.
@@ -96,7 +99,7 @@ class LlamaCppWheel:
         environment = {
             "CMAKE_ARGS": self._cmake_args(features),
             "CMAKE_BUILD_PARALLEL_LEVEL": os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL")
-            or str(os.cpu_count() or 1),
+            or str(jobs()),
             # Older pips read the first for what a build needs, newer ones the second.
             "PIP_CONSTRAINT": constraints,
             "PIP_BUILD_CONSTRAINT": constraints,
@@ -152,6 +155,12 @@ class LlamaCppWheel:
         include = shlex.quote(f"-DCMAKE_PROJECT_llama_cpp_INCLUDE={self._include}")
         own = ["-DLLAVA_BUILD=OFF", include]
         return " ".join([*own, os.environ.get("CMAKE_ARGS", ""), *features.options])
+
+
+def jobs() -> int:
+    """How many compilers run at once: one for each core, where the memory is enough for them."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(os.cpu_count() or 1, memory // COMPILER_BYTES))
 
 
 def pinned(constraints: Path, package: str) -> str:

@@ -204,3 +204,17 @@ def test_a_folder_that_is_no_environment_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="is not an environment of Python; move it away"):
         Environment(tmp_path, Console()).make(("server",))
     assert precious.exists()
+
+
+@pytest.mark.parametrize(
+    ("cores", "gibibytes", "compilers"), [(2, 24, 2), (64, 8, 8), (4, 4, 4), (4, 0.5, 1)]
+)
+def test_no_more_compilers_than_cores_and_memory_allow(
+    cores: int, gibibytes: float, compilers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bootstrap.llama_cpp import jobs
+
+    sizes = {"SC_PHYS_PAGES": int(gibibytes * 2**30) // 4096, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(os, "sysconf", sizes.__getitem__)
+    assert jobs() == compilers
