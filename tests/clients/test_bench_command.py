@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import get_args, get_origin
 
 import grpc
@@ -35,8 +36,8 @@ def bench(server, tmp_path):
     file = tmp_path / "bench.json"
 
     def invoke(workload, arguments):
-        words = f"bench --workload {workload} {arguments} --address {server.address} --json {file}"
-        outcome = CliRunner().invoke(app, words.split())
+        words = f"bench --workload {workload} {arguments} --address {server.address}"
+        outcome = CliRunner().invoke(app, [*shlex.split(words), "--json", str(file)])
         return outcome, json.loads(file.read_text()) if file.exists() else None
 
     return invoke
@@ -194,7 +195,7 @@ def test_against_another_server(bench, server, tmp_path, kind):
         outcome, found = bench(
             "steady",
             "--clients 2 --rounds 2 --prompt-words 3 --max-tokens 4 "
-            f"--against {other.url} --html {page}",
+            f"--against {other.url} --html {shlex.quote(str(page))}",
         )
     assert (outcome.exit_code, outcome.stderr) == (0, "")
     nonce = found["run"]["nonce"]
