@@ -6,10 +6,13 @@ import errno
 import os
 import socket
 import stat
+import sys
 from dataclasses import dataclass
 
 UNIX = "unix:"
 _PORT_MAX = 65535
+# What the system's address has room for, less the byte that ends it.
+_PATH_BYTES_MAX = 107 if sys.platform == "linux" else 103
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,10 @@ def parse_address(text: str) -> Address:
         path = text.removeprefix(UNIX).removeprefix("//")
         if not path:
             raise ValueError(f"{text!r} has no path; write unix:/run/server.sock")
+        if len(os.fsencode(path)) > _PATH_BYTES_MAX:
+            raise ValueError(
+                f"{path!r} is too long; a socket's path has {_PATH_BYTES_MAX} bytes at most"
+            )
         return Address(path=path)
     host, _, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
@@ -58,6 +65,12 @@ def parse_address(text: str) -> Address:
 def check_address(text: str) -> str:
     """`text`, if it is an address. Raises ValueError."""
     parse_address(text)
+    return text
+
+
+def check_host(text: str) -> str:
+    """`text`, if it can be a host; `unix:` needs a path. Raises ValueError."""
+    Address.of(text, 0)
     return text
 
 

@@ -34,7 +34,7 @@ from llm_serving_engine.backends import registry
 from llm_serving_engine.backends.backend import BackendConfig
 from llm_serving_engine.backends.process.supervision import Supervision
 from llm_serving_engine.scheduler.config import SchedulerConfig
-from llm_serving_engine.server.addresses import check_address
+from llm_serving_engine.server.addresses import check_address, check_host
 from llm_serving_engine.server.setting_names import (
     did_you_mean,
     setting_names,
@@ -54,6 +54,7 @@ Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Timeout = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+Host = Annotated[str, AfterValidator(check_host)]
 ListenAddress = Annotated[str, AfterValidator(check_address)]
 
 
@@ -149,7 +150,7 @@ class QuotaConfig(Part):
 class GrpcConfig(Part):
     """The gRPC listener."""
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     """Address to listen on, or unix:PATH. Anything but loopback lets others in: there is no
     authentication."""
     port: Port = 50051
@@ -198,7 +199,7 @@ class HttpConfig(Part):
 
     enabled: bool = True
     """Whether to listen at all."""
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     """Address to listen on."""
     port: Port = 8080
     """Port to listen on; 0 for any free one."""
@@ -366,7 +367,7 @@ def _problem(error: ErrorDetails, names: Iterable[str]) -> str:
     where = _where(error["loc"])
     if error["type"] in _UNKNOWN:
         return f"{where}: there is no such setting{did_you_mean(where, names)}"
-    return f"{where}: {error['msg']}"
+    return f"{where}: {error['msg'].removeprefix('Value error, ')}"
 
 
 def _where(location: tuple[int | str, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from pathlib import Path
 
 import grpc
@@ -22,6 +23,7 @@ def has_ipv6() -> bool:
     return True
 
 
+LONGEST = 107 if sys.platform == "linux" else 103
 NEEDS_IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 
 
@@ -50,20 +52,27 @@ def test_no_addresses(text: str) -> None:
         parse_address(text)
 
 
+def test_the_longest_path_of_a_socket(socket_folder: Path) -> None:
+    longest = str(socket_folder / "socket").ljust(LONGEST, "x")
+    bind(Address.of(f"unix:{longest}", 0)).close()
+    with pytest.raises(ValueError, match=f"too long; a socket's path has {LONGEST} bytes"):
+        parse_address(f"unix:{longest}x")
+
+
 def test_hosts_with_and_without_brackets() -> None:
     assert Address.of("[::]", 1) == Address.of("::", 1) == Address("::", 1)
     assert Address.of("unix:/a", 1) == Address(path="/a")
 
 
-def test_a_path_that_an_ended_server_left(tmp_path: Path) -> None:
-    path = str(tmp_path / "left.sock")
+def test_a_path_that_an_ended_server_left(socket_folder: Path) -> None:
+    path = str(socket_folder / "left.sock")
     bind(Address(path=path)).close()
     assert Path(path).is_socket()
     bind(Address(path=path)).close()
 
 
-def test_a_path_that_is_taken(tmp_path: Path) -> None:
-    path = tmp_path / "taken.sock"
+def test_a_path_that_is_taken(socket_folder: Path) -> None:
+    path = socket_folder / "taken.sock"
     with bind(Address(path=str(path))), pytest.raises(OSError, match="in use"):
         bind(Address(path=str(path)))
     path.unlink()
@@ -73,8 +82,8 @@ def test_a_path_that_is_taken(tmp_path: Path) -> None:
     assert path.read_text() == "precious"
 
 
-async def test_grpc_on_several_addresses(tmp_path: Path) -> None:
-    path = f"unix:{tmp_path / 'grpc.sock'}"
+async def test_grpc_on_several_addresses(socket_folder: Path) -> None:
+    path = f"unix:{socket_folder / 'grpc.sock'}"
     async with serving(grpc={"port": 0, "listen": ["127.0.0.1:0", path]}) as server:
         addresses = list(map(str, server.app.grpc_addresses))
         assert addresses[-1] == path
@@ -85,8 +94,8 @@ async def test_grpc_on_several_addresses(tmp_path: Path) -> None:
                 assert (await stub.Generate(asked())).text
 
 
-async def test_a_path_that_grpc_cannot_have(tmp_path: Path) -> None:
-    path = tmp_path / "precious"
+async def test_a_path_that_grpc_cannot_have(socket_folder: Path) -> None:
+    path = socket_folder / "precious"
     path.write_text("precious")
     with pytest.raises(ConfigError, match=f"unix:{path} for gRPC: .* no socket"):
         async with serving(grpc={"host": f"unix:{path}"}):

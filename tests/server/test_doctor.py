@@ -193,8 +193,8 @@ def test_ports_that_are_free_or_not() -> None:
     assert any_port.value == "127.0.0.1:0: any free port"
 
 
-def test_sockets_in_the_file_system(tmp_path: Path) -> None:
-    path = tmp_path / "socket"
+def test_sockets_in_the_file_system(socket_folder: Path) -> None:
+    path = socket_folder / "socket"
     free, _ = ports({"host": f"unix:{path}"})
     assert free.verdict is OK
     assert not path.exists()
@@ -205,7 +205,7 @@ def test_sockets_in_the_file_system(tmp_path: Path) -> None:
     assert taken.verdict is PROBLEM
     left, _ = ports({"host": f"unix:{path}"})
     assert left.verdict is OK
-    nowhere, _ = ports({"host": f"unix:{tmp_path / 'no' / 'socket'}"})
+    nowhere, _ = ports({"host": f"unix:{socket_folder / 'no' / 'socket'}"})
     assert nowhere.verdict is PROBLEM
 
 

@@ -275,8 +275,8 @@ async def test_head_and_unknown_paths() -> None:
             assert unknown.startswith(b"HTTP/1.1 404 ")
 
 
-async def test_several_listeners(tmp_path: Path) -> None:
-    path = tmp_path / "http.sock"
+async def test_several_listeners(socket_folder: Path) -> None:
+    path = socket_folder / "http.sock"
     async with listening(listen=["127.0.0.1:0", f"unix:{path}"]) as (listener, _):
         first, second, third = listener.addresses
         assert first.port != second.port

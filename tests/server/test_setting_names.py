@@ -60,9 +60,15 @@ def test_variables_that_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
             "did you mean generation.prompt_bytes_max?",
         ),
         ("[nonsense]\na = 1", "nonsense: there is no such setting"),
+        (
+            '[grpc]\nhost = "unix:"',
+            "grpc.host: 'unix:' has no path; write unix:/run/server.sock",
+        ),
     ],
 )
-def test_a_file_with_what_is_no_setting(text: str, problem: str, tmp_path: Path) -> None:
+def test_a_file_with_what_is_no_setting_or_no_value(
+    text: str, problem: str, tmp_path: Path
+) -> None:
     path = tmp_path / "config.toml"
     path.write_text(text)
     with pytest.raises(ConfigError) as raised:
