@@ -198,6 +198,9 @@ def _cached_repositories() -> list[Any]:
         repositories = hub.scan_cache_dir().repos
     except hub.errors.CacheNotFound:
         return []
+    except OSError as error:
+        where = f"{error.filename}: {error.strerror}"
+        raise HubError(f"{where}; HF_HOME names the folder of the hub's cache") from error
     return [each for each in repositories if each.repo_type == "model"]
 
 

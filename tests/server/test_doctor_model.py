@@ -92,7 +92,8 @@ def test_the_files_own_chat_template(
     assert "model.chat_template" in broken.advice
 
 
-def test_models_without_a_file() -> None:
+def test_models_without_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     (scripted,) = look_at_model(config_of(backend="scripted"))
     assert scripted.verdict is OK
     (missing,) = look_at_model(config_of(reference="/nowhere/model.gguf"))
@@ -107,3 +108,13 @@ def test_a_model_of_another_kind(write_tiny_model: Callable[..., Path], tmp_path
     (refused,) = look_at_model(config_of(reference=str(path)))
     assert refused.verdict is Verdict.PROBLEM
     assert "is an embedding model (architecture bert)" in refused.value
+
+
+def test_a_cache_of_the_hub_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise PermissionError(13, "Permission denied", "/locked/hub")
+
+    monkeypatch.setattr("huggingface_hub.scan_cache_dir", refuse)
+    (unread,) = look_at_model(config_of(reference="hf:somebody/something/model.gguf"))
+    assert unread.verdict is PROBLEM
+    assert unread.value.startswith("/locked/hub: Permission denied; HF_HOME names")
