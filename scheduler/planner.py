@@ -2,7 +2,7 @@
 
 T is the step target. While streams run, one chunk goes after each rows step, so
 prefill always progresses, and more where the gap between two tokens of a stream
-stays within T, or 2 T where a short prompt ends, three prompts or more wait, or one of
+stays within T, or 2 T where a short prompt ends, three prompts or more came, or one of
 a higher class computes.
 """
 
@@ -20,7 +20,7 @@ from llm_serving_engine.scheduler.step import FOLLOW, Output, Run, Shape, shape_
 # Step targets between two tokens of a stream where a short prompt ends. With 1 the p99 first
 # token is 1.15 in churn of 12 and in steady of 16 (small), and 1.08 and 1.11 (large).
 STRETCH = 2
-# Prompts that wait at once from which on streams wait for so long, too. With 2 the median
+# Prompts that came together from which on streams wait for so long, too. With 2 the median
 # first token is 1.27 in chat of 8, and with 4 the p99 is 1.02 in long of 16 (small). If streams
 # wait for one target only, tokens/s are 0.95 there, and the median first token is 1.20.
 PROMPTS_MANY = 3
@@ -89,7 +89,7 @@ class Planner(Part):
             return rows
         slots = [run.slot for run in rows]
         first = min(prompts, key=lambda s: self._order(s, slots, outlook, window.now))
-        gap_max, limit = self._limits(first, prompts, rows, window)
+        gap_max, limit = self._limits(first, prompts, streams, rows, window)
         chunk = self._join(first, prompts, outlook, limit)
         if not streams or window.after_rows:
             return chunk
@@ -172,12 +172,24 @@ class Planner(Part):
         return -sequence.request.priority, turn, groups, sequence.slot
 
     def _limits(
-        self, first: Sequence, prompts: list[Sequence], rows: tuple[Run, ...], window: Window
+        self,
+        first: Sequence,
+        prompts: list[Sequence],
+        streams: list[Sequence],
+        rows: tuple[Run, ...],
+        window: Window,
     ) -> tuple[float, float]:
         """Seconds that streams may wait for prompts, and that the next chunk may take."""
         target, priority = self._target, first.request.priority
         urgent = window.urgent > priority
-        many = sum(s.request.priority == priority for s in prompts) >= PROMPTS_MANY
+        # The last of many that came together has waited for those that came before it.
+        waited_for = (
+            s
+            for s in streams
+            if s.arrived_at <= first.arrived_at and (s.first_token_at or 0.0) > first.since
+        )
+        together = sum(s.request.priority == priority for s in (*prompts, *waited_for))
+        many = together >= PROMPTS_MANY
         gap_max = STRETCH * target if many and not urgent else target
         if not rows:
             return gap_max, target if urgent else float("inf")

@@ -73,6 +73,32 @@ def test_streams_wait_for_one_target_and_for_two_where_three_prompts_wait(
     assert GAP_SHARE * targets * target / 2 < gap <= GAP_SHARE * targets * target
 
 
+@pytest.mark.parametrize(("later", "targets"), [(0.0, 2), (0.001, 1)])
+def test_streams_wait_as_long_for_the_last_of_three_prompts_that_came_together(
+    later: float, targets: int
+) -> None:
+    target = 0.25
+    scheduler = new_scheduler(slots=4, context=4000, step_target_seconds=target, prefix_cache=False)
+    clock = Clock(scheduler)
+    scheduler.submit(ask("running", max_tokens=3000), now=0.0)
+    clock.step()
+    came = clock.now
+    # The two that are short go first, whether they came before the last one or after it.
+    last = scheduler.submit(Request("last", (9,) * 3000, 4), came)
+    passing = [Request(f"{n}", (n,) * 200, 3000) for n in range(2)]
+    others = [scheduler.submit(request, came + later) for request in passing]
+    while not all(other.output for other in others):
+        clock.step()
+    while not clock.step().rows:
+        pass
+    begun = clock.now
+    while not clock.step().rows:
+        pass
+    gap = clock.now - begun
+    assert not last.output
+    assert GAP_SHARE * targets * target / 2 < gap <= GAP_SHARE * targets * target
+
+
 @pytest.mark.parametrize(("prompt", "rows_between"), [(112, False), (400, True)])
 def test_streams_wait_longer_for_the_end_of_a_short_prompt_only(
     prompt: int, rows_between: bool
