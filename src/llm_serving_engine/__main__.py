@@ -7,6 +7,9 @@ from llm_serving_engine.server.commands.stop_signals import end_when_told
 
 end_when_told()
 
+import sys  # noqa: E402
+from typing import Any  # noqa: E402
+
 import typer  # noqa: E402
 
 from llm_serving_engine.clients import commands as client_commands  # noqa: E402
@@ -33,8 +36,32 @@ tune.register(app)
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line. A command that is not understood is one line on stderr."""
+    try:
+        code = app(standalone_mode=False)
+    except typer.Abort:
+        code = _fail("aborted")
+    except Exception as error:
+        # The type of what it cannot understand is typer's secret.
+        if not hasattr(error, "format_message"):
+            raise
+        code = _not_understood(error)
+    sys.exit(code)
+
+
+def _not_understood(error: Any) -> int:
+    """Say what is wrong with a command, and where its help is. Returns the exit code."""
+    # There is none where the help was shown instead, as of a command without arguments.
+    words = error.format_message().replace("Value error, ", "").split()
+    if message := " ".join(words).rstrip("."):
+        context = getattr(error, "ctx", None)
+        _fail(f"{message}; see {context.command_path} --help" if context else message)
+    return int(error.exit_code)
+
+
+def _fail(message: str) -> int:
+    typer.echo(f"error: {message}", err=True)
+    return 1
 
 
 if __name__ == "__main__":
