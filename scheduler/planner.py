@@ -31,10 +31,10 @@ CHUNK_SHARE = 0.75
 # What is planned of a gap: calls take up to 1.15 of what is expected of them. With 1.0
 # tokens/s are 1.01 (large), and gaps are up to 2.14 targets though no call takes longer.
 GAP_SHARE = 0.85
-# Prompts whose rests differ by less than this part of the step target count as equally long.
-# With 0.001 tokens/s are 0.95 (small) and 0.89 (large) in long of 16, whose prompts differ by
-# two tokens: rows are in several groups. With 1.0 the median first token is 1.09 in churn of 8.
-ORDER_SHARE = 0.1
+# Prompts that differ by less than this part of the step target count as equally long. With
+# 0.001 tokens/s are 0.94 (small) and 0.87 (large) in long of 16, whose prompts differ by two
+# tokens: rows are in several groups. With 1.0 the median first token is 1.10 in churn of 8.
+ORDER_SHARE = 0.05
 # Chunks are halved down to this: shorter ones lose too much of the kernels' speed.
 CHUNK_MIN = 32
 # A chunk of so many tokens may take all of the step target. Shorter ones are dear where
@@ -88,7 +88,7 @@ class Planner(Part):
         if not prompts:
             return rows
         slots = [run.slot for run in rows]
-        first = min(prompts, key=lambda s: self._order(s, slots, outlook, window.now))
+        first = self._first(prompts, slots, outlook, window.now)
         gap_max, limit = self._limits(first, prompts, streams, rows, window)
         chunk = self._join(first, prompts, outlook, limit)
         if not streams or window.after_rows:
@@ -155,21 +155,30 @@ class Planner(Part):
 
     # Chunks
 
-    def _order(
-        self, sequence: Sequence, slots: list[int], outlook: Outlook, now: float
-    ) -> tuple[float, ...]:
-        """Class, then how long the rest of the prompt takes less how long it has had its slot.
+    def _first(
+        self, prompts: list[Sequence], slots: list[int], outlook: Outlook, now: float
+    ) -> Sequence:
+        """The prompt that is next: of the highest class, that with the least left to wait for.
 
-        So short prompts go first, and a long one goes before those that come when it
-        has waited for as long as it takes. Of those that take about as long, the first is
-        one whose row will be beside those of the streams, which are in `slots`.
+        That is how long its rest takes less how long it has had its slot: short prompts
+        go first, and a long one goes before those that come when it has waited for as
+        long as it takes. Of those that are about equal, the first is one whose row will
+        be beside those of the streams, which are in `slots`.
         """
-        assert sequence.slot is not None
+        highest = max(s.request.priority for s in prompts)
+        turns = {
+            s: self._rest_seconds(s, outlook) - (now - s.since)
+            for s in prompts
+            if s.request.priority == highest
+        }
+        latest = min(turns.values()) + ORDER_SHARE * self._target
+        equal = {s.slot: s for s, turn in turns.items() if turn <= latest and s.slot is not None}
+        return equal[min(equal, key=lambda slot: (count_groups(sorted((*slots, slot))), slot))]
+
+    def _rest_seconds(self, sequence: Sequence, outlook: Outlook) -> float:
+        """How long the rest of a prompt takes."""
         position = self._position(sequence, outlook)
-        rest = self._cost.prefill_seconds(position, sequence.known_tokens, self._can.chunk)
-        turn = (rest - (now - sequence.since)) // (ORDER_SHARE * self._target)
-        groups = count_groups(sorted((*slots, sequence.slot)))
-        return -sequence.request.priority, turn, groups, sequence.slot
+        return self._cost.prefill_seconds(position, sequence.known_tokens, self._can.chunk)
 
     def _limits(
         self,
