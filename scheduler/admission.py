@@ -19,7 +19,6 @@ from llm_serving_engine.scheduler.part import Common, Part
 from llm_serving_engine.scheduler.queue import Load
 from llm_serving_engine.scheduler.request import Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence
-from llm_serving_engine.scheduler.slots import Outlook
 
 RETRY_AFTER_MIN = 0.05
 RETRY_AFTER_MAX = 600.0
@@ -174,7 +173,7 @@ class Admission(Part):
         """
         deadline, many = sequence.request.deadline, self._can.slots
         assert deadline is not None
-        work = self._work(sequence, Outlook(self._cache.slots, ()))
+        work = self._work(sequence)
         time, alone = deadline - sequence.arrived_at, self._seconds_alone(work)
         if alone > time:
             return None
@@ -210,14 +209,14 @@ class Admission(Part):
 
     # When it gets a slot, and while it runs
 
-    def latest_start(self, sequence: Sequence, outlook: Outlook) -> float:
+    def latest_start(self, sequence: Sequence) -> float:
         """When a request has to go on at the latest, even if nothing else is computed."""
         deadline = sequence.request.deadline
         if deadline is None:
             return math.inf
-        return deadline - self._seconds_alone(self._work(sequence, outlook))
+        return deadline - self._seconds_alone(self._work(sequence))
 
-    def holds_back(self, sequence: Sequence, outlook: Outlook, now: float) -> bool:
+    def holds_back(self, sequence: Sequence, now: float) -> bool:
         """Whether a request is to wait although a slot is free, as an answer would be late.
 
         That is its own answer, or one of those that run and are in time without it. A
@@ -231,7 +230,7 @@ class Admission(Part):
         deadlines.append(request.deadline)
         if not running or not any(deadline is not None for deadline in deadlines):
             return False
-        works = [self._work(one, outlook) for one in (*running, sequence)]
+        works = [self._work(one) for one in (*running, sequence)]
         without = [*self._seconds_beside(works[:-1]), 0.0]
         beside = self._seconds_beside(works)
         return any(
@@ -253,8 +252,8 @@ class Admission(Part):
         It waits for what it does not preempt or overtake: what runs and waits of its
         class and of higher ones. As many run as leave time to wait.
         """
-        priority, outlook = sequence.request.priority, Outlook(self._cache.slots, ())
-        work, running = self._work(sequence, outlook), self._rivals(sequence)
+        priority = sequence.request.priority
+        work, running = self._work(sequence), self._rivals(sequence)
         higher = [self._queue.classes[other] for other in Priority if other > priority]
         ahead = sum(load.requests for load in higher) + self._queue.ahead(sequence)
         if not ahead and not running:
@@ -267,7 +266,7 @@ class Admission(Part):
         if ahead + len(running) < many:
             return own
         mean = self._mean_seconds(self._queue.classes[priority], many) or own
-        rests = sum(self._seconds(self._work(one, outlook), many) for one in running)
+        rests = sum(self._seconds(self._work(one), many) for one in running)
         return own + (rests + ahead * mean) / many
 
     def _rivals(self, sequence: Sequence) -> list[Sequence]:
@@ -275,12 +274,12 @@ class Admission(Part):
         priority = sequence.request.priority
         return [s for s in self._cache.holders() if s.request.priority >= priority]
 
-    def _work(self, sequence: Sequence, outlook: Outlook) -> Work:
+    def _work(self, sequence: Sequence) -> Work:
         """What is left to compute of a sequence, waiting or running."""
         if sequence.slot is not None:
-            start = outlook.position(sequence.slot)
+            start = self._cache.position(sequence)
         else:
-            match = self._cache.match(sequence, outlook)
+            match = self._cache.match(sequence)
             start = match[1] if match else 0
         rest = sequence.request.max_tokens - len(sequence.output)
         return Work(start, sequence.known_tokens, self._share.of(sequence.request.tenant) * rest)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.cost import CostModel
 from llm_serving_engine.scheduler.lifecycle import (
     SLOT_TRANSITIONS,
-    SNAPSHOT_TRANSITIONS,
     SlotEvent,
     SlotState,
     SnapshotEvent,
@@ -22,35 +22,24 @@ from llm_serving_engine.scheduler.lifecycle import (
 from llm_serving_engine.scheduler.prefix import common_prefix, whole_units
 from llm_serving_engine.scheduler.queue import Awaited
 from llm_serving_engine.scheduler.sequence import Sequence
-from llm_serving_engine.scheduler.slots import Outlook, Slot, count_groups
+from llm_serving_engine.scheduler.slots import Outlook, Slot, Snapshot, count_groups
 from llm_serving_engine.scheduler.step import (
     Capabilities,
+    Close,
     Copy,
     Drop,
+    Open,
     Operation,
     Restore,
     Run,
     Save,
+    Step,
+    StepResult,
 )
 
 # How likely it is that the prefix which was used last is asked for again. With 1.0 churn of 8
 # has 0.95 of the tokens/s (tests/benchmarks/scheduler_constants.py), and with 0.4 1.02.
 REUSE_CHANCE = 0.7
-
-
-@dataclass(slots=True, eq=False)
-class Snapshot:
-    """A saved cache: the first `tokens` tokens of a sequence that waits. Only `Cache` writes it."""
-
-    number: int
-    sequence: Sequence
-    tokens: int
-    last_used: float
-    state: SnapshotState = SnapshotState.PENDING
-
-    def advance(self, event: SnapshotEvent) -> None:
-        """Take a transition. Raises IllegalTransition."""
-        self.state = following(SNAPSHOT_TRANSITIONS, self.state, event)
 
 
 class Place(NamedTuple):
@@ -62,11 +51,21 @@ class Place(NamedTuple):
 
 
 class Cache:
-    """All slots and snapshots."""
+    """All slots and snapshots, with the steps and operations that will change them.
+
+    Attributes:
+        slots: The runner's.
+        snapshots: By their numbers.
+        flights: The steps that the runner has, the oldest first.
+        operations: What the runner is told with the next step, whatever else it does.
+    """
 
     def __init__(self, can: Capabilities, config: SchedulerConfig, cost: CostModel) -> None:
         self._can, self._config, self._cost = can, config, cost
-        self._numbers = itertools.count(1)
+        self._numbers, self._step_numbers = itertools.count(1), itertools.count(1)
+        self.flights: deque[Step] = deque()
+        self.operations: list[Operation] = []
+        self._outlook: Outlook | None = None
         self.slots = tuple(Slot(index) for index in range(can.slots))
         self.snapshots: dict[int, Snapshot] = {}
         self._unit = can.chunk if config.determinism == "batch_invariant" else 1
@@ -76,6 +75,18 @@ class Cache:
     def holders(self) -> Iterator[Sequence]:
         """The sequences that run, in ascending order of their slots."""
         return (slot.sequence for slot in self.slots if slot.sequence is not None)
+
+    @property
+    def outlook(self) -> Outlook:
+        """What the slots will hold: derived again after each change."""
+        if self._outlook is None:
+            self._outlook = Outlook(self.slots, self.flights, self.operations)
+        return self._outlook
+
+    def position(self, sequence: Sequence) -> int:
+        """Where a sequence that runs goes on, when all that is in flight is done."""
+        assert sequence.slot is not None
+        return self.outlook.position(sequence.slot)
 
     def idle(self) -> list[Slot]:
         """The slots in which nothing runs."""
@@ -93,24 +104,24 @@ class Cache:
 
     # Where a sequence goes
 
-    def match(self, sequence: Sequence, outlook: Outlook) -> tuple[Slot | Snapshot, int] | None:
+    def match(self, sequence: Sequence) -> tuple[Slot | Snapshot, int] | None:
         """The slot or snapshot with the most tokens that a sequence can begin with.
 
         At least one token is left to compute, because its logits are needed.
         """
         best: tuple[Slot | Snapshot, int] | None = None
-        for source, other, usable, length in self._prefixes(outlook):
+        for source, other, usable, length in self._prefixes():
             tokens = self._shared(sequence, other, usable)
             if tokens > (best[1] if best else 0) and self._can_drop(length - tokens):
                 best = source, tokens
         return best
 
-    def place(self, sequence: Sequence, outlook: Outlook) -> Place | None:
+    def place(self, sequence: Sequence) -> Place | None:
         """The best place for a sequence; None where no slot is idle."""
         idle = self.idle()
         if not idle:
             return None
-        source, tokens = self.match(sequence, outlook) or (None, 0)
+        source, tokens = self.match(sequence) or (None, 0)
         if isinstance(source, Snapshot):
             slot, seconds = self._cheapest(idle, sequence), self._cost.snapshot_token_seconds
             if not self._pays(seconds * source.tokens, sequence, 0, tokens):
@@ -121,7 +132,7 @@ class Cache:
         others = [slot for slot in idle if slot is not source]
         copies = self._can.copy and self._pays(self._cost.copy_seconds, sequence, 0, tokens)
         if source.sequence is None:
-            most_is_used = 2 * tokens >= outlook.position(source.index)
+            most_is_used = 2 * tokens >= self.outlook.position(source.index)
             if most_is_used or not others or not self._can.copy:
                 return Place(source, tokens)
         if not copies:
@@ -129,7 +140,7 @@ class Cache:
         slot = self._cheapest(others, sequence)
         return Place(slot, tokens, Copy(source.index, slot.index, tokens))
 
-    def awaited(self, sequence: Sequence, outlook: Outlook) -> Awaited | None:
+    def awaited(self, sequence: Sequence) -> Awaited | None:
         """What another sequence computes right now of this one's prompt.
 
         None where waiting for it and copying is not cheaper. Only a sequence of its
@@ -137,82 +148,92 @@ class Cache:
         """
         if not (self._config.prefix_cache and self._can.copy):
             return None
-        match = self.match(sequence, outlook)
+        match = self.match(sequence)
         best, least = None, match[1] if match else 0
         for donor in self.holders():
             lower = donor.request.priority < sequence.request.priority
             if lower or donor.state is not State.PREFILL:
                 continue
             found = Awaited(donor, self._shared(sequence, donor, donor.known_tokens))
-            if found.tokens <= least or not self.computes(found, outlook):
+            if found.tokens <= least or not self.computes(found):
                 continue
             if self._pays(self._cost.copy_seconds, sequence, least, found.tokens):
                 best, least = found, found.tokens
         return best
 
-    @staticmethod
-    def computes(awaited: Awaited, outlook: Outlook) -> bool:
+    def computes(self, awaited: Awaited) -> bool:
         """Whether what a request waits for is still being computed."""
         donor = awaited.donor
-        if donor.state is not State.PREFILL or donor.slot is None:
-            return False
-        return outlook.position(donor.slot) < awaited.tokens
+        return donor.state is State.PREFILL and self.position(donor) < awaited.tokens
 
-    def compaction(self, rows: list[Sequence], outlook: Outlook) -> Copy | None:
-        """The move of the highest row into a lower hole, where that pays.
+    # What the runner is told, and what it says
 
-        Args:
-            rows: The sequences that decode, in ascending order of slots.
-            outlook: What the slots hold.
+    def send(self, runs: tuple[Run, ...], level: int, calls: int) -> Step:
+        """The next step: those runs, after the operations that are to be done."""
+        step = Step(next(self._step_numbers), tuple(self.operations), runs, level, calls)
+        self.flights.append(step)
+        self.operations, self._outlook = [], None
+        return step
+
+    def landed(self, result: StepResult) -> Step:
+        """The oldest step in flight, whose result has come; a recalled one's operations are left.
+
+        Raises RuntimeError where the result is that of another step.
         """
-        slots = [sequence.slot for sequence in rows if sequence.slot is not None]
-        groups = count_groups(slots)
-        if not self._can.copy or groups < 2:
-            return None
-        rest, last = slots[:-1], slots[-1]
-        holes = [slot for slot in self.idle() if slot.index < last]
-        # Several calls in flight may come to fewer tokens than were planned.
-        if not holes or not 0 < outlook.position(last) <= rows[-1].known_tokens:
-            return None
-        after = {slot: count_groups(sorted([*rest, slot.index])) for slot in holes}
-        target = min(holes, key=lambda slot: (after[slot], slot.index))
-        saved = groups - after[target]
-        gain = saved * self._cost.rows.weights[0] * _expected_steps(rows[-1])
-        if gain <= self._cost.copy_seconds + self._loss(target):
-            return None
-        return Copy(last, target.index, outlook.position(last))
+        if not self.flights or self.flights[0].number != result.number:
+            raise RuntimeError(f"step {result.number} is not the oldest in flight")
+        step = self.flights.popleft()
+        if result.recalled:
+            self.operations[:0] = step.operations
+        self._outlook = None
+        return step
 
     # What happens to slots
 
     def take(self, place: Place, sequence: Sequence) -> None:
-        """Give an idle slot to a sequence."""
-        slot = place.slot
-        slot.state = following(SLOT_TRANSITIONS, slot.state, SlotEvent.TAKE)
-        slot.sequence, slot.retained, slot.usable = sequence, None, place.tokens
-        sequence.slot = slot.index
+        """Give an idle slot to a sequence, with what it found there or elsewhere."""
+        self.operations.append(_open(sequence))
+        if place.operation is not None:
+            self.operations.append(place.operation)
+        self.drop(sequence)
+        self._fill(place.slot, sequence, place.tokens)
 
     def release(self, sequence: Sequence, usable: int, now: float) -> None:
         """Free a sequence's slot, and keep so many of its tokens for others to begin with."""
-        assert sequence.slot is not None
-        slot = self.slots[sequence.slot]
-        slot.state = following(SLOT_TRANSITIONS, slot.state, SlotEvent.RELEASE)
-        slot.sequence = sequence.slot = None
-        # An error is not kept: its traceback would keep all that its caller had.
-        slot.retained = replace(sequence, error=None)
-        slot.usable, slot.last_used = min(usable, sequence.known_tokens), now
-        if not slot.usable:
-            self._empty(slot)
+        self._leave(sequence, usable, now)
+        self.operations.append(Close(sequence.key))
 
-    def move(self, copy: Copy, now: float) -> None:
-        """Let the sequence of one slot go on in another."""
-        sequence = self.slots[copy.source].sequence
-        assert sequence is not None
-        self.release(sequence, 0, now)
-        self.take(Place(self.slots[copy.target], copy.tokens), sequence)
+    def compact(self, rows: list[Sequence], now: float) -> bool:
+        """Move the highest row into a lower hole, where that makes rows dense and pays.
+
+        Args:
+            rows: The sequences that decode, in ascending order of slots.
+            now: The time.
+        """
+        slots = [sequence.slot for sequence in rows if sequence.slot is not None]
+        groups = count_groups(slots)
+        if not self._can.copy or groups < 2:
+            return False
+        mover, tokens = rows[-1], self.position(rows[-1])
+        rest, last = slots[:-1], slots[-1]
+        holes = [slot for slot in self.idle() if slot.index < last]
+        # Several calls in flight may come to fewer tokens than were planned.
+        if not holes or not 0 < tokens <= mover.known_tokens:
+            return False
+        after = {slot: count_groups(sorted([*rest, slot.index])) for slot in holes}
+        target = min(holes, key=lambda slot: (after[slot], slot.index))
+        saved = groups - after[target]
+        gain = saved * self._cost.rows.weights[0] * _expected_steps(mover)
+        if gain <= self._cost.copy_seconds + self._loss(target):
+            return False
+        self._leave(mover, 0, now)
+        self._fill(target, mover, tokens)
+        self.operations.append(Copy(last, target.index, tokens))
+        return True
 
     def commit(self, run: Run, done: int, failed: bool) -> bool:
         """Take in what a run has done; False where it was refused."""
-        slot = self.slots[run.slot]
+        slot, self._outlook = self.slots[run.slot], None
         if failed:
             slot.length = 0
             self._empty(slot)
@@ -228,81 +249,77 @@ class Cache:
         """Take in that an operation is done or failed. Returns the sequence that lost its cache."""
         if isinstance(operation, Save):
             snapshot = self.snapshots.get(operation.snapshot)
-            if snapshot is not None:
-                snapshot.advance(SnapshotEvent.SAVE_FAILED if failed else SnapshotEvent.SAVED)
-                if failed:
-                    del self.snapshots[operation.snapshot]
+            if snapshot is not None and failed:
+                self._forget(snapshot)
+            elif snapshot is not None:
+                snapshot.advance(SnapshotEvent.SAVED)
         elif isinstance(operation, Copy | Restore):
             slot = self.slots[operation.target if isinstance(operation, Copy) else operation.slot]
-            slot.length = 0 if failed else operation.tokens
+            slot.length, self._outlook = 0 if failed else operation.tokens, None
             if failed:
                 self._empty(slot)
                 return slot.sequence
         return None
 
     def lose(self) -> None:
-        """Take in that the runner died, and all caches with it; nothing runs any more."""
+        """Take in that the runner died, with all that it had; nothing runs any more."""
+        self.flights.clear()
+        self.operations.clear()
+        self._outlook = None
         for slot in self.slots:
             slot.length = 0
-            self._empty(slot, SlotEvent.LOSE)
-        for snapshot in self.snapshots.values():
-            snapshot.advance(SnapshotEvent.LOSE)
-        self.snapshots.clear()
+            self._empty(slot)
+        for snapshot in list(self.snapshots.values()):
+            self._forget(snapshot)
 
     # What happens to snapshots
 
-    def save(
-        self, sequence: Sequence, outlook: Outlook, seconds_max: float, now: float
-    ) -> list[Operation]:
+    def save(self, sequence: Sequence, seconds_max: float, now: float) -> bool:
         """Save the cache of a sequence that loses its slot, where it fits and pays.
 
         A higher class waits for it, so it must not take longer than `seconds_max`.
         """
         assert sequence.slot is not None
-        tokens = min(outlook.position(sequence.slot), sequence.known_tokens)
-        exact = tokens == outlook.lengths[sequence.slot]
+        tokens = min(self.position(sequence), sequence.known_tokens)
+        exact = tokens == self.outlook.lengths[sequence.slot]
         seconds = self._cost.snapshot_token_seconds * tokens
         if not self._can.snapshots or not exact or not tokens:
-            return []
+            return False
         if seconds > min(seconds_max, self._cost.prefill_seconds(0, tokens, self._can.chunk)):
-            return []
+            return False
         snapshot = Snapshot(next(self._numbers), sequence, tokens, now)
         if self._bytes(snapshot) > self._config.snapshot_bytes_max:
-            return []
+            return False
         self.snapshots[snapshot.number] = snapshot
-        return [*self._make_room(), Save(sequence.slot, snapshot.number, tokens)]
-
-    def drop(self, sequence: Sequence, event: SnapshotEvent) -> list[Operation]:
-        """Forget the snapshots of a sequence that has a slot again, or has ended."""
-        own = [s for s in self.snapshots.values() if s.sequence is sequence]
-        return [self._drop(snapshot, event) for snapshot in own]
-
-    def _make_room(self) -> list[Operation]:
-        """Drop the snapshots that were used longest ago until the rest fits."""
-        drops: list[Operation] = []
         while self.snapshot_bytes > self._config.snapshot_bytes_max:
-            oldest = min(self.snapshots.values(), key=lambda s: s.last_used)
-            drops.append(self._drop(oldest, SnapshotEvent.EVICT))
-        return drops
+            self._drop(min(self.snapshots.values(), key=lambda s: s.last_used))
+        self.operations.append(Save(sequence.slot, snapshot.number, tokens))
+        return True
 
-    def _drop(self, snapshot: Snapshot, event: SnapshotEvent) -> Drop:
-        if snapshot.state is SnapshotState.PENDING:
-            event = SnapshotEvent.EVICT
-        snapshot.advance(event)
+    def drop(self, sequence: Sequence) -> None:
+        """Drop the snapshots of a sequence that has a slot again, or has ended."""
+        for snapshot in [s for s in self.snapshots.values() if s.sequence is sequence]:
+            self._drop(snapshot)
+
+    def _drop(self, snapshot: Snapshot) -> None:
+        self._forget(snapshot)
+        self.operations.append(Drop(snapshot.number))
+
+    def _forget(self, snapshot: Snapshot) -> None:
+        snapshot.advance(SnapshotEvent.DROP)
         del self.snapshots[snapshot.number]
-        return Drop(snapshot.number)
 
     def _bytes(self, snapshot: Snapshot) -> int:
         return snapshot.tokens * self._can.token_bytes + self._can.state_bytes
 
     # Inside
 
-    def _prefixes(self, outlook: Outlook) -> Iterator[tuple[Slot | Snapshot, Sequence, int, int]]:
+    def _prefixes(self) -> Iterator[tuple[Slot | Snapshot, Sequence, int, int]]:
         """Yield what holds tokens: whose they are, how many are usable, how many there are."""
         for slot in self.slots:
-            sequence, usable = slot.sequence or slot.retained, outlook.position(slot.index)
+            sequence, usable = slot.sequence or slot.retained, self.outlook.position(slot.index)
             if sequence is not None and usable:
-                yield slot, sequence, usable, outlook.lengths[slot.index]
+                yield slot, sequence, usable, self.outlook.lengths[slot.index]
         for one in self.snapshots.values():
             if one.state is SnapshotState.STORED:
                 yield one, one.sequence, one.tokens, one.tokens
@@ -349,15 +366,44 @@ class Cache:
         seconds = self._cost.prefill_seconds(0, slot.usable, self._can.chunk)
         return REUSE_CHANCE * seconds * (1 - newer / len(self.slots))
 
+    def _fill(self, slot: Slot, sequence: Sequence, usable: int) -> None:
+        slot.state = following(SLOT_TRANSITIONS, slot.state, SlotEvent.TAKE)
+        slot.sequence, slot.retained, slot.usable = sequence, None, usable
+        sequence.slot, self._outlook = slot.index, None
+
+    def _leave(self, sequence: Sequence, usable: int, now: float) -> None:
+        assert sequence.slot is not None
+        slot, self._outlook = self.slots[sequence.slot], None
+        slot.state = following(SLOT_TRANSITIONS, slot.state, SlotEvent.RELEASE)
+        slot.sequence = sequence.slot = None
+        # An error is not kept: its traceback would keep all that its caller had.
+        slot.retained = replace(sequence, error=None)
+        slot.usable, slot.last_used = min(usable, sequence.known_tokens), now
+        if not slot.usable:
+            self._empty(slot)
+
     @staticmethod
-    def _empty(slot: Slot, event: SlotEvent = SlotEvent.EVICT) -> None:
+    def _empty(slot: Slot) -> None:
         """Take in that nothing in a slot is of use."""
         slot.usable = 0
         if slot.state is SlotState.RETAINED:
             slot.retained = None
-            slot.state = following(SLOT_TRANSITIONS, slot.state, event)
+            slot.state = following(SLOT_TRANSITIONS, slot.state, SlotEvent.EVICT)
 
 
 def _expected_steps(sequence: Sequence) -> float:
     """Steps that a sequence is expected to go on for: half of what it may."""
     return (sequence.request.max_tokens - len(sequence.output)) / 2
+
+
+def _open(sequence: Sequence) -> Open:
+    request = sequence.request
+    return Open(
+        sequence.key,
+        request.sampling,
+        request.stop_tokens,
+        request.top_logprobs,
+        request.prompt if request.sampling.penalised else (),
+        tuple(sequence.output),
+        len(request.prompt),
+    )

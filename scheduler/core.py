@@ -17,7 +17,6 @@ derived from the steps in flight (`Outlook`).
 from __future__ import annotations
 
 import itertools
-from collections import deque
 
 from llm_serving_engine.scheduler.admission import Admission
 from llm_serving_engine.scheduler.cache import Cache
@@ -41,7 +40,6 @@ from llm_serving_engine.scheduler.policy import Policy, load_policy
 from llm_serving_engine.scheduler.queue import WaitingQueue
 from llm_serving_engine.scheduler.request import FinishReason, Request
 from llm_serving_engine.scheduler.sequence import Sequence
-from llm_serving_engine.scheduler.slots import Outlook
 from llm_serving_engine.scheduler.step import (
     FOLLOW,
     Capabilities,
@@ -87,9 +85,7 @@ class Scheduler:
         self._live = LiveRequests(common, self.admission, self.suspects)
         self.dispatch = Dispatch(common, self._live, self.admission)
         self._planner = Planner(common)
-        self._numbers = itertools.count(1)
-        self._flights: deque[Step] = deque()
-        # When the oldest of them began, and the number of the one that is called back.
+        # When the oldest step in flight began, and the number of the one that is called back.
         self._began = 0.0
         self._recalled = 0
         self._last_step = Step(0)
@@ -136,44 +132,36 @@ class Scheduler:
 
     def schedule(self, now: float) -> Step | None:
         """Decide the next step; None where there is none to send now."""
-        if len(self._flights) >= STEPS_MAX or (self._flights and self.suspects):
-            return None
-        if self._recalled:
+        flights = self.cache.flights
+        if len(flights) >= STEPS_MAX or self._recalled or (flights and self.suspects):
             return None
         self._live.expire_overdue(now)
-        outlook = Outlook(self.cache.slots, self._flights, self._live.operations)
-        self.dispatch.admit(outlook, now)
-        streams = self._planner.streams(list(self.cache.holders()), outlook)
-        self.dispatch.compact(streams, outlook, now)
-        running = list(self.cache.holders())
-        window = self._window(now)
-        runs = self._planner.plan(running, outlook, window)
-        if not runs and (self._flights or not self._must_operate()):
+        self.dispatch.admit(now)
+        self.tally.moves += self.cache.compact(self._planner.streams(), now)
+        runs = self._planner.plan(self._window(now))
+        if not runs and (flights or not self._must_operate()):
             return None
-        operations, self._live.operations = tuple(self._live.operations), []
         level = max((self._live.by_key[run.key].request.priority for run in runs), default=0)
         for run in runs:
             self._begin(self._live.by_key[run.key], run.start)
-        calls = self._planner.calls(runs, running, outlook)
-        step = Step(next(self._numbers), operations, runs, level, calls)
-        if not self._flights:
+        if not flights:
             self._began = now
-        self._flights.append(step)
-        return step
+        return self.cache.send(runs, level, self._planner.calls(runs))
 
     def recall(self, now: float) -> int | None:
         """The number of the queued step, where a request that waits should go before it.
 
         The runner may have begun it already; its result says whether it was recalled.
         """
-        if len(self._flights) < STEPS_MAX or self._recalled or self.suspects:
+        flights = self.cache.flights
+        if len(flights) < STEPS_MAX or self._recalled or self.suspects:
             return None
         first = self.dispatch.first(now)
-        if first is None or first.request.priority < self._flights[-1].level:
+        if first is None or first.request.priority < flights[-1].level:
             return None
         if not self.cache.idle() and self.dispatch.victim(first) is None:
             return None
-        self._recalled = self._flights[-1].number
+        self._recalled = flights[-1].number
         return self._recalled
 
     def apply(self, result: StepResult, now: float) -> None:
@@ -181,14 +169,11 @@ class Scheduler:
 
         What it brought for requests that ended meanwhile is dropped.
         """
-        if not self._flights or self._flights[0].number != result.number:
-            raise RuntimeError(f"step {result.number} is not the oldest in flight")
-        step = self._flights.popleft()
+        step = self.cache.landed(result)
         self._began = now
         if step.number == self._recalled:
             self._recalled = 0
         if result.recalled:
-            self._live.operations[:0] = step.operations
             return
         self._learn(step, result)
         for index, operation in enumerate(step.operations):
@@ -204,9 +189,7 @@ class Scheduler:
 
         With `outside`, no request can have caused that; else those that ran are suspected.
         """
-        self._flights.clear()
         self._recalled = 0
-        self._live.operations.clear()
         running = sorted(self.cache.holders(), key=lambda s: -s.request.priority)
         for sequence in running:
             sequence.runner_losses += 1
@@ -233,7 +216,7 @@ class Scheduler:
     @property
     def in_flight(self) -> tuple[Step, ...]:
         """The steps that the runner has, the oldest first."""
-        return tuple(self._flights)
+        return tuple(self.cache.flights)
 
     def get(self, key: int) -> Sequence | None:
         """The live request of that key."""
@@ -254,15 +237,15 @@ class Scheduler:
         # The queued step begins when the one before it is done, not when that was expected.
         busy = sum(
             self.cost.operations(step.operations) + step.calls * self.cost.predict(step.shape)
-            for step in self._flights
+            for step in self.cache.flights
         )
-        begins = max(self._began + busy, now) + self.cost.operations(self._live.operations)
-        last = self._flights[-1] if self._flights else self._last_step
+        begins = max(self._began + busy, now) + self.cost.operations(self.cache.operations)
+        last = self.cache.flights[-1] if self.cache.flights else self._last_step
         return Window(now, begins, bool(last.runs) and last.rows, self.dispatch.urgent(now))
 
     def _must_operate(self) -> bool:
         """Whether operations are sent without runs: only snapshots hold much memory."""
-        return any(isinstance(operation, Drop) for operation in self._live.operations)
+        return any(isinstance(operation, Drop) for operation in self.cache.operations)
 
     def _learn(self, step: Step, result: StepResult) -> None:
         self.cost.learn(result.shape or step.shape, result.seconds / result.calls)

@@ -14,12 +14,10 @@
 from __future__ import annotations
 
 from llm_serving_engine.scheduler.admission import Admission
-from llm_serving_engine.scheduler.lifecycle import Event, SnapshotEvent
+from llm_serving_engine.scheduler.lifecycle import Event
 from llm_serving_engine.scheduler.live import LiveRequests
 from llm_serving_engine.scheduler.part import Common, Part
 from llm_serving_engine.scheduler.sequence import Sequence
-from llm_serving_engine.scheduler.slots import Outlook
-from llm_serving_engine.scheduler.step import Open, Operation
 
 # These two are promises, not tunings: what age may cost others, and what it is worth.
 # Admissions of which one at most goes by age.
@@ -45,27 +43,20 @@ class Dispatch(Part):
 
     # Who is next
 
-    def first(
-        self,
-        now: float,
-        busy: frozenset[int] | set[int] = frozenset(),
-        *,
-        unhurried: bool = False,
-    ) -> Sequence | None:
+    def first(self, now: float, *, unhurried: bool = False) -> Sequence | None:
         """The request that is next by class and policy.
 
         Args:
             now: The time.
-            busy: Keys of requests that cannot run now.
             unhurried: Whether only requests without deadlines count.
         """
-        heads = list(self._queue.heads(busy, unhurried=unhurried))
+        heads = list(self._queue.heads(self._cache.outlook.keys, unhurried=unhurried))
         keys = {head: self._policy.key(head, now) for head in heads}
         if self._policy.failure != self._policy_failure:
             # Another policy decides from here on, by lines of its own.
             self._policy_failure = self._policy.failure
             self._queue.reorder()
-            return self.first(now, busy, unhurried=unhurried)
+            return self.first(now, unhurried=unhurried)
         order = {s: (-self._level(s), *keys[s]) for s in heads}
         return min(order, key=order.__getitem__, default=None)
 
@@ -73,11 +64,12 @@ class Dispatch(Part):
         """The class of a sequence, where classes count."""
         return sequence.request.priority if self._policy.strict_classes else 0
 
-    def _oldest(self, now: float, busy: set[int]) -> Sequence | None:
+    def _oldest(self, now: float) -> Sequence | None:
         """The request that has waited longest, where a slot is free for it and its age counts."""
         if self._since_aged < AGED_SHARE - 1 or not self._cache.idle():
             return None
-        oldest = min(self._queue.heads(busy), key=lambda s: s.since, default=None)
+        heads = self._queue.heads(self._cache.outlook.keys)
+        oldest = min(heads, key=lambda s: s.since, default=None)
         aged = oldest is not None and now - oldest.since > self._config.aging_seconds
         return oldest if aged else None
 
@@ -94,18 +86,18 @@ class Dispatch(Part):
 
     # Slots change hands
 
-    def admit(self, outlook: Outlook, now: float) -> None:
+    def admit(self, now: float) -> None:
         """Fill the slots: none stays idle while a request can run, trials of suspects aside."""
         if self._live.suspects:
-            self._try_suspect(outlook, now)
+            self._try_suspect(now)
             return
-        self._queue.resume(lambda awaited: self._cache.computes(awaited, outlook))
+        self._queue.resume(self._cache.computes)
         if len(self._queue):
-            self._end_hopeless(outlook, now)
+            self._end_hopeless(now)
         held: Sequence | None = None
         while True:
-            aged = self._oldest(now, outlook.keys) if held is None else None
-            sequence = aged or self.first(now, outlook.keys, unhurried=held is not None)
+            aged = self._oldest(now) if held is None else None
+            sequence = aged or self.first(now, unhurried=held is not None)
             if sequence is None:
                 return
             # No lower class gets a slot while a higher one is held back.
@@ -114,52 +106,44 @@ class Dispatch(Part):
             victim = None if self._cache.idle() else self.victim(sequence)
             if victim is None and not self._cache.idle():
                 return
-            awaited = self._cache.awaited(sequence, outlook)
+            awaited = self._cache.awaited(sequence)
             if awaited is not None:
                 self._queue.defer(sequence, awaited)
-            elif self._admission.latest_start(sequence, outlook) < now:
+            elif self._admission.latest_start(sequence) < now:
                 self._live.expire(sequence, now)
-            elif aged is None and self._admission.holds_back(sequence, outlook, now):
+            elif aged is None and self._admission.holds_back(sequence, now):
                 # Only requests without deadlines go before what is held back.
                 if held is not None or sequence.request.deadline is None:
                     return
                 held = sequence
             else:
                 if victim is not None:
-                    self._preempt(victim, outlook, now)
-                self._take_slot(sequence, outlook, now, aged=aged is not None)
+                    self._preempt(victim, now)
+                self._take_slot(sequence, now, aged=aged is not None)
                 held = None
                 # Copies take time too: the rest of them goes with the next step.
-                if self._cost.operations(self._live.operations) > self._target / 2:
+                if self._cost.operations(self._cache.operations) > self._target / 2:
                     return
 
-    def _end_hopeless(self, outlook: Outlook, now: float) -> None:
+    def _end_hopeless(self, now: float) -> None:
         """End what runs and cannot be in time any more: others wait."""
         for running in list(self._cache.holders()):
-            if self._admission.latest_start(running, outlook) < now:
+            if self._admission.latest_start(running) < now:
                 self._live.expire(running, now)
 
-    def _try_suspect(self, outlook: Outlook, now: float) -> None:
+    def _try_suspect(self, now: float) -> None:
         """Run the suspect that is next, and nothing beside it."""
         suspect = self._live.by_key[self._live.suspects.next or 0]
         for passed in [holder for holder in self._cache.holders() if holder is not suspect]:
-            self._preempt(passed, outlook, now)
+            self._preempt(passed, now)
         if suspect.slot is None:
-            self._take_slot(suspect, outlook, now)
+            self._take_slot(suspect, now)
 
-    def _take_slot(
-        self, sequence: Sequence, outlook: Outlook, now: float, *, aged: bool = False
-    ) -> None:
-        place = self._cache.place(sequence, outlook)
+    def _take_slot(self, sequence: Sequence, now: float, *, aged: bool = False) -> None:
+        place = self._cache.place(sequence)
         assert place is not None
         self._queue.remove(sequence)
         self._cache.take(place, sequence)
-        operations: list[Operation] = [_open(sequence)]
-        if place.operation is not None:
-            operations.append(place.operation)
-        operations += self._cache.drop(sequence, SnapshotEvent.RESTORED)
-        self._operate(operations, outlook)
-        outlook.usable[place.slot.index] = place.tokens
         self._since_aged = 0 if aged else self._since_aged + 1
         if not sequence.has_run:
             self._policy.served(sequence, len(sequence.request.prompt) - place.tokens, 0)
@@ -168,30 +152,11 @@ class Dispatch(Part):
             sequence.protected_until = len(sequence.output) + PROTECTED_TOKENS
         self._live.move(sequence, Event.ADMIT, now)
 
-    def _preempt(self, sequence: Sequence, outlook: Outlook, now: float) -> None:
-        assert sequence.slot is not None
-        index = sequence.slot
-        saving = self._cache.save(sequence, outlook, self._target / 4, now)
-        self._operate(saving, outlook)
-        self._tally.saves += bool(saving)
+    def _preempt(self, sequence: Sequence, now: float) -> None:
+        self._tally.saves += self._cache.save(sequence, self._target / 4, now)
         sequence.preemptions += 1
         self._tally.preemptions += 1
-        self._live.vacate(sequence, Event.PREEMPT, outlook.position(index), now)
-        outlook.usable[index] = self._cache.slots[index].usable
-
-    def compact(self, streams: list[Sequence], outlook: Outlook, now: float) -> None:
-        """Move one of the streams where that makes rows dense and pays."""
-        copy = self._cache.compaction(streams, outlook)
-        if copy is not None:
-            self._cache.move(copy, now)
-            self._tally.moves += 1
-            self._operate([copy], outlook)
-            outlook.usable[copy.source] = 0
-            outlook.usable[copy.target] = copy.tokens
-
-    def _operate(self, operations: list[Operation], outlook: Outlook) -> None:
-        self._live.operations += operations
-        outlook.add(operations)
+        self._live.vacate(sequence, Event.PREEMPT, self._cache.position(sequence), now)
 
 
 def _protected(sequence: Sequence) -> bool:
@@ -200,16 +165,3 @@ def _protected(sequence: Sequence) -> bool:
 
 def _admitted_at(sequence: Sequence) -> float:
     return next((t.at for t in reversed(sequence.history) if t.event is Event.ADMIT), 0.0)
-
-
-def _open(sequence: Sequence) -> Open:
-    request = sequence.request
-    return Open(
-        sequence.key,
-        request.sampling,
-        request.stop_tokens,
-        request.top_logprobs,
-        request.prompt if request.sampling.penalised else (),
-        tuple(sequence.output),
-        len(request.prompt),
-    )

@@ -94,7 +94,6 @@ class SlotEvent(enum.Enum):
     TAKE = "take"  # a request gets it
     RELEASE = "release"  # its request leaves
     EVICT = "evict"  # what it keeps is of no use
-    LOSE = "lose"  # its runner died
 
 
 SLOT_TRANSITIONS: dict[tuple[SlotState, SlotEvent], SlotState] = {
@@ -102,7 +101,6 @@ SLOT_TRANSITIONS: dict[tuple[SlotState, SlotEvent], SlotState] = {
     (SlotState.RETAINED, SlotEvent.TAKE): SlotState.HELD,
     (SlotState.HELD, SlotEvent.RELEASE): SlotState.RETAINED,
     (SlotState.RETAINED, SlotEvent.EVICT): SlotState.FREE,
-    (SlotState.RETAINED, SlotEvent.LOSE): SlotState.FREE,
 }
 
 
@@ -118,20 +116,13 @@ class SnapshotEvent(enum.Enum):
     """What can happen to a saved cache."""
 
     SAVED = "saved"
-    SAVE_FAILED = "save failed"
-    RESTORED = "restored"  # its request has a slot again
-    EVICT = "evict"  # its request has ended, or its memory is needed
-    LOSE = "lose"  # its runner died
+    DROP = "drop"  # its request has a slot again, or has ended; its memory is needed, or lost
 
 
 SNAPSHOT_TRANSITIONS: dict[tuple[SnapshotState, SnapshotEvent], SnapshotState] = {
     (SnapshotState.PENDING, SnapshotEvent.SAVED): SnapshotState.STORED,
-    (SnapshotState.PENDING, SnapshotEvent.SAVE_FAILED): SnapshotState.GONE,
-    (SnapshotState.PENDING, SnapshotEvent.EVICT): SnapshotState.GONE,
-    (SnapshotState.PENDING, SnapshotEvent.LOSE): SnapshotState.GONE,
-    (SnapshotState.STORED, SnapshotEvent.RESTORED): SnapshotState.GONE,
-    (SnapshotState.STORED, SnapshotEvent.EVICT): SnapshotState.GONE,
-    (SnapshotState.STORED, SnapshotEvent.LOSE): SnapshotState.GONE,
+    (SnapshotState.PENDING, SnapshotEvent.DROP): SnapshotState.GONE,
+    (SnapshotState.STORED, SnapshotEvent.DROP): SnapshotState.GONE,
 }
 
 

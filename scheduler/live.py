@@ -8,12 +8,10 @@ import itertools
 from llm_serving_engine.scheduler.admission import Admission
 from llm_serving_engine.scheduler.errors import DeadlinePassed, RequestError
 from llm_serving_engine.scheduler.events import Moved, SchedulerEvent
-from llm_serving_engine.scheduler.lifecycle import Event, SnapshotEvent, State
+from llm_serving_engine.scheduler.lifecycle import Event, State
 from llm_serving_engine.scheduler.part import Common, Part
 from llm_serving_engine.scheduler.request import FinishReason, Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence, Transition
-from llm_serving_engine.scheduler.slots import Outlook
-from llm_serving_engine.scheduler.step import Close, Operation
 from llm_serving_engine.scheduler.suspects import Suspects
 
 # Below so many, the deadlines of requests that have ended are not looked for.
@@ -26,7 +24,6 @@ class LiveRequests(Part):
     Attributes:
         by_key: Those that are alive, by their keys.
         events: What happened, in order.
-        operations: What the runner is told with the next step, whatever else it does.
         suspects: Those that may have killed a runner.
         arrivals: When the newest request of each class came.
     """
@@ -35,7 +32,6 @@ class LiveRequests(Part):
         super().__init__(common)
         self.by_key: dict[int, Sequence] = {}
         self.events: list[SchedulerEvent] = []
-        self.operations: list[Operation] = []
         self.suspects = suspects
         self.arrivals: dict[Priority, float] = {}
         self._admission = admission
@@ -67,8 +63,6 @@ class LiveRequests(Part):
     def vacate(self, sequence: Sequence, event: Event, usable: int, now: float) -> None:
         """Let a running sequence wait again; so many of its tokens stay in the slot."""
         self._cache.release(sequence, usable, now)
-        if event is not Event.LOSE:
-            self.operations.append(Close(sequence.key))
         self.move(sequence, event, now)
         self._queue.add(sequence)
 
@@ -87,10 +81,9 @@ class LiveRequests(Part):
         if sequence.slot is not None:
             self._refund(sequence)
             self._cache.release(sequence, self._cache.slots[sequence.slot].usable, now)
-            self.operations.append(Close(sequence.key))
         else:
             self._queue.remove(sequence)
-        self.operations += self._cache.drop(sequence, SnapshotEvent.EVICT)
+        self._cache.drop(sequence)
         del self.by_key[sequence.key]
         self._admission.ended(sequence)
         self.suspects.left(sequence.key)
@@ -124,7 +117,7 @@ class LiveRequests(Part):
     def _ends(self, sequence: Sequence) -> float:
         """When a request with a deadline ends as it stands: where it waits, it needs some time."""
         if sequence.slot is None:
-            return self._admission.latest_start(sequence, Outlook(self._cache.slots, ()))
+            return self._admission.latest_start(sequence)
         return sequence.request.deadline or 0.0
 
     def expire(self, sequence: Sequence, now: float) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from llm_serving_engine.scheduler.part import Common, Part
 from llm_serving_engine.scheduler.sequence import Sequence
-from llm_serving_engine.scheduler.slots import Outlook, count_groups
+from llm_serving_engine.scheduler.slots import count_groups
 from llm_serving_engine.scheduler.step import FOLLOW, Output, Run, Shape, shape_of
 
 # The figures here are of tests/benchmarks/scheduler_constants.py, with the costs of a small
@@ -70,47 +70,41 @@ class Planner(Part):
         self._delivery = min(self._config.delivery_seconds, self._target / 2)
         self._invariant = self._config.determinism == "batch_invariant"
 
-    def streams(self, running: list[Sequence], outlook: Outlook) -> list[Sequence]:
+    def streams(self) -> list[Sequence]:
         """The sequences that have one token to compute: they make the rows."""
-        return [s for s in running if self._rest(s, outlook) == 1]
+        return [s for s in self._cache.holders() if self._rest(s) == 1]
 
-    def plan(self, running: list[Sequence], outlook: Outlook, window: Window) -> tuple[Run, ...]:
-        """The runs of the next step; empty where there is nothing to do.
-
-        Args:
-            running: What holds slots, in ascending order of slots.
-            outlook: What the slots will hold.
-            window: When the step comes.
-        """
-        streams = self.streams(running, outlook)
-        prompts = [s for s in running if self._rest(s, outlook) > 1]
-        rows = tuple(self._run(s, 1, outlook) for s in streams)
+    def plan(self, window: Window) -> tuple[Run, ...]:
+        """The runs of the next step; empty where there is nothing to do."""
+        streams = self.streams()
+        prompts = [s for s in self._cache.holders() if self._rest(s) > 1]
+        rows = tuple(self._run(s, 1) for s in streams)
         if not prompts:
             return rows
         slots = [run.slot for run in rows]
-        first = self._first(prompts, slots, outlook, window.now)
+        first = self._first(prompts, slots, window.now)
         gap_max, limit = self._limits(first, prompts, streams, rows, window)
-        chunk = self._join(first, prompts, outlook, limit)
+        chunk = self._join(first, prompts, limit)
         if not streams or window.after_rows:
             return chunk
         if any(s.request.priority > first.request.priority for s in streams):
             return rows
-        gap = self._gap(chunk, rows, streams, outlook, window)
+        gap = self._gap(chunk, rows, streams, window)
         gap_max = max(gap_max, self._gap_max(chunk, prompts, streams))
         return chunk if gap <= GAP_SHARE * gap_max else rows
 
-    def calls(self, runs: tuple[Run, ...], running: list[Sequence], outlook: Outlook) -> int:
+    def calls(self, runs: tuple[Run, ...]) -> int:
         """How many calls a step of those runs is: of rows several, while no prompt is computed.
 
         A stream's tokens then come a few at a time, and less is spent around each call:
         what the server and its clients do takes a core from the threads that compute.
         """
-        shape = _shape(runs)
+        shape, running = _shape(runs), list(self._cache.holders())
         # Rows of several groups wait to be moved together, which several calls would delay.
         dense = shape.rows and shape.groups == 1
         if self._can.calls_max == 1 or len(runs) < len(running) or not dense:
             return 1
-        room = min(self._room(sequence, outlook) for sequence in running)
+        room = min(self._room(sequence) for sequence in running)
         calls = range(min(self._can.calls_max, room), 1, -1)
         seconds = self._cost.predict(shape)
         return next((n for n in calls if 0 < n * seconds <= self._delivery), 1)
@@ -122,17 +116,15 @@ class Planner(Part):
         chunk: tuple[Run, ...],
         rows: tuple[Run, ...],
         streams: list[Sequence],
-        outlook: Outlook,
         window: Window,
     ) -> float:
         """The longest time between two tokens of a stream, if the chunk goes before the rows."""
         steps = self._cost.predict(_shape(chunk)) + self._cost.predict(_shape(rows))
-        oldest = min(self._last_token(s, outlook, window) for s in streams)
+        oldest = min(self._last_token(s, window) for s in streams)
         return window.begins + steps - oldest
 
-    @staticmethod
-    def _last_token(stream: Sequence, outlook: Outlook, window: Window) -> float:
-        if outlook.draws[stream.key]:
+    def _last_token(self, stream: Sequence, window: Window) -> float:
+        if self._cache.outlook.draws[stream.key]:
             return window.begins
         return stream.since if stream.last_token_at is None else stream.last_token_at
 
@@ -155,9 +147,7 @@ class Planner(Part):
 
     # Chunks
 
-    def _first(
-        self, prompts: list[Sequence], slots: list[int], outlook: Outlook, now: float
-    ) -> Sequence:
+    def _first(self, prompts: list[Sequence], slots: list[int], now: float) -> Sequence:
         """The prompt that is next: of the highest class, that with the least left to wait for.
 
         That is how long its rest takes less how long it has had its slot: short prompts
@@ -167,7 +157,7 @@ class Planner(Part):
         """
         highest = max(s.request.priority for s in prompts)
         turns = {
-            s: self._rest_seconds(s, outlook) - (now - s.since)
+            s: self._rest_seconds(s) - (now - s.since)
             for s in prompts
             if s.request.priority == highest
         }
@@ -175,9 +165,9 @@ class Planner(Part):
         equal = {s.slot: s for s, turn in turns.items() if turn <= latest and s.slot is not None}
         return equal[min(equal, key=lambda slot: (count_groups(sorted((*slots, slot))), slot))]
 
-    def _rest_seconds(self, sequence: Sequence, outlook: Outlook) -> float:
+    def _rest_seconds(self, sequence: Sequence) -> float:
         """How long the rest of a prompt takes."""
-        position = self._position(sequence, outlook)
+        position = self._cache.position(sequence)
         return self._cost.prefill_seconds(position, sequence.known_tokens, self._can.chunk)
 
     def _limits(
@@ -205,9 +195,9 @@ class Planner(Part):
         limit = GAP_SHARE * gap_max - self._cost.predict(_shape(rows))
         return gap_max, max(CHUNK_SHARE * target, min(CHUNK_SHARE * gap_max, limit))
 
-    def _length(self, sequence: Sequence, outlook: Outlook, limit: float) -> int:
+    def _length(self, sequence: Sequence, limit: float) -> int:
         """Tokens of a sequence's next chunk."""
-        start, rest = self._position(sequence, outlook), self._rest(sequence, outlook)
+        start, rest = self._cache.position(sequence), self._rest(sequence)
         if self._invariant:
             return self._aligned(len(sequence.request.prompt), start, rest)
         chunk = self._can.chunk
@@ -228,52 +218,48 @@ class Planner(Part):
         parts = -(-rest // REPLAY_MAX)
         return -(-rest // parts)
 
-    def _join(
-        self, first: Sequence, prompts: list[Sequence], outlook: Outlook, limit: float
-    ) -> tuple[Run, ...]:
+    def _join(self, first: Sequence, prompts: list[Sequence], limit: float) -> tuple[Run, ...]:
         """The chunk of a sequence, and those in the slots after it that can go along.
 
         They are of its class and of about its length. A first token does not wait for
         prompts that go on.
         """
-        lengths = {first: self._length(first, outlook, limit)}
-        ends = lengths[first] == self._rest(first, outlook)
+        lengths = {first: self._length(first, limit)}
+        ends = lengths[first] == self._rest(first)
         slots = {sequence.slot: sequence for sequence in prompts}
         assert first.slot is not None
         for slot in range(first.slot + 1, self._can.slots):
             neighbour = slots.get(slot)
             if neighbour is None or neighbour.request.priority != first.request.priority:
                 break
-            length = self._joined_length(neighbour, lengths[first], ends, outlook, limit)
-            if not self._joins({**lengths, neighbour: length}, outlook, limit):
+            length = self._joined_length(neighbour, lengths[first], ends, limit)
+            if not self._joins({**lengths, neighbour: length}, limit):
                 break
             lengths[neighbour] = length
-        return tuple(self._run(s, length, outlook) for s, length in lengths.items())
+        return tuple(self._run(s, length) for s, length in lengths.items())
 
-    def _joined_length(
-        self, sequence: Sequence, length: int, ends: bool, outlook: Outlook, limit: float
-    ) -> int:
+    def _joined_length(self, sequence: Sequence, length: int, ends: bool, limit: float) -> int:
         """Tokens of a neighbour's chunk: like the first one's, or its end."""
         if self._invariant:
-            return self._length(sequence, outlook, limit)
-        rest = self._rest(sequence, outlook)
+            return self._length(sequence, limit)
+        rest = self._rest(sequence)
         return rest if ends or rest <= length + self._can.padding else length
 
-    def _joins(self, lengths: dict[Sequence, int], outlook: Outlook, limit: float) -> bool:
+    def _joins(self, lengths: dict[Sequence, int], limit: float) -> bool:
         shortest, longest = min(lengths.values()), max(lengths.values())
         padded = longest * len(lengths)
         if not self._can.joins or shortest < 2 or longest - shortest > self._can.padding:
             return False
-        room = min(self._position(s, outlook) + longest <= self._can.context for s in lengths)
-        runs = [self._run(s, n, outlook) for s, n in lengths.items()]
+        room = min(self._cache.position(s) + longest <= self._can.context for s in lengths)
+        runs = [self._run(s, n) for s, n in lengths.items()]
         seconds = self._cost.predict(_shape(runs))
         return room and padded <= self._can.call_tokens_max and seconds <= limit
 
     # Sequences
 
-    def _run(self, sequence: Sequence, length: int, outlook: Outlook) -> Run:
+    def _run(self, sequence: Sequence, length: int) -> Run:
         assert sequence.slot is not None
-        start = self._position(sequence, outlook)
+        start = self._cache.position(sequence)
         stop, known = start + length, sequence.known_tokens
         tokens = (FOLLOW,) if start >= known else sequence.tokens(start, stop)
         output = Output.NONE
@@ -283,23 +269,18 @@ class Planner(Part):
                 output |= Output.LOGPROBS
         return Run(sequence.key, sequence.slot, start, tokens, output=output)
 
-    @staticmethod
-    def _position(sequence: Sequence, outlook: Outlook) -> int:
-        assert sequence.slot is not None
-        return outlook.position(sequence.slot)
-
-    def _rest(self, sequence: Sequence, outlook: Outlook) -> int:
+    def _rest(self, sequence: Sequence) -> int:
         """Tokens that are to be computed; 0 where what is in flight ends the request."""
-        if self._room(sequence, outlook) <= 0:
+        if self._room(sequence) <= 0:
             return 0
-        tokens = sequence.known_tokens + outlook.draws[sequence.key]
-        return tokens - self._position(sequence, outlook)
+        tokens = sequence.known_tokens + self._cache.outlook.draws[sequence.key]
+        return tokens - self._cache.position(sequence)
 
-    def _room(self, sequence: Sequence, outlook: Outlook) -> int:
+    def _room(self, sequence: Sequence) -> int:
         """How many tokens a sequence can have drawn, beyond those in flight."""
         request = sequence.request
         most = min(request.max_tokens, self._can.context - len(request.prompt))
-        return most - len(sequence.output) - outlook.draws[sequence.key]
+        return most - len(sequence.output) - self._cache.outlook.draws[sequence.key]
 
 
 def _shape(runs: tuple[Run, ...] | list[Run]) -> Shape:

@@ -1,4 +1,4 @@
-"""The runner's slots, and what they will hold when all that is in flight is done."""
+"""The runner's slots and snapshots, and what slots will hold when what is in flight is done."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from llm_serving_engine.scheduler.lifecycle import SlotState
+from llm_serving_engine.scheduler.lifecycle import (
+    SNAPSHOT_TRANSITIONS,
+    SlotState,
+    SnapshotEvent,
+    SnapshotState,
+    following,
+)
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.step import Copy, Operation, Output, Restore, Step
 
@@ -40,6 +46,21 @@ class Slot:
         return None if self.sequence is None else self.sequence.key
 
 
+@dataclass(slots=True, eq=False)
+class Snapshot:
+    """A saved cache: the first `tokens` tokens of a sequence that waits. Only `Cache` writes it."""
+
+    number: int
+    sequence: Sequence
+    tokens: int
+    last_used: float
+    state: SnapshotState = SnapshotState.PENDING
+
+    def advance(self, event: SnapshotEvent) -> None:
+        """Take a transition. Raises IllegalTransition."""
+        self.state = following(SNAPSHOT_TRANSITIONS, self.state, event)
+
+
 class Outlook:
     """What the slots will hold when all that is in flight is done: derived, never stored.
 
@@ -51,7 +72,7 @@ class Outlook:
     """
 
     def __init__(
-        self, slots: tuple[Slot, ...], steps: Iterable[Step], pending: Iterable[Operation] = ()
+        self, slots: tuple[Slot, ...], steps: Iterable[Step], pending: Iterable[Operation]
     ) -> None:
         """Derive it from the steps in flight, and the operations that go with the next one."""
         self.lengths = [slot.length for slot in slots]
@@ -59,7 +80,7 @@ class Outlook:
         self.draws: Counter[int] = Counter()
         self.keys: set[int] = set()
         for step in steps:
-            self.add(step.operations)
+            self._add(step.operations)
             for run in step.runs:
                 end = run.end + step.calls - 1
                 self.lengths[run.slot] = end
@@ -67,10 +88,9 @@ class Outlook:
                     self.usable[run.slot] = end
                 self.keys.add(run.key)
                 self.draws[run.key] += step.calls if run.output & Output.SAMPLE else 0
-        self.add(pending)
+        self._add(pending)
 
-    def add(self, operations: Iterable[Operation]) -> None:
-        """Take in operations."""
+    def _add(self, operations: Iterable[Operation]) -> None:
         for operation in operations:
             if isinstance(operation, Copy):
                 self.lengths[operation.target] = operation.tokens

@@ -11,7 +11,7 @@ from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.policy import Policy
 from llm_serving_engine.scheduler.request import Priority
 from llm_serving_engine.scheduler.sequence import Sequence
-from llm_serving_engine.scheduler.slots import Outlook, Slot, count_groups
+from llm_serving_engine.scheduler.slots import Slot, count_groups
 from llm_serving_engine.scheduler.step import Copy, Restore, Save, Step, StepResult
 from llm_serving_engine.server.encoding import encode_seconds
 from llm_serving_engine.server.latencies import Latency, Percentiles
@@ -42,7 +42,7 @@ def encode_queues(scheduler: Scheduler) -> list[operations_pb2.QueueState]:
 
 def encode_slots(scheduler: Scheduler) -> list[operations_pb2.Slot]:
     """All slots, with the tokens that they hold once what is in flight is done."""
-    outlook = Outlook(scheduler.cache.slots, scheduler.in_flight)
+    outlook = scheduler.cache.outlook
     return [_slot(slot, outlook.position(slot.index)) for slot in scheduler.cache.slots]
 
 

@@ -11,7 +11,6 @@ from llm_serving_engine.scheduler.errors import DeadlinePassed, LimitReached
 from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.request import Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence
-from llm_serving_engine.scheduler.slots import Outlook
 from llm_serving_engine.scheduler.step import Capabilities, Shape
 
 
@@ -146,7 +145,7 @@ def test_a_request_that_waits_ends_as_soon_as_it_cannot_be_in_time() -> None:
     holder = scheduler.submit(ask("holder", 10, 100), 0.0)
     run_step(scheduler)
     late = scheduler.submit(ask("late", 10, 100, deadline=10.0), 0.0)
-    latest = scheduler.admission.latest_start(late, Outlook(scheduler.cache.slots, ()))
+    latest = scheduler.admission.latest_start(late)
     assert 9 < latest < 10
     run_step(scheduler, now=latest - 0.01)
     assert not late.state.ended

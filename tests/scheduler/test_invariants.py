@@ -208,7 +208,7 @@ class Run:
         assert set(self.ends.values()) <= {1}
         assert sum(self.ends.values()) + self.refused == self.submitted
         # The next step would close what is open.
-        left = self.scheduler._live.operations
+        left = self.scheduler.cache.operations
         assert {type(operation) for operation in left} <= {Open, Close}
         closed = {operation.key for operation in left if isinstance(operation, Close)}
         assert set(self.backend.keys) <= closed

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from llm_serving_engine.scheduler import errors
-from llm_serving_engine.scheduler.cache import Snapshot
 from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.lifecycle import Event, State
 from llm_serving_engine.scheduler.request import FinishReason, Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence, Transition
+from llm_serving_engine.scheduler.slots import Snapshot
 from llm_serving_engine.scheduler.step import (
     Capabilities,
     Run,
