@@ -110,35 +110,43 @@ class Cache:
         At least one token is left to compute, because its logits are needed.
         """
         best: tuple[Slot | Snapshot, int] | None = None
+        rollback = self._can.context if self._can.rollback is None else self._can.rollback
         for source, other, usable, length in self._prefixes():
             tokens = self._shared(sequence, other, usable)
-            if tokens > (best[1] if best else 0) and self._can_drop(length - tokens):
+            if tokens > (best[1] if best else 0) and length - tokens <= rollback:
                 best = source, tokens
         return best
 
-    def place(self, sequence: Sequence) -> Place | None:
-        """The best place for a sequence; None where no slot is idle."""
-        idle = self.idle()
-        if not idle:
-            return None
+    def place(self, sequence: Sequence) -> Place:
+        """The idle slot that costs least, with what a sequence begins with there.
+
+        The slot most of whose tokens it goes on from is that one. Else what counts is the
+        prompt's rest, a copy, what is lost with the slot, and density.
+        """
         source, tokens = self.match(sequence) or (None, 0)
-        if isinstance(source, Snapshot):
-            slot, seconds = self._cheapest(idle, sequence), self._cost.snapshot_token_seconds
-            if not self._pays(seconds * source.tokens, sequence, 0, tokens):
-                return Place(slot)
-            return Place(slot, tokens, Restore(slot.index, source.number, source.tokens))
-        if source is None:
-            return Place(self._cheapest(idle, sequence))
-        others = [slot for slot in idle if slot is not source]
-        copies = self._can.copy and self._pays(self._cost.copy_seconds, sequence, 0, tokens)
-        if source.sequence is None:
-            most_is_used = 2 * tokens >= self.outlook.position(source.index)
-            if most_is_used or not others or not self._can.copy:
-                return Place(source, tokens)
-        if not copies:
-            return Place(self._cheapest(idle, sequence))
-        slot = self._cheapest(others, sequence)
-        return Place(slot, tokens, Copy(source.index, slot.index, tokens))
+        places: list[Place] = []
+        for slot in self.idle():
+            if slot is source and 2 * tokens >= slot.usable:
+                return Place(slot, tokens)
+            places.append(Place(slot))
+            if slot is source:
+                places.append(Place(slot, tokens))
+            elif isinstance(source, Snapshot):
+                restore = Restore(slot.index, source.number, source.tokens)
+                places.append(Place(slot, tokens, restore))
+            elif source is not None and self._can.copy:
+                places.append(Place(slot, tokens, Copy(source.index, slot.index, tokens)))
+        held = [slot.index for slot in self.slots if slot.sequence is not None]
+        group_seconds = self._cost.rows.weights[0] * _expected_steps(sequence)
+
+        def price(place: Place) -> tuple[float, float, int]:
+            slot, operations = place.slot, [place.operation] if place.operation else []
+            seconds = self._seconds_from(place.tokens, sequence) + self._loss(slot)
+            groups = count_groups(sorted([*held, slot.index]))
+            seconds += self._cost.operations(operations) + groups * group_seconds
+            return seconds, slot.last_used, slot.index
+
+        return min(places, key=price)
 
     def awaited(self, sequence: Sequence) -> Awaited | None:
         """What another sequence computes right now of this one's prompt.
@@ -157,7 +165,8 @@ class Cache:
             found = Awaited(donor, self._shared(sequence, donor, donor.known_tokens))
             if found.tokens <= least or not self.computes(found):
                 continue
-            if self._pays(self._cost.copy_seconds, sequence, least, found.tokens):
+            seconds = self._cost.copy_seconds + self._seconds_from(found.tokens, sequence)
+            if seconds < self._seconds_from(least, sequence):
                 best, least = found, found.tokens
         return best
 
@@ -334,26 +343,9 @@ class Cache:
         prompts = len(sequence.request.prompt), len(other.request.prompt)
         return common if own else whole_units(common, self._unit, prompts)
 
-    def _can_drop(self, tokens: int) -> bool:
-        return self._can.rollback is None or tokens <= self._can.rollback
-
-    def _pays(self, seconds: float, sequence: Sequence, start: int, tokens: int) -> bool:
-        """Whether it is cheaper to fetch so many tokens than to compute those from `start` on."""
-        known, chunk = sequence.known_tokens, self._can.chunk
-        computed = self._cost.prefill_seconds(start, known, chunk)
-        return seconds + self._cost.prefill_seconds(tokens, known, chunk) < computed
-
-    def _cheapest(self, idle: list[Slot], sequence: Sequence) -> Slot:
-        """An idle slot, by what is lost with it and by what it costs in density."""
-        held = {slot.index for slot in self.slots if slot.sequence is not None}
-        groups = count_groups(sorted(held))
-        group_seconds = self._cost.rows.weights[0] * _expected_steps(sequence)
-
-        def price(slot: Slot) -> tuple[float, float, int]:
-            more = count_groups(sorted(held | {slot.index})) - groups
-            return more * group_seconds + self._loss(slot), slot.last_used, slot.index
-
-        return min(idle, key=price)
+    def _seconds_from(self, tokens: int, sequence: Sequence) -> float:
+        """Seconds to compute a sequence where it has so many tokens."""
+        return self._cost.prefill_seconds(tokens, sequence.known_tokens, self._can.chunk)
 
     def _loss(self, slot: Slot) -> float:
         """Seconds that are expected to be lost with what an idle slot retains.

@@ -141,7 +141,6 @@ class Dispatch(Part):
 
     def _take_slot(self, sequence: Sequence, now: float, *, aged: bool = False) -> None:
         place = self._cache.place(sequence)
-        assert place is not None
         self._queue.remove(sequence)
         self._cache.take(place, sequence)
         self._since_aged = 0 if aged else self._since_aged + 1
