@@ -28,7 +28,6 @@ from llm_serving_engine.scheduler.step import (
     Close,
     Copy,
     Drop,
-    Open,
     Operation,
     Restore,
     Run,
@@ -201,7 +200,7 @@ class Cache:
 
     def take(self, place: Place, sequence: Sequence) -> None:
         """Give an idle slot to a sequence, with what it found there or elsewhere."""
-        self.operations.append(_open(sequence))
+        self.operations.append(sequence.opening())
         if place.operation is not None:
             self.operations.append(place.operation)
         self.drop(sequence)
@@ -386,16 +385,3 @@ class Cache:
 def _expected_steps(sequence: Sequence) -> float:
     """Steps that a sequence is expected to go on for: half of what it may."""
     return (sequence.request.max_tokens - len(sequence.output)) / 2
-
-
-def _open(sequence: Sequence) -> Open:
-    request = sequence.request
-    return Open(
-        sequence.key,
-        request.sampling,
-        request.stop_tokens,
-        request.top_logprobs,
-        request.prompt if request.sampling.penalised else (),
-        tuple(sequence.output),
-        len(request.prompt),
-    )

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from llm_serving_engine.scheduler.errors import RequestError
 from llm_serving_engine.scheduler.lifecycle import TRANSITIONS, Event, State, following
 from llm_serving_engine.scheduler.request import FinishReason, Request
+from llm_serving_engine.scheduler.step import Open
 
 
 class Transition(NamedTuple):
@@ -105,3 +106,16 @@ class Sequence:
             return prompt[start:stop]
         begin = max(start - len(prompt), 0)
         return prompt[start:] + tuple(self.output[begin : stop - len(prompt)])
+
+    def opening(self) -> Open:
+        """What a runner is told of it with its slot, so that sampling goes on where it was."""
+        request = self.request
+        return Open(
+            self.key,
+            request.sampling,
+            request.stop_tokens,
+            request.top_logprobs,
+            request.prompt if request.sampling.penalised else (),
+            tuple(self.output),
+            len(request.prompt),
+        )
