@@ -45,7 +45,7 @@ from llm_serving_engine.backends.measured import Measured, MeasuredStore, Scalar
 
 ATTENTION, UNIT = "attention", "unit"
 # What is remembered of another way of measuring is measured again.
-METHOD = 4
+METHOD = 5
 # Seconds for the kinds of attention, and for the unit.
 ATTENTION_SECONDS_MAX, UNIT_SECONDS_MAX = 2.0, 1.0
 # The cells of a slot in trials: the context that is filled, and the longest chunk behind

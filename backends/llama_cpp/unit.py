@@ -51,22 +51,20 @@ def time_lengths(timer: CallTimer, lengths: Collection[int], rows: Iterable[int]
 def length_seconds(times: Times) -> dict[int, float]:
     """Seconds of a token in chunks of each length.
 
-    A length is compared with a tile in each context in which both were timed; what
-    was not timed in all of them is not at a disadvantage.
+    A length is compared with a tile in the longest context in which both were timed. At
+    the start of a context lengths are nearly equal; most chunks of a long prompt, which
+    is where the length counts, are deeper.
     """
     tile = {
         call.context: seconds / TILE
         for call, seconds in times.items()
         if (call.kind, call.size) == ("chunk", TILE)
     }
-    ratios: dict[int, list[float]] = {}
-    for call, seconds in times.items():
+    ratios: dict[int, float] = {}
+    for call in sorted(times, key=lambda call: call.context):
         if call.kind == "chunk" and call.size in LENGTHS and call.context in tile:
-            ratios.setdefault(call.size, []).append(seconds / call.size / tile[call.context])
-    return {
-        size: sum(of_size) / len(of_size) * sum(tile.values()) / len(tile)
-        for size, of_size in ratios.items()
-    }
+            ratios[call.size] = times[call] / call.size / tile[call.context]
+    return {size: ratio * sum(tile.values()) / len(tile) for size, ratio in ratios.items()}
 
 
 def fastest_length(times: Times, batch_invariant: bool) -> int:

@@ -69,7 +69,7 @@ def test_contexts_are_filled_as_far_as_there_is_time() -> None:
     assert affordable(0.1, 0.1) == ()
 
 
-def test_a_length_is_compared_where_a_tile_was_timed_too() -> None:
+def test_a_length_is_compared_in_the_longest_context_in_which_a_tile_was_timed_too() -> None:
     times = {
         Call("chunk", 64, 0): 0.064,
         Call("chunk", 256, 0): 0.256,
@@ -78,5 +78,26 @@ def test_a_length_is_compared_where_a_tile_was_timed_too() -> None:
         Call("chunk", 512, 0): 0.512,
         Call("chunk", 128, 192): 0.001,
     }
-    assert length_seconds(times) == pytest.approx({64: 0.0015, 256: 0.001125, 512: 0.0015})
+    assert length_seconds(times) == pytest.approx({64: 0.0015, 256: 0.00075, 512: 0.0015})
+    assert fastest_length(times, batch_invariant=False) == 256
+
+
+@pytest.mark.parametrize(
+    "speeds",
+    [
+        pytest.param({0: (1907, 1963, 1876), 448: (950, 1066, 1107)}, id="Q4_0"),
+        pytest.param({0: (975, 1045, 1053), 448: (657, 773, 815)}, id="Q8_0"),
+        pytest.param({0: (916, 938, 955), 448: (659, 724, 762)}, id="Q4_K_M"),
+        pytest.param({0: (477, 483, 484), 448: (397, 417, 430)}, id="Q4_1"),
+    ],
+)
+def test_lengths_that_differ_in_deep_contexts_only_are_told_apart(
+    speeds: dict[int, tuple[int, int, int]],
+) -> None:
+    # Tokens/s that were measured, of chunks of 64, 128, and 256.
+    times = {
+        Call("chunk", size, context): size / speed
+        for context, of_context in speeds.items()
+        for size, speed in zip((64, 128, 256), of_context, strict=True)
+    }
     assert fastest_length(times, batch_invariant=False) == 256
