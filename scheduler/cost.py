@@ -41,8 +41,14 @@ DRIFT = 0.2
 RATE = 0.1
 # Seconds of the step target where it is measured. With TARGET_MIN 0.06 the p99 first token of
 # churn of 8 is 1.35 (small); with 0.25 tokens/s are 1.02, and all gaps twice as long. A person
-# reads 4 to 5 tokens a second, so TARGET_MAX.
+# reads 4 to 5 tokens a second, so TARGET_MAX: with 0.3 a model that is seven times as slow has
+# 0.92 to 0.96 of the tokens/s and 1.17 to 1.77 of the median first token, with 0.8 1.01 to 1.04
+# of the tokens/s and gaps of 1.18 s, not 0.87 (steady and long of 16, churn of 8, simulated).
 TARGET_MIN, TARGET_MAX = 0.125, 0.5
+# The part of a lone prompt's speed that it keeps beside rows. With 0.8 a small model's target
+# is 0.20 s, its gaps 1.5 times as long, and tokens/s 0.99 to 1.01; with 0.6 a slow model's is
+# 0.44, and tokens/s are 0.98 to 1.00 (the same loads).
+SPEED_KEPT = 0.7
 
 
 class Fit:
@@ -158,12 +164,11 @@ def step_target(cost: CostModel, capabilities: Capabilities) -> float:
     """The step target of a machine: seconds that suit both streams and prompts.
 
     It is the time of rows in half of the slots, and of the shortest chunk that keeps
-    0.7 of a lone prompt's speed between such rows; at least 0.125, at most 0.5. A person
-    reads 4 to 5 tokens a second.
+    SPEED_KEPT of a lone prompt's speed between such rows, within TARGET_MIN and TARGET_MAX.
     """
     chunk = capabilities.chunk
     rows = cost.rows_seconds(max(capabilities.slots // 2, 1))
-    slowest = cost.chunk_seconds(chunk, 0) / chunk / 0.7
+    slowest = cost.chunk_seconds(chunk, 0) / chunk / SPEED_KEPT
     steps = [(n, rows + cost.chunk_seconds(n, 0)) for n in (32, 64, 128, 256) if n < chunk]
     fast = (step for length, step in steps if step <= slowest * length)
     return min(max(next(fast, rows + cost.chunk_seconds(chunk, 0)), TARGET_MIN), TARGET_MAX)
