@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import itertools
 
 from llm_serving_engine.scheduler.admission import Admission
@@ -13,9 +12,6 @@ from llm_serving_engine.scheduler.part import Common, Part
 from llm_serving_engine.scheduler.request import FinishReason, Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence, Transition
 from llm_serving_engine.scheduler.suspects import Suspects
-
-# Below so many, the deadlines of requests that have ended are not looked for.
-DEADLINES_MIN = 100
 
 
 class LiveRequests(Part):
@@ -35,8 +31,8 @@ class LiveRequests(Part):
         self.suspects = suspects
         self.arrivals: dict[Priority, float] = {}
         self._admission = admission
-        # The earliest first; those of requests that have ended may be among them.
-        self._deadlines: list[tuple[float, int]] = []
+        # When those with deadlines end as they stand, by key.
+        self._deadlines: dict[int, float] = {}
         self._keys = itertools.count(1)
 
     def arrive(self, request: Request, now: float) -> Sequence:
@@ -48,7 +44,7 @@ class LiveRequests(Part):
             self.end(displaced, Event.FAIL, now, error)
         self.by_key[sequence.key] = sequence
         if request.deadline is not None:
-            self._look_again(sequence)
+            self._deadlines[sequence.key] = self._ends(sequence)
         self.events.append(Moved(sequence, sequence.history[-1]))
         self._policy.submitted(sequence)
         self._queue.add(sequence)
@@ -85,6 +81,7 @@ class LiveRequests(Part):
             self._queue.remove(sequence)
         self._cache.drop(sequence)
         del self.by_key[sequence.key]
+        self._deadlines.pop(sequence.key, None)
         self._admission.ended(sequence)
         self.suspects.left(sequence.key)
         self.move(sequence, event, now)
@@ -101,18 +98,10 @@ class LiveRequests(Part):
 
     def expire_overdue(self, now: float) -> None:
         """End the requests whose deadlines have passed, or that wait and cannot meet them."""
-        if len(self._deadlines) > 2 * len(self.by_key) + DEADLINES_MIN:
-            self._deadlines = [one for one in self._deadlines if one[1] in self.by_key]
-            heapq.heapify(self._deadlines)
-        while self._deadlines and self._deadlines[0][0] <= now:
-            sequence = self.by_key.get(heapq.heappop(self._deadlines)[1])
-            if sequence is not None and self._ends(sequence) <= now:
-                self.expire(sequence, now)
-            elif sequence is not None:
-                self._look_again(sequence)
-
-    def _look_again(self, sequence: Sequence) -> None:
-        heapq.heappush(self._deadlines, (self._ends(sequence), sequence.key))
+        for _, key in sorted((at, key) for key, at in self._deadlines.items() if at <= now):
+            self._deadlines[key] = self._ends(self.by_key[key])
+            if self._deadlines[key] <= now:
+                self.expire(self.by_key[key], now)
 
     def _ends(self, sequence: Sequence) -> float:
         """When a request with a deadline ends as it stands: where it waits, it needs some time."""
