@@ -33,7 +33,6 @@ class Dispatch(Part):
         super().__init__(common)
         self._live = live
         self._admission = admission
-        self._policy_failure = ""
         self._since_aged = AGED_SHARE
 
     def urgent(self, now: float) -> int:
@@ -51,12 +50,11 @@ class Dispatch(Part):
             unhurried: Whether only requests without deadlines count.
         """
         heads = list(self._queue.heads(self._cache.outlook.keys, unhurried=unhurried))
+        failure = self._policy.failure
         keys = {head: self._policy.key(head, now) for head in heads}
-        if self._policy.failure != self._policy_failure:
-            # Another policy decides from here on, by lines of its own.
-            self._policy_failure = self._policy.failure
-            self._queue.reorder()
-            return self.first(now, unhurried=unhurried)
+        if self._policy.failure != failure:
+            # Another policy decides from here on.
+            keys = {head: self._policy.key(head, now) for head in heads}
         order = {s: (-self._level(s), *keys[s]) for s in heads}
         return min(order, key=order.__getitem__, default=None)
 

@@ -29,8 +29,9 @@ class GuardedPolicy(Policy):
         return self._ask(lambda policy: tuple(map(float, policy.key(sequence, now))))
 
     def line(self, sequence: Sequence) -> Hashable:
-        """See Policy; hashable in any case."""
-        return self._ask(lambda policy: _hashable(policy.line(sequence)))
+        """See Policy; with the line of the default, so that it can order what waits by then."""
+        own = self._ask(lambda policy: _hashable(policy.line(sequence)))
+        return self._default.line(sequence), own
 
     def submitted(self, sequence: Sequence) -> None:
         """See Policy."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -85,11 +85,9 @@ class WaitingQueue:
         """Put the deferred sequences back into lines for which nothing is computed any more."""
         for awaited in [line for line in self._lines if isinstance(line, Awaited)]:
             if not computing(awaited):
-                self._stand_anew(self._lines[awaited])
-
-    def reorder(self) -> None:
-        """Put all sequences into the lines that they belong to now."""
-        self._stand_anew(self)
+                for sequence in list(self._lines[awaited]):
+                    self._leave(sequence)
+                    self._stand(sequence, self._line(sequence))
 
     def heads(
         self, busy: frozenset[int] | set[int] = frozenset(), *, unhurried: bool = False
@@ -149,11 +147,6 @@ class WaitingQueue:
         self._waiting[sequence] = line
         place = self._lines.setdefault(line, [])
         bisect.insort(place, sequence, key=lambda s: (s.arrived_at, s.key))
-
-    def _stand_anew(self, sequences: Iterable[Sequence]) -> None:
-        for sequence in list(sequences):
-            self._leave(sequence)
-            self._stand(sequence, self._line(sequence))
 
     def _leave(self, sequence: Sequence) -> None:
         name = self._waiting[sequence]
