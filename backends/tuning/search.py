@@ -152,7 +152,8 @@ class Search:
             choices = [await self._choose(place) for place in range(len(SETTINGS))]
         except asyncio.TimeoutError:
             seconds = f"{self._budget.seconds:.0f} s"
-            raise TuningError(f"the model cannot be loaded and measured within {seconds}") from None
+            message = f"the model cannot be loaded and measured within {seconds}"
+            raise TuningError(f"{message}; --seconds allows it more") from None
         finally:
             await self._reference.close()
         target = step_target_seconds(self._reading, self._settings.prefill_chunk)
