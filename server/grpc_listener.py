@@ -8,7 +8,7 @@ from llm_serving_engine.server.addresses import Address, parse_address, remove_s
 from llm_serving_engine.server.config import ConfigError, GrpcConfig
 from llm_serving_engine.server.interceptor import ErrorInterceptor, Refused
 from llm_serving_engine.server.message_size import MessageLimits
-from llm_serving_engine.server.patience import Patience
+from llm_serving_engine.server.rpc_timeouts import RpcTimeouts
 from llm_serving_engine.server.unknown_methods import answer_unknown_methods, tolerated
 
 _MILLISECONDS = 1000
@@ -30,7 +30,7 @@ def make_server(
         string_bytes_max,
         config.metadata_bytes_max,
     )
-    interceptors = [ErrorInterceptor(Patience(config), limits, refused)]
+    interceptors = [ErrorInterceptor(RpcTimeouts(config), limits, refused)]
     with tolerated():
         server = grpc.aio.server(interceptors=interceptors, options=_options(config))
     answer_unknown_methods(server)

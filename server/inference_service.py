@@ -11,7 +11,7 @@ import grpc
 from llm_serving_engine.server.config import GrpcConfig
 from llm_serving_engine.server.decoding import decode_detokenize, decode_generate, decode_tokenize
 from llm_serving_engine.server.encoding import encode_answer, encode_event, encode_tokens
-from llm_serving_engine.server.patience import Patience
+from llm_serving_engine.server.rpc_timeouts import RpcTimeouts
 from llm_serving_engine.server.service.caller import Caller
 from llm_serving_engine.server.service.inference import Inference
 from llm_serving_engine.server.telemetry.attributes import rpc_attributes
@@ -30,7 +30,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     def __init__(self, inference: Inference, config: GrpcConfig | None = None) -> None:
         config = config or GrpcConfig()
         self._inference = inference
-        self._patience = Patience(config)
+        self._timeouts = RpcTimeouts(config)
         self._headers_seconds = config.headers_seconds
 
     async def Generate(  # noqa: N802
@@ -48,9 +48,9 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         caller = _caller("Stream", context)
         async with self._inference.generate(decode_generate(request), caller) as generation:
             await self._with_headers(generation.started(), context)
-            with self._patience.reader(context) as reader:
+            with self._timeouts.writer(context) as writer:
                 async for event in generation.events():
-                    await reader.write(encode_event(event))
+                    await writer.write(encode_event(event))
 
     async def Tokenize(  # noqa: N802
         self, request: inference_pb2.TokenizeRequest, context: Context

@@ -1,4 +1,4 @@
-"""What every RPC goes through: requests that are no messages, callers that stop, and errors."""
+"""Reads every RPC's request with limits and timeouts, and answers errors with their status."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from llm_serving_engine.scheduler.errors import InvalidField, RequestError
 from llm_serving_engine.server.message_size import MessageLimits
-from llm_serving_engine.server.patience import Patience
+from llm_serving_engine.server.rpc_timeouts import RpcTimeouts
 from llm_serving_engine.server.statuses import abort, internal_answer, to_answer
 from llm_serving_engine.server.telemetry.logs import log_request
 
@@ -24,33 +24,33 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Undecodable:
-    """Stands for a request whose bytes are refused, with the reason."""
+    """Takes the place of a request whose bytes were refused, with the reason."""
 
     def __init__(self, error: InvalidField) -> None:
         self.error = error
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Turns what goes wrong into the statuses of the contract.
+    """Turns exceptions into the statuses that the API documents.
 
-    gRPC itself would answer a request that is not UTF-8 with INTERNAL, a bug
-    with its exception's text, and half a request never.
+    gRPC alone would answer a request that is not UTF-8 with INTERNAL, a bug
+    with its exception's text, and a partial request never.
     """
 
     def __init__(
         self,
-        patience: Patience | None = None,
+        timeouts: RpcTimeouts | None = None,
         limits: MessageLimits | None = None,
         refused: Refused = lambda error: None,
     ) -> None:
         """Guard all methods.
 
         Args:
-            patience: How long callers are waited for.
-            limits: What a request message may hold; None for any.
+            timeouts: Bound the waits for callers.
+            limits: Bound the size of request messages; None for no limits.
             refused: Told of each request that is refused before a handler sees it.
         """
-        self._patience = patience or Patience()
+        self._timeouts = timeouts or RpcTimeouts()
         self._limits = limits
         self._refused = refused
 
@@ -63,28 +63,28 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or handler.request_deserializer is None:
             return handler
-        guard = _Guard(handler_call_details.method, self._patience, self._limits, self._refused)
+        guard = _Guard(handler_call_details.method, self._timeouts, self._limits, self._refused)
         return guard.around(handler)
 
 
 class _Guard:
     """Runs a method's handler.
 
-    To gRPC every method is one that takes a stream of requests, so that the
-    request is read here, and its end is seen.
+    Every method is registered with gRPC as one that takes a stream of requests.
+    So this class reads the request itself, and can apply a timeout to it.
     """
 
     def __init__(
-        self, method: str, patience: Patience, limits: MessageLimits | None, refused: Refused
+        self, method: str, timeouts: RpcTimeouts, limits: MessageLimits | None, refused: Refused
     ) -> None:
         self._method = method
-        self._patience = patience
+        self._timeouts = timeouts
         self._limits = limits
         self._refused = refused
         self._handle: Any = None
 
     def around(self, handler: Any) -> Any:
-        """The handler to give to gRPC in place of `handler`."""
+        """Return the handler to give to gRPC in place of `handler`."""
         deserialize = _tolerant(handler.request_deserializer, self._limits)
         if handler.request_streaming:
             self._handle = handler.stream_stream
@@ -120,23 +120,23 @@ class _Guard:
         if not isinstance(answer, AsyncGenerator):
             await answer
             return
-        # Closed here, and not at some time by the garbage collector.
+        # Closed here at once, not later by the garbage collector.
         async with contextlib.aclosing(answer) as messages:
-            with self._patience.reader(context) as reader:
+            with self._timeouts.writer(context) as writer:
                 async for message in messages:
-                    await reader.write(message)
+                    await writer.write(message)
 
     async def _read(self, context: Context) -> Any:
         with self._told():
             self._check_metadata(context)
-            return _decoded(await self._patience.read(context))
+            return _decoded(await self._timeouts.read(context))
 
     async def _read_all(self, context: Context) -> AsyncGenerator[Any, None]:
         with self._told():
             self._check_metadata(context)
         while True:
             with self._told():
-                message = await self._patience.read_next(context)
+                message = await self._timeouts.read_next(context)
                 if message is grpc.aio.EOF:
                     return
                 request = _decoded(message)
@@ -184,9 +184,9 @@ def _tolerant(
 
 
 async def _end(context: Context, error: Exception) -> None:
-    """Answer with what an error is in the contract. Always raises."""
+    """End an RPC with the status of an error. Always raises."""
     if isinstance(error, grpc.aio.AbortError):
-        raise error  # it has its status already
+        raise error  # its status is set already
     if isinstance(error, grpc.aio.InternalError):
         raise asyncio.CancelledError  # the caller has gone before gRPC could say so
     try:
@@ -197,17 +197,17 @@ async def _end(context: Context, error: Exception) -> None:
     except grpc.aio.InternalError:
         raise asyncio.CancelledError from None
     except grpc.aio.AbortError as ended:
-        # Not before gRPC has caught it: until then, it passes more frames.
+        # After gRPC has caught it: until then, the error collects more frames.
         asyncio.get_running_loop().call_soon(_forget_frames, ended)
         raise
 
 
 def _forget_frames(error: BaseException | None) -> None:
-    """Drop an error's references to the frames that it passed, and to the error before it.
+    """Drop an error's references to its traceback's frames and to its context.
 
-    gRPC keeps the error that ends an RPC with the RPC, and the frames refer to
-    the RPC and to the request's bytes. All of that would stay in memory until a
-    full garbage collection, which are rare.
+    gRPC stores the error that ends an RPC with the RPC, and the frames refer to
+    the RPC and to the request's bytes. This cycle would stay in memory until the
+    next full garbage collection, and those are rare.
     """
     while error is not None:
         error.__traceback__, error.__context__, error = None, None, error.__context__

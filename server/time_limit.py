@@ -1,4 +1,4 @@
-"""A bound on each of a task's waits for its caller."""
+"""Bounds each wait of a task for its caller."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ _Value = TypeVar("_Value")
 
 
 class TimeLimit:
-    """Interrupts a task that waits too long. For many waits, one after the other.
+    """Interrupts a task whose wait exceeds a timeout; one object serves many successive waits.
 
-    A stream waits once for each message, and a timer for each would be a good
-    part of a token's cost. So one timer serves all: where it finds that another
-    wait has begun, it is set again.
+    A stream waits once for each message, and a timer per message would be a
+    large part of a token's cost. So one timer serves all waits: when it fires
+    during a later wait, it is set again for that wait's end.
     """
 
     def __init__(self, seconds: float | None, error: Callable[[], RequestError]) -> None:
-        """Hold the running task to `seconds` a wait, if any; else it gets `error()`."""
+        """Bound the waits of the running task.
+
+        Args:
+            seconds: The timeout of each wait; None for no timeout.
+            error: Makes the error that a wait raises when its timeout passes.
+        """
         task = asyncio.current_task()
         assert task is not None
         self._task = task
@@ -32,7 +37,7 @@ class TimeLimit:
         self._expired = False
 
     async def hold(self, awaitable: Awaitable[_Value]) -> _Value:
-        """What `awaitable` gives. Raises `error()` where it does not come in time."""
+        """Await a result. Raises `error()` if the timeout passes first."""
         self._since = self._loop.time()
         if self._timer is None and self._seconds is not None:
             self._timer = self._loop.call_at(self._since + self._seconds, self._look)
@@ -48,12 +53,12 @@ class TimeLimit:
             self._since = None
 
     def expire(self, error: Callable[[], RequestError]) -> None:
-        """End the wait that is going on now, with another error."""
+        """Interrupt the current wait with another error."""
         self._error, self._expired = error, True
         self._task.cancel()
 
     def close(self) -> None:
-        """Hold the task to nothing any more."""
+        """Cancel the timer; the task has no timeout afterwards."""
         if self._timer is not None:
             self._timer.cancel()
 

@@ -17,7 +17,7 @@ from running_server import RunningServer, asked, gated
 from llm_serving_engine.scheduler.errors import RequestError
 from llm_serving_engine.server.telemetry.logs import configure
 from llm_serving_engine.server.time_limit import TimeLimit
-from llm_serving_engine.server.unsent import SUBJECT, UnsentRequests
+from llm_serving_engine.server.unsent_requests import SUBJECT, UnsentRequests
 
 REQUEST = framed(asked())
 REFLECTION = b".ServerReflection/ServerReflectionInfo"

@@ -15,7 +15,7 @@ from llm_serving_engine.scheduler.errors import InvalidField, LimitReached, Requ
 from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.request import Request
 from llm_serving_engine.server.config import GrpcConfig
-from llm_serving_engine.server.patience import Patience
+from llm_serving_engine.server.rpc_timeouts import RpcTimeouts
 
 RESOURCE_EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 STREAM = SERVICE + b"Stream"
@@ -99,9 +99,9 @@ async def test_a_watch_that_is_not_read() -> None:
             written.append(message)
             await asyncio.get_running_loop().create_future()
 
-    patience = Patience(GrpcConfig(write_timeout_seconds=0.01))
+    timeouts = RpcTimeouts(GrpcConfig(write_timeout_seconds=0.01))
     with pytest.raises(LimitReached, match="not read for"):
-        await patience.reader(Stopped()).write("state")  # type: ignore[arg-type]
+        await timeouts.writer(Stopped()).write("state")  # type: ignore[arg-type]
     assert written == ["state"]
 
 
@@ -144,23 +144,23 @@ def on_clock(scenario: Callable[[Clock, Peer], Coroutine[Any, Any, None]]) -> No
         loop.close()
 
 
-async def write(patience: Patience, peer: Any) -> None:
-    with patience.reader(peer) as reader:
-        await reader.write("x")
+async def write(timeouts: RpcTimeouts, peer: Any) -> None:
+    with timeouts.writer(peer) as writer:
+        await writer.write("x")
 
 
-Wait = Callable[[Patience, Any], Awaitable[Any]]
+Wait = Callable[[RpcTimeouts, Any], Awaitable[Any]]
 WAITS: list[tuple[Wait, type[RequestError]]] = [
-    (lambda patience, peer: patience.read(peer), InvalidField),
+    (lambda timeouts, peer: timeouts.read(peer), InvalidField),
     (write, LimitReached),
 ]
-PATIENCE = Patience(GrpcConfig(request_timeout_seconds=10, write_timeout_seconds=10))
+TIMEOUTS = RpcTimeouts(GrpcConfig(request_timeout_seconds=10, write_timeout_seconds=10))
 
 
 @pytest.mark.parametrize(("wait", "error"), WAITS, ids=["read", "write"])
 def test_just_too_late(wait: Wait, error: type[RequestError]) -> None:
     async def scenario(loop: Clock, peer: Peer) -> None:
-        waiting = asyncio.ensure_future(wait(PATIENCE, peer))
+        waiting = asyncio.ensure_future(wait(TIMEOUTS, peer))
         await loop.move(0)
         await loop.move(9.99)
         assert not waiting.done()
@@ -175,9 +175,9 @@ def test_just_too_late(wait: Wait, error: type[RequestError]) -> None:
 def test_each_message_has_its_own_time() -> None:
     async def scenario(loop: Clock, peer: Peer) -> None:
         async def write_two() -> None:
-            with PATIENCE.reader(peer) as reader:  # type: ignore[arg-type]
-                await reader.write("first")
-                await reader.write("second")
+            with TIMEOUTS.writer(peer) as writer:  # type: ignore[arg-type]
+                await writer.write("first")
+                await writer.write("second")
 
         waiting = asyncio.ensure_future(write_two())
         await loop.move(0)
@@ -196,7 +196,7 @@ def test_each_message_has_its_own_time() -> None:
 @pytest.mark.parametrize(("wait", "error"), WAITS, ids=["read", "write"])
 def test_just_in_time(wait: Wait, error: type[RequestError]) -> None:
     async def scenario(loop: Clock, peer: Peer) -> None:
-        waiting = asyncio.ensure_future(wait(PATIENCE, peer))
+        waiting = asyncio.ensure_future(wait(TIMEOUTS, peer))
         await loop.move(0)
         await loop.move(9.99)
         peer.done.set_result("message")
@@ -213,7 +213,7 @@ def test_just_in_time(wait: Wait, error: type[RequestError]) -> None:
 @pytest.mark.parametrize(("wait", "error"), WAITS, ids=["read", "write"])
 def test_a_caller_that_leaves_meanwhile(wait: Wait, error: type[RequestError]) -> None:
     async def scenario(loop: Clock, peer: Peer) -> None:
-        waiting = asyncio.ensure_future(wait(PATIENCE, peer))
+        waiting = asyncio.ensure_future(wait(TIMEOUTS, peer))
         await loop.move(5)
         waiting.cancel()
         await loop.move(0)

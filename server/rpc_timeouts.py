@@ -1,4 +1,4 @@
-"""How long callers are waited for: to send their request, and to read their answer."""
+"""Times out callers that do not send their request, and slow readers of an answer."""
 
 from __future__ import annotations
 
@@ -10,49 +10,49 @@ import grpc
 from llm_serving_engine.scheduler.errors import InvalidField, LimitReached, RequestError
 from llm_serving_engine.server.config import GrpcConfig
 from llm_serving_engine.server.time_limit import TimeLimit
-from llm_serving_engine.server.unsent import UnsentRequests
+from llm_serving_engine.server.unsent_requests import UnsentRequests
 
 UNREAD = "grpc.write_timeout_seconds"
-# Whoever did not read may come back at once; but 0 is no delay that can be told.
+# A slow reader may retry at once, but a retry delay of 0 cannot be sent.
 RETRY_SECONDS = 1.0
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class Patience:
-    """Reads and writes of an RPC that end in time, whatever its caller does.
+class RpcTimeouts:
+    """Bounds the time that reads and writes of an RPC wait for the caller.
 
-    gRPC waits for as long as the connection is alive: for a message of which
-    only the half came, and for a reader that has stopped.
+    gRPC sets no bound while the connection is alive: it waits for the rest of
+    a message that was sent in part, and for a reader that has stopped reading.
     """
 
     def __init__(self, config: GrpcConfig | None = None) -> None:
-        """Wait as long as the configuration says."""
+        """Take the timeouts and the limit of unsent requests from the configuration."""
         config = config or GrpcConfig()
         self._read_seconds = config.request_timeout_seconds
         self._write_seconds = config.write_timeout_seconds
         self._unsent_requests = UnsentRequests(config.unsent_requests_max)
 
     async def read(self, context: Context) -> Any:
-        """The one message of a request.
+        """Read the one message of a request.
 
         Raises:
-            InvalidField: It does not come, or not in time.
-            LimitReached: Too many others are waited for, and it is late.
+            InvalidField: The message is missing, or was not complete in time.
+            LimitReached: Too many RPCs wait for their message, and this one waits longest.
         """
         message = await self._read(context, self._read_seconds)
         if message is grpc.aio.EOF:
-            # So it ends for us where the library refuses the message, too.
+            # gRPC reports a message that it refuses for its size in the same way.
             raise InvalidField(
                 "request", "is missing: the call ended before its message did, or it is too large"
             )
         return message
 
     async def read_next(self, context: Context) -> Any:
-        """The next message of a stream of requests, whenever it comes; EOF at the end.
+        """Read the next message of a request stream, without a timeout; EOF at its end.
 
         Raises:
-            LimitReached: Too many others are waited for, and it is late.
+            LimitReached: Too many RPCs wait for their message, and this one waits longest.
         """
         return await self._read(context, None)
 
@@ -65,9 +65,9 @@ class Patience:
             self._unsent_requests.end(limit)
             limit.close()
 
-    def reader(self, context: Context) -> Reader:
-        """The caller, as one who reads the messages of a stream."""
-        return Reader(context, TimeLimit(self._write_seconds, self._unread))
+    def writer(self, context: Context) -> StreamWriter:
+        """Return a writer of the RPC's response stream, with the write timeout."""
+        return StreamWriter(context, TimeLimit(self._write_seconds, self._unread))
 
     def _unsent(self) -> RequestError:
         return InvalidField("request", f"is missing: it did not come in {self._read_seconds:g} s")
@@ -77,8 +77,8 @@ class Patience:
         return LimitReached(UNREAD, description, RETRY_SECONDS)
 
 
-class Reader:
-    """Who reads a stream. To be used in a `with` block, by the RPC's task alone."""
+class StreamWriter:
+    """Writes a response stream. Use it in a `with` block, from the RPC's task only."""
 
     def __init__(self, context: Context, limit: TimeLimit) -> None:
         self._context = context
@@ -88,15 +88,15 @@ class Reader:
         """Send a message of the stream.
 
         Raises:
-            LimitReached: The caller reads no more.
-            CancelledError: The caller has gone.
+            LimitReached: The caller did not read for the write timeout.
+            CancelledError: The caller has disconnected.
         """
         try:
             await self._limit.hold(self._context.write(message))
         except grpc.aio.InternalError:  # a write can fail before gRPC cancels the handler
             raise asyncio.CancelledError from None
 
-    def __enter__(self) -> Reader:
+    def __enter__(self) -> StreamWriter:
         return self
 
     def __exit__(self, *_: object) -> None:

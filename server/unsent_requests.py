@@ -1,4 +1,4 @@
-"""RPCs whose message is still on its way: only so many, as each holds what has come of it."""
+"""Limits the RPCs that wait for their request message: each holds the part that has arrived."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from llm_serving_engine.scheduler.errors import LimitReached
 from llm_serving_engine.server.time_limit import TimeLimit
 
 SUBJECT = "grpc.unsent_requests_max"
-# So long any number of them is let be: a burst of requests that come whole.
+# The limit does not apply to younger waits: a burst of complete requests is no attack.
 MOMENT_SECONDS = 1.0
-# The lines of those that come after are as slow, or somebody sends halves.
+# Clients over a slow network, or a sender of partial messages: both last for seconds.
 RETRY_SECONDS = 5.0
 
 
 class UnsentRequests:
-    """The RPCs of one server that wait for their message, the oldest first."""
+    """Tracks the RPCs of one server that wait for their message, the oldest first."""
 
     def __init__(self, requests_max: int, moment_seconds: float = MOMENT_SECONDS) -> None:
-        """Let so many wait for longer than a moment."""
+        """Allow at most `requests_max` RPCs to wait for longer than `moment_seconds`."""
         self._requests_max = requests_max
         self._moment = moment_seconds
         self._waiting: OrderedDict[TimeLimit, float] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, wait: TimeLimit) -> None:
-        """An RPC begins to wait; the oldest ones end where there are too many."""
+        """Add an RPC that begins to wait; end the oldest waits above the limit."""
         self._waiting[wait] = asyncio.get_running_loop().time()
         self._end_oldest()
 
     def end(self, wait: TimeLimit) -> None:
-        """It waits no more."""
+        """Remove an RPC that has stopped waiting."""
         self._waiting.pop(wait, None)
 
     def _end_oldest(self) -> None:
