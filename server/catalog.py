@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 from llm_serving_engine.scheduler.errors import UnknownModel
 from llm_serving_engine.server.model import ServedModel
-from llm_serving_engine.server.shortening import shortened
+from llm_serving_engine.server.truncation import truncated
 
 # Of a name that a caller sent, as the error repeats it.
 NAME_BYTES_MAX = 100
@@ -36,7 +36,7 @@ class Catalog:
         for model in self:
             if any(fnmatchcase(name, _pattern(alias)) for alias in model.aliases):
                 return model
-        raise UnknownModel(shortened(name, NAME_BYTES_MAX), tuple(sorted(self._models)))
+        raise UnknownModel(truncated(name, NAME_BYTES_MAX), tuple(sorted(self._models)))
 
 
 def _pattern(alias: str) -> str:

@@ -20,7 +20,7 @@ from llm_serving_engine.scheduler.errors import (
 )
 from llm_serving_engine.server.retry_delay import with_jitter
 from llm_serving_engine.server.service.errors import INTERNAL_MESSAGE
-from llm_serving_engine.server.shortening import shortened
+from llm_serving_engine.server.truncation import truncated
 
 DOMAIN = "llm-serving-engine"
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
@@ -44,7 +44,7 @@ def to_answer(error: RequestError) -> Answer:
         details.insert(0, _retry_info(seconds))
         trailers = ((PUSHBACK_KEY, str(math.ceil(seconds * 1000))),)
     code = code_pb2.Code.Value(error.code)
-    return _answer(code, shortened(str(error)), details, trailers)
+    return _answer(code, truncated(str(error)), details, trailers)
 
 
 def internal_answer() -> Answer:
@@ -72,12 +72,12 @@ def _answer(
 def _details(error: RequestError) -> Iterator[Message]:
     if isinstance(error, InvalidField):
         violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.field, description=shortened(error.description)
+            field=error.field, description=truncated(error.description)
         )
         yield error_details_pb2.BadRequest(field_violations=[violation])
     elif isinstance(error, LimitReached):
         limit = error_details_pb2.QuotaFailure.Violation(
-            subject=error.subject, description=shortened(str(error))
+            subject=error.subject, description=truncated(str(error))
         )
         yield error_details_pb2.QuotaFailure(violations=[limit])
     if error.reason:

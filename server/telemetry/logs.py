@@ -23,7 +23,7 @@ from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.request import Request
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.server.service.events import Finished
-from llm_serving_engine.server.shortening import shortened
+from llm_serving_engine.server.truncation import truncated
 
 LogFormat = Literal["json", "text"]
 Fields = dict[str, str | int | float]
@@ -138,7 +138,7 @@ def log_request(
         "status_code": status_code,
         **(_progress(sequence, finished) if sequence else {}),
         "error": error.label if error else "",
-        "error_message": shortened(str(error)) if error else "",
+        "error_message": truncated(str(error)) if error else "",
     }
     shown = {name: value for name, value in fields.items() if value != ""}
     _logger.log(level, "request %s", ended_as, extra={"fields": shown})

@@ -34,7 +34,6 @@ from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.request import Request
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.server.service.events import Finished
-from llm_serving_engine.server.shortening import shortened
 from llm_serving_engine.server.telemetry.attributes import (
     Value,
     request_attributes,
@@ -49,6 +48,7 @@ from llm_serving_engine.server.telemetry.tracing import (
     RequestSpan,
     RequestTracer,
 )
+from llm_serving_engine.server.truncation import truncated
 
 _PHASES = {State.WAITING: "queue", State.PREFILL: "prefill", State.DECODE: "decode"}
 _TRACE_HEADERS = ("traceparent", "tracestate")
@@ -106,7 +106,7 @@ class OtlpSpan(RequestSpan):
             self._span.set_attributes(status_attributes(status_code, error))
             # A caller that goes away is nobody's failure: the status stays unset.
             if status_code not in ("OK", Cancelled.code):
-                description = shortened(str(error)) if error is not None else None
+                description = truncated(str(error)) if error is not None else None
                 self._span.set_status(Status(StatusCode.ERROR, description))
         self._span.end(self._epoch(now))
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from running_server import RunningServer, error_of, read_all
 
-from llm_serving_engine.server.shortening import TEXT_BYTES_MAX, shortened
+from llm_serving_engine.server.truncation import TEXT_BYTES_MAX, truncated
 
 
 def line_of(caplog: pytest.LogCaptureFixture) -> dict[str, Any]:
@@ -51,7 +51,7 @@ async def test_a_callers_text_is_cut_in_the_log(
 def test_texts_are_cut_at_whole_characters(character: str) -> None:
     for count in (0, 1, 149, 150, 151, 200, 600, 601, 5000):
         text = character * count
-        cut = shortened(text)
+        cut = truncated(text)
         if len(text.encode()) <= TEXT_BYTES_MAX:
             assert cut == text
         else:

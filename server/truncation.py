@@ -7,7 +7,7 @@ from __future__ import annotations
 TEXT_BYTES_MAX = 600
 
 
-def shortened(text: str, bytes_max: int = TEXT_BYTES_MAX) -> str:
+def truncated(text: str, bytes_max: int = TEXT_BYTES_MAX) -> str:
     """A text of at most `bytes_max` bytes of UTF-8, and three dots where it was longer."""
     # Of characters first: a text of megabytes is not worth encoding.
     data = text[: bytes_max + 1].encode("utf-8", "replace")
