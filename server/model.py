@@ -23,8 +23,8 @@ from llm_serving_engine.scheduler.errors import Unavailable
 from llm_serving_engine.scheduler.step import Capabilities
 from llm_serving_engine.server.config import ServerConfig
 from llm_serving_engine.server.engine.engine import Engine
-from llm_serving_engine.server.engine.keeper import EngineKeeper
 from llm_serving_engine.server.engine.observer import Observer
+from llm_serving_engine.server.engine.supervisor import EngineSupervisor
 from llm_serving_engine.server.load_estimate import LoadEstimate
 from llm_serving_engine.server.model_text import ModelText
 from llm_serving_engine.server.quota import TenantQuota
@@ -92,7 +92,7 @@ class ServedModel:
         self.path = path
         self._config = config
         self._text: ModelText | None = None
-        self._keeper: EngineKeeper | None = None
+        self._supervisor: EngineSupervisor | None = None
         self._invariant = config.scheduler.determinism == "batch_invariant"
         self._runner = make_runner(
             self.backend,
@@ -145,8 +145,8 @@ class ServedModel:
         except asyncio.CancelledError:
             await self._stop_runner(runner)
             raise
-        self._keeper = self._make_keeper(observers)
-        self._keeper.start(report)
+        self._supervisor = self._make_supervisor(observers)
+        self._supervisor.start(report)
         self._enter(ModelState.READY)
         return report
 
@@ -165,8 +165,8 @@ class ServedModel:
     async def close(self) -> None:
         """End the engine and the runner."""
         self._end_grace()
-        if self._keeper is not None:
-            await self._keeper.close()
+        if self._supervisor is not None:
+            await self._supervisor.close()
         self.text_work.close()
         await self._runner.close()
 
@@ -306,9 +306,9 @@ class ServedModel:
 
     @property
     def _engine(self) -> Engine | None:
-        return None if self._keeper is None else self._keeper.engine
+        return None if self._supervisor is None else self._supervisor.engine
 
-    def _make_keeper(self, observers: ObserverFactory) -> EngineKeeper:
+    def _make_supervisor(self, observers: ObserverFactory) -> EngineSupervisor:
         quota = TenantQuota(self._config.quota)
 
         def build(report: LoadReport) -> Engine:
@@ -317,10 +317,10 @@ class ServedModel:
             return Engine(scheduler, self._runner, watching, check=quota.check)
 
         failures_max = self._config.model.supervision.engine_failures_max
-        keeper = EngineKeeper(self.name, self._runner, build, failures_max)
-        keeper.on_change = self._engine_changed
-        keeper.on_given_up = lambda message: self.on_given_up(message)
-        return keeper
+        supervisor = EngineSupervisor(self.name, self._runner, build, failures_max)
+        supervisor.on_change = self._engine_changed
+        supervisor.on_given_up = lambda message: self.on_given_up(message)
+        return supervisor
 
     def _engine_changed(self) -> None:
         if self._engine is None:

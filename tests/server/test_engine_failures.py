@@ -31,9 +31,9 @@ from llm_serving_engine.scheduler.policies.first_come import FirstComePolicy
 from llm_serving_engine.scheduler.policy import Key
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.step import StepResult
-from llm_serving_engine.server.engine import keeper
+from llm_serving_engine.server.engine import supervisor
 from llm_serving_engine.server.engine.engine import Engine
-from llm_serving_engine.server.engine.keeper import EngineKeeper
+from llm_serving_engine.server.engine.supervisor import EngineSupervisor
 from llm_serving_engine.v1 import inference_pb2_grpc, models_pb2
 
 HEALTH = health_pb2.HealthCheckResponse
@@ -153,17 +153,19 @@ def test_the_process_ends_with_a_clear_last_line() -> None:
 
 
 class Keeper:
-    """An EngineKeeper whose engines fail when the test says so."""
+    """An EngineSupervisor whose engines fail when the test says so."""
 
     def __init__(self, failures_max: int = 2) -> None:
         self.now = 0.0
         self.engines: list[Engine] = []
         self.given_up: list[str] = []
         self.runner = GatedRunner("scripted", "", None)
-        self.keeper = EngineKeeper("m", self.runner, self._build, failures_max, lambda: self.now)
-        self.keeper.on_given_up = self.given_up.append
+        self.supervisor = EngineSupervisor(
+            "m", self.runner, self._build, failures_max, lambda: self.now
+        )
+        self.supervisor.on_given_up = self.given_up.append
         self.changed = asyncio.Event()
-        self.keeper.on_change = self.changed.set
+        self.supervisor.on_change = self.changed.set
 
     def _build(self, report: LoadReport) -> Engine:
         engine = Engine(Scheduler(report.capabilities), self.runner)
@@ -182,18 +184,18 @@ class Keeper:
 
 async def test_an_engine_that_lasted_begins_with_a_clean_slate() -> None:
     kept = Keeper(failures_max=2)
-    kept.keeper.start(await kept.runner.start())
+    kept.supervisor.start(await kept.runner.start())
     for _ in range(5):
-        await kept.fail(keeper.STEADY_SECONDS)
+        await kept.fail(supervisor.STEADY_SECONDS)
     assert kept.given_up == []
-    await kept.fail(keeper.STEADY_SECONDS - 1)
+    await kept.fail(supervisor.STEADY_SECONDS - 1)
     assert len(kept.given_up) == 1
-    await kept.keeper.close()
+    await kept.supervisor.close()
 
 
 async def test_where_no_other_can_be_built_it_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = Keeper(failures_max=9)
-    kept.keeper.start(ScriptedBackend().report)
+    kept.supervisor.start(ScriptedBackend().report)
 
     async def start(*arguments: Any) -> LoadReport:
         raise LoadError("no file any more")
@@ -203,5 +205,5 @@ async def test_where_no_other_can_be_built_it_is_given_up(monkeypatch: pytest.Mo
     assert kept.given_up == [
         "the engine of model m cannot go on: another could not be built: no file any more"
     ]
-    assert kept.keeper.engine is None
-    await kept.keeper.close()
+    assert kept.supervisor.engine is None
+    await kept.supervisor.close()

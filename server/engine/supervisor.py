@@ -17,7 +17,7 @@ _logger = logging.getLogger(__name__)
 STEADY_SECONDS = 60.0
 
 
-class EngineKeeper:
+class EngineSupervisor:
     """Runs one engine after the other until one lasts, or too many have failed.
 
     Attributes:
@@ -57,7 +57,7 @@ class EngineKeeper:
     def start(self, report: LoadReport) -> None:
         """Run the first engine. Raises whatever building it raises."""
         engine = self.engine = self._build(report)
-        self._task = asyncio.create_task(self._keep(engine), name=f"engine {self._name}")
+        self._task = asyncio.create_task(self._supervise(engine), name=f"engine {self._name}")
 
     async def close(self) -> None:
         """End the engine; the runner stays."""
@@ -65,7 +65,7 @@ class EngineKeeper:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _keep(self, engine: Engine) -> None:
+    async def _supervise(self, engine: Engine) -> None:
         while True:
             began = self._clock()
             try:
@@ -82,13 +82,13 @@ class EngineKeeper:
                 self._give_up(f"it failed soon after its start, {count}")
                 return
             try:
-                engine = await self._anew()
+                engine = await self._rebuild()
             except Exception as error:
                 _logger.critical("another could not be built", exc_info=True)
                 self._give_up(f"another could not be built: {error}")
                 return
 
-    async def _anew(self) -> Engine:
+    async def _rebuild(self) -> Engine:
         """Build another engine, on a new runner: nobody knows what the old one holds."""
         await self._runner.close()
         report = await self._runner.start()
