@@ -11,7 +11,7 @@ from pydantic import Field
 from llm_serving_engine.scheduler.errors import InvalidField
 from llm_serving_engine.server.api.body import Item
 from llm_serving_engine.server.api.chat_types import TEXT_ONLY, TOOLS
-from llm_serving_engine.server.api.powers import NO_REASONING, Powers
+from llm_serving_engine.server.api.extension_fields import NO_REASONING, ExtensionFields
 from llm_serving_engine.server.service.request import Chat, Message, SamplingFields
 
 # Claude Code puts a line into the system prompt that differs in each request: the
@@ -42,7 +42,7 @@ class Thinking(Item):
     type: str
 
 
-class ConversationBody(Powers):
+class ConversationBody(ExtensionFields):
     """A conversation, as it is counted, or continued."""
 
     model: str = ""

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import AliasChoices, Field
 
 from llm_serving_engine.scheduler.errors import InvalidField
-from llm_serving_engine.server.api.powers import Powers
+from llm_serving_engine.server.api.extension_fields import ExtensionFields
 from llm_serving_engine.server.service.request import SamplingFields
 
 CONSTRAINT = "constrained output is not served by this version"
@@ -32,7 +32,7 @@ CONSTRAINTS: Mapping[str, str] = dict.fromkeys(
 """Names by which clients ask for constrained output."""
 
 
-class GenerationBody(Powers):
+class GenerationBody(ExtensionFields):
     """What all of OpenAI's APIs that generate take."""
 
     model: str = ""

@@ -1,4 +1,4 @@
-"""Powers of this server alone: fields that every API which generates takes."""
+"""ExtensionFields of this server alone: fields that every API which generates takes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ANY_SEED = -1
 NO_REASONING = "none"
 
 
-class Powers(Body):
+class ExtensionFields(Body):
     """Fields beyond those of the APIs that clients know, by the names that other servers use."""
 
     min_p: float | None = None
