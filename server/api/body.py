@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from llm_serving_engine.scheduler.errors import InvalidField
 from llm_serving_engine.server.api.errors import BadBody
-from llm_serving_engine.server.api.exchange import Exchange
+from llm_serving_engine.server.api.http_exchange import HttpExchange
 
 IGNORED_HEADER = "x-ignored-fields"
 # Names that callers chose go back in a header: few, short, and printable.
@@ -50,7 +50,7 @@ class Item(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
 
 
-async def read_body(exchange: Exchange, kind: type[_B]) -> _B:
+async def read_body(exchange: HttpExchange, kind: type[_B]) -> _B:
     """Read the request's body as a `kind`, and tell in a header what is ignored in it.
 
     Raises:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from llm_serving_engine.scheduler.errors import InvalidField
-from llm_serving_engine.server.api.exchange import Exchange
+from llm_serving_engine.server.api.http_exchange import HttpExchange
 from llm_serving_engine.server.service.caller import Caller, no_deadline
 from llm_serving_engine.server.telemetry.attributes import http_attributes
 
@@ -15,7 +15,7 @@ TENANT_HEADER = "x-tenant-id"
 TIMEOUT_HEADER = "x-request-timeout"
 
 
-def caller_of(exchange: Exchange, route: str, timeout: float | None = None) -> Caller:
+def caller_of(exchange: HttpExchange, route: str, timeout: float | None = None) -> Caller:
     """Who calls, and until when the answer is wanted. From now on, the service observes.
 
     Args:
@@ -37,12 +37,12 @@ def caller_of(exchange: Exchange, route: str, timeout: float | None = None) -> C
     )
 
 
-def tenant_of(exchange: Exchange) -> str:
+def tenant_of(exchange: HttpExchange) -> str:
     """On whose behalf a request is made; empty where it does not say."""
     return exchange.headers.get(TENANT_HEADER, "")
 
 
-def _remaining(exchange: Exchange, timeout: float | None) -> Callable[[], float | None]:
+def _remaining(exchange: HttpExchange, timeout: float | None) -> Callable[[], float | None]:
     seconds = timeout if timeout is not None else _header_seconds(exchange)
     if seconds is None:
         return no_deadline
@@ -54,7 +54,7 @@ def _remaining(exchange: Exchange, timeout: float | None) -> Callable[[], float 
     return remaining
 
 
-def _header_seconds(exchange: Exchange) -> float | None:
+def _header_seconds(exchange: HttpExchange) -> float | None:
     text = exchange.headers.get(TIMEOUT_HEADER)
     if text is None:
         return None

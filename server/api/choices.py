@@ -13,8 +13,8 @@ from llm_serving_engine.scheduler.request import FinishReason
 from llm_serving_engine.server.api.body import read_body
 from llm_serving_engine.server.api.caller import caller_of
 from llm_serving_engine.server.api.choice_types import ChoicesBody
-from llm_serving_engine.server.api.exchange import EventStream, Exchange
 from llm_serving_engine.server.api.generations import answers, begun, generating, merged
+from llm_serving_engine.server.api.http_exchange import EventStream, HttpExchange
 from llm_serving_engine.server.api.sse import DONE, event
 from llm_serving_engine.server.api.usage import timings_of, usage_of_prompts
 from llm_serving_engine.server.config import HttpConfig
@@ -162,7 +162,7 @@ class ChoicesHandler(Generic[B]):
         self._answer = answer
         self._fingerprint = fingerprint
 
-    async def __call__(self, exchange: Exchange) -> None:
+    async def __call__(self, exchange: HttpExchange) -> None:
         """Answer a request. Raises RequestError."""
         body = await read_body(exchange, self._body)
         requests = body.requests(exchange.config.choices_max, exchange.request_id)

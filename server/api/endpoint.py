@@ -16,13 +16,13 @@ from llm_serving_engine.server.api.errors import (
     http_error,
     openai_body,
 )
-from llm_serving_engine.server.api.exchange import REQUEST_ID_HEADER, Exchange
+from llm_serving_engine.server.api.http_exchange import REQUEST_ID_HEADER, HttpExchange
 from llm_serving_engine.server.api.sse import event, named_event
 from llm_serving_engine.server.config import HttpConfig
 
 _logger = logging.getLogger(__name__)
 
-Handler = Callable[[Exchange], Awaitable[None]]
+Handler = Callable[[HttpExchange], Awaitable[None]]
 Refused = Callable[[str, RequestError], None]
 """Told of each request that ends before the service sees it: its route, and the error."""
 
@@ -84,7 +84,7 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        exchange = Exchange(scope, receive, send, self._config)
+        exchange = HttpExchange(scope, receive, send, self._config)
         for header in self._dialect.request_id_headers:
             exchange.add_header(header, exchange.request_id)
         try:
@@ -103,7 +103,7 @@ class Endpoint:
         finally:
             exchange.close()
 
-    async def _refuse(self, exchange: Exchange, error: HttpError) -> None:
+    async def _refuse(self, exchange: HttpExchange, error: HttpError) -> None:
         body = self._dialect.body(error)
         if exchange.begun:
             await exchange.fail(self._dialect.event(body))

@@ -8,8 +8,8 @@ from typing import Any
 from llm_serving_engine.scheduler.request import FinishReason
 from llm_serving_engine.server.api.body import read_body
 from llm_serving_engine.server.api.caller import caller_of
-from llm_serving_engine.server.api.exchange import EventStream, Exchange
 from llm_serving_engine.server.api.generations import begun
+from llm_serving_engine.server.api.http_exchange import EventStream, HttpExchange
 from llm_serving_engine.server.api.message_types import ConversationBody, MessagesBody
 from llm_serving_engine.server.api.sse import named_event
 from llm_serving_engine.server.service.events import Delta, Finished, Started, Usage
@@ -34,7 +34,7 @@ class Messages:
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
 
-    async def __call__(self, exchange: Exchange) -> None:
+    async def __call__(self, exchange: HttpExchange) -> None:
         """Answer a request. Raises RequestError."""
         body = await read_body(exchange, MessagesBody)
         request = body.generation(
@@ -55,7 +55,7 @@ class Messages:
             else:
                 await exchange.answer(await _message(message_id, generation))
 
-    async def count_tokens(self, exchange: Exchange) -> None:
+    async def count_tokens(self, exchange: HttpExchange) -> None:
         """Tell how many tokens a conversation has. Raises RequestError."""
         body = await read_body(exchange, ConversationBody)
         request = TokenizeRequest(body.chat_to_continue(), body.model, ids_only=True)

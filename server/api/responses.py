@@ -9,8 +9,8 @@ from llm_serving_engine.scheduler.errors import InvalidField, RequestError
 from llm_serving_engine.server.api.body import read_body
 from llm_serving_engine.server.api.caller import caller_of, tenant_of
 from llm_serving_engine.server.api.errors import UnknownResponse, http_error, openai_body
-from llm_serving_engine.server.api.exchange import Exchange
 from llm_serving_engine.server.api.generations import begun
+from llm_serving_engine.server.api.http_exchange import HttpExchange
 from llm_serving_engine.server.api.response_events import ResponseEvents
 from llm_serving_engine.server.api.response_resource import Resource
 from llm_serving_engine.server.api.response_store import ResponseStore, Stored
@@ -36,7 +36,7 @@ class Responses:
         self._inference = inference
         self._store = store
 
-    async def __call__(self, exchange: Exchange) -> None:
+    async def __call__(self, exchange: HttpExchange) -> None:
         """Answer a request. Raises RequestError."""
         body = await read_body(exchange, ResponseBody)
         body.check()
@@ -55,7 +55,7 @@ class Responses:
         if body.store is not False:
             self._keep(tenant, body, turns, turn)
 
-    async def input_tokens(self, exchange: Exchange) -> None:
+    async def input_tokens(self, exchange: HttpExchange) -> None:
         """Tell how many tokens a request's input has. Raises RequestError."""
         body = await read_body(exchange, ResponseBody)
         body.check()
@@ -66,29 +66,29 @@ class Responses:
         count = len(tokenized.tokens)
         await exchange.answer({"object": "response.input_tokens", "input_tokens": count})
 
-    async def show(self, exchange: Exchange) -> None:
+    async def show(self, exchange: HttpExchange) -> None:
         """Tell a kept response again. Raises RequestError."""
         await exchange.answer(self._stored(exchange).response)
 
-    async def show_input(self, exchange: Exchange) -> None:
+    async def show_input(self, exchange: HttpExchange) -> None:
         """Tell the input of a kept response. Raises RequestError."""
         items = self._stored(exchange).input_items
         ids = [item["id"] for item in items]
         page = {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None}
         await exchange.answer({"object": "list", "data": items, **page, "has_more": False})
 
-    async def cancel(self, exchange: Exchange) -> None:
+    async def cancel(self, exchange: HttpExchange) -> None:
         """Cancel a response: all that are kept have ended. Raises RequestError."""
         self._stored(exchange)
         raise InvalidField("id", "is a response that has ended; it cannot be cancelled")
 
-    async def forget(self, exchange: Exchange) -> None:
+    async def forget(self, exchange: HttpExchange) -> None:
         """Forget a kept response. Raises RequestError."""
         response_id = self._stored(exchange).id
         self._store.remove(tenant_of(exchange), response_id)
         await exchange.answer({"id": response_id, "object": "response", "deleted": True})
 
-    def _stored(self, exchange: Exchange) -> Stored:
+    def _stored(self, exchange: HttpExchange) -> Stored:
         response_id = exchange.path_parameters["id"]
         stored = self._store.get(tenant_of(exchange), response_id)
         if stored is None:
@@ -128,7 +128,7 @@ class _Turn:
         async for _ in self._all():
             pass
 
-    async def stream(self, exchange: Exchange) -> None:
+    async def stream(self, exchange: HttpExchange) -> None:
         """Write the events as they come."""
         async with exchange.stream(keep_alive=self._alive) as stream:
             try:

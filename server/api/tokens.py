@@ -8,7 +8,7 @@ from starlette.datastructures import QueryParams
 
 from llm_serving_engine.server.api.body import read_body
 from llm_serving_engine.server.api.caller import caller_of
-from llm_serving_engine.server.api.exchange import Exchange
+from llm_serving_engine.server.api.http_exchange import HttpExchange
 from llm_serving_engine.server.api.token_types import DetokenizeBody, TokenizeBody
 from llm_serving_engine.server.catalog import Catalog
 from llm_serving_engine.server.service.inference import Inference
@@ -21,7 +21,7 @@ class Tokens:
         self._inference = inference
         self._catalog = catalog
 
-    async def tokenize(self, exchange: Exchange) -> None:
+    async def tokenize(self, exchange: HttpExchange) -> None:
         """Tell the tokens of a text or a conversation. Raises RequestError."""
         body = await read_body(exchange, TokenizeBody)
         request = body.request()
@@ -41,7 +41,7 @@ class Tokens:
             answer["token_strs"] = [name.decode("utf-8", "replace") for name in tokenized.names]
         await exchange.answer(answer)
 
-    async def detokenize(self, exchange: Exchange) -> None:
+    async def detokenize(self, exchange: HttpExchange) -> None:
         """Tell the text of tokens. Raises RequestError."""
         body = await read_body(exchange, DetokenizeBody)
         caller = caller_of(exchange, "/detokenize")
@@ -49,7 +49,7 @@ class Tokens:
         # vLLM's name, and llama-server's.
         await exchange.answer({"prompt": text, "content": text})
 
-    async def info(self, exchange: Exchange) -> None:
+    async def info(self, exchange: HttpExchange) -> None:
         """Tell what there is to know of a model's tokenizer. Raises RequestError."""
         model = self._catalog.get(QueryParams(exchange.query).get("model", ""))
         tokenizer = model.tokenizer

@@ -13,7 +13,7 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict
 
 from llm_serving_engine.scheduler.errors import LimitReached, RequestError
-from llm_serving_engine.server.api.exchange import Exchange
+from llm_serving_engine.server.api.http_exchange import HttpExchange
 from llm_serving_engine.server.api.sse import named_event
 from llm_serving_engine.server.console.timeline import life_content, step_content
 from llm_serving_engine.server.lives.lives import Lives
@@ -80,7 +80,7 @@ class SchedulerFeed:
         """How many watch."""
         return len(self._tabs)
 
-    async def watch(self, exchange: Exchange) -> None:
+    async def watch(self, exchange: HttpExchange) -> None:
         """Tell a tab until it goes away, or the server does. Raises LimitReached."""
         if len(self._tabs) >= self._tabs_max:
             description = f"{self._tabs_max} pages watch the scheduler, which is the limit"

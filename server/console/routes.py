@@ -10,7 +10,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
 from llm_serving_engine.server.api.endpoint import Endpoint
-from llm_serving_engine.server.api.exchange import Exchange
+from llm_serving_engine.server.api.http_exchange import HttpExchange
 from llm_serving_engine.server.catalog import Catalog
 from llm_serving_engine.server.config import HttpConfig
 from llm_serving_engine.server.console.feed import SchedulerFeed
@@ -66,12 +66,12 @@ class Console:
             Mount("/console", ConsoleFiles()),
         ]
 
-    async def watch(self, exchange: Exchange) -> None:
+    async def watch(self, exchange: HttpExchange) -> None:
         """What a scheduler does, as server-sent events. Raises UnknownModel or LimitReached."""
         model = self._catalog.get(exchange.path_parameters.get("model", ""))
         await self.feeds[model.name].watch(exchange)
 
-    async def explain(self, exchange: Exchange) -> None:
+    async def explain(self, exchange: HttpExchange) -> None:
         """What became of a request, as ExplainRequest tells it. Raises RequestError."""
         request_id = exchange.path_parameters["id"]
         found = [name for name, lives in self._lives.items() if lives.of_id(request_id)]

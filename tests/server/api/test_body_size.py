@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 from running_server import gated
 
-from llm_serving_engine.server.api.exchange import UNCOUNTED_BYTES_MAX
+from llm_serving_engine.server.api.http_exchange import UNCOUNTED_BYTES_MAX
 
 
 def body(commas: int) -> bytes:

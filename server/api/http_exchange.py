@@ -33,7 +33,7 @@ UNCOUNTED_BYTES_MAX = 256 * 1024
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-class Exchange:
+class HttpExchange:
     """A request being answered, on the task that answers it.
 
     A client that goes away cancels that task, in whatever state the request
