@@ -32,12 +32,12 @@ from llm_serving_engine.server.health import HealthService
 from llm_serving_engine.server.http import make_app
 from llm_serving_engine.server.http_listener import HttpListener
 from llm_serving_engine.server.inference_service import InferenceService
-from llm_serving_engine.server.lives.lives import Lives
 from llm_serving_engine.server.model import ServedModel
 from llm_serving_engine.server.model_service import ModelService
 from llm_serving_engine.server.operations_service import OperationsService
 from llm_serving_engine.server.reflection import add_reflection
 from llm_serving_engine.server.refusal_log import RefusalLog
+from llm_serving_engine.server.request_history.request_history import RequestHistory
 from llm_serving_engine.server.scheduler_view import SchedulerView
 from llm_serving_engine.server.service.inference import Inference
 from llm_serving_engine.server.telemetry.logs import log_request
@@ -83,13 +83,13 @@ class App:
         self.catalog = Catalog([self.model])
         self.inference = Inference(self.catalog, config.generation, self.tracer, self.metrics)
         self._views = {model.name: SchedulerView()}
-        self._lives = {model.name: Lives(config.explained_requests_max)}
-        self._console = Console(self.catalog, self._views, self._lives, config.http)
+        self._histories = {model.name: RequestHistory(config.explained_requests_max)}
+        self._console = Console(self.catalog, self._views, self._histories, config.http)
         self.health = HealthService(("", *SERVICES, model.name))
         self._operations = OperationsService(
             self.catalog,
             self._views,
-            self._lives,
+            self._histories,
             config.watch_interval_min_seconds,
             config.watchers_max,
         )
@@ -202,8 +202,8 @@ class App:
         name = self.model.name
         metrics = self.metrics.observer(name, capabilities.slots)
         traces = () if self._trace is None else (self._trace,)
-        lives = self._lives[name].observer(self._scheduler)
-        return (metrics, self._views[name], lives, *traces)
+        history = self._histories[name].observer(self._scheduler)
+        return (metrics, self._views[name], history, *traces)
 
     def _scheduler(self) -> Scheduler | None:
         engine = self.model.loaded_engine

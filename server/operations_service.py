@@ -11,10 +11,10 @@ import grpc
 
 from llm_serving_engine.scheduler.errors import InvalidField, LimitReached
 from llm_serving_engine.server.catalog import Catalog
-from llm_serving_engine.server.lives.encoding import encode_explanation
-from llm_serving_engine.server.lives.errors import UnknownRequest
-from llm_serving_engine.server.lives.lives import Lives
 from llm_serving_engine.server.model import ServedModel
+from llm_serving_engine.server.request_history.encoding import encode_explanation
+from llm_serving_engine.server.request_history.errors import UnknownRequest
+from llm_serving_engine.server.request_history.request_history import RequestHistory
 from llm_serving_engine.server.scheduler_view import SchedulerView
 from llm_serving_engine.v1 import operations_pb2, operations_pb2_grpc
 
@@ -36,7 +36,7 @@ class OperationsService(operations_pb2_grpc.OperationsServiceServicer):
         self,
         catalog: Catalog,
         views: Mapping[str, SchedulerView],
-        lives: Mapping[str, Lives],
+        histories: Mapping[str, RequestHistory],
         interval_min: float,
         watchers_max: int,
     ) -> None:
@@ -45,13 +45,13 @@ class OperationsService(operations_pb2_grpc.OperationsServiceServicer):
         Args:
             catalog: The models.
             views: Their schedulers, by name.
-            lives: Their requests, by name.
+            histories: Their requests, by name.
             interval_min: Between two readings of a watch, in seconds.
             watchers_max: Watches at once.
         """
         self._catalog = catalog
         self._views = views
-        self._lives = lives
+        self._histories = histories
         self._interval_min = interval_min
         self._watchers_max = watchers_max
         self._watchers = 0
@@ -97,9 +97,9 @@ class OperationsService(operations_pb2_grpc.OperationsServiceServicer):
     async def ExplainRequest(  # noqa: N802
         self, request: operations_pb2.ExplainRequestRequest, context: Context
     ) -> operations_pb2.ExplainRequestResponse:
-        """What became of a request. Raises InvalidField, UnknownModel, or UnknownRequest."""
+        """Explain a request. Raises InvalidField, UnknownModel, or UnknownRequest."""
         model = self._catalog.get(request.model)
-        return explained(request.request_id, model.name, self._lives[model.name])
+        return explained(request.request_id, model.name, self._histories[model.name])
 
     def close(self) -> None:
         """End all watches."""
@@ -120,15 +120,17 @@ class OperationsService(operations_pb2_grpc.OperationsServiceServicer):
         return seconds
 
 
-def explained(request_id: str, model: str, lives: Lives) -> operations_pb2.ExplainRequestResponse:
-    """What became of the requests of an id. Raises InvalidField or UnknownRequest."""
+def explained(
+    request_id: str, model: str, history: RequestHistory
+) -> operations_pb2.ExplainRequestResponse:
+    """Explain the requests with an id. Raises InvalidField or UnknownRequest."""
     if not request_id:
         raise InvalidField("request_id", "is empty")
-    found = lives.of_id(request_id)[:EXPLANATIONS_MAX]
+    found = history.of_id(request_id)[:EXPLANATIONS_MAX]
     if not found:
         raise UnknownRequest(f"none of the last requests of {model} has the id {request_id!r:.140}")
-    now = lives.clock()
-    explanations = [encode_explanation(life, model, now) for life in found]
+    now = history.clock()
+    explanations = [encode_explanation(record, model, now) for record in found]
     return operations_pb2.ExplainRequestResponse(explanations=explanations)
 
 

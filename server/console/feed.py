@@ -15,9 +15,9 @@ from google.protobuf.json_format import MessageToDict
 from llm_serving_engine.scheduler.errors import LimitReached, RequestError
 from llm_serving_engine.server.api.http_exchange import HttpExchange
 from llm_serving_engine.server.api.sse import named_event
-from llm_serving_engine.server.console.timeline import life_content, step_content
-from llm_serving_engine.server.lives.lives import Lives
+from llm_serving_engine.server.console.timeline import record_content, step_content
 from llm_serving_engine.server.model import ServedModel
+from llm_serving_engine.server.request_history.request_history import RequestHistory
 from llm_serving_engine.server.scheduler_view import SchedulerView
 
 # Events that may wait for a tab before it skips.
@@ -53,7 +53,7 @@ class SchedulerFeed:
         self,
         model: ServedModel,
         view: SchedulerView,
-        lives: Lives,
+        history: RequestHistory,
         interval: float,
         tabs_max: int,
     ) -> None:
@@ -62,13 +62,13 @@ class SchedulerFeed:
         Args:
             model: The model.
             view: Its scheduler's state.
-            lives: Its last requests.
+            history: Its last requests.
             interval: Seconds between two events.
             tabs_max: Tabs that may watch.
         """
         self._model = model
         self._view = view
-        self._lives = lives
+        self._history = history
         self._interval = interval
         self._tabs_max = tabs_max
         self._tabs: set[_Tab] = set()
@@ -114,8 +114,8 @@ class SchedulerFeed:
     def _produce(self) -> None:
         if self._producer is None:
             # What changed before is in what the first tab has got.
-            self._lives.take_changed()
-            self._lives.take_steps()
+            self._history.take_changed()
+            self._history.take_steps()
             self._producer = asyncio.create_task(self._run(), name="console feed")
 
     async def _run(self) -> None:
@@ -127,24 +127,26 @@ class SchedulerFeed:
 
     def _everything(self) -> bytes:
         """All that is kept of the requests, and the state."""
-        offset = self._lives.wall_offset
-        lives = [life_content(life, offset) for life in self._lives]
-        return named_event("all", {**self._state(), "lives": lives})
+        offset = self._history.wall_offset
+        records = [record_content(record, offset) for record in self._history]
+        return named_event("all", {**self._state(), "lives": records})
 
     def _news(self) -> bytes:
         """What changed since the last event, and the state."""
-        offset = self._lives.wall_offset
+        offset = self._history.wall_offset
         return named_event(
             "news",
             {
                 **self._state(),
-                "lives": [life_content(life, offset) for life in self._lives.take_changed()],
-                "steps": [step_content(step, offset) for step in self._lives.take_steps()],
+                "lives": [
+                    record_content(record, offset) for record in self._history.take_changed()
+                ],
+                "steps": [step_content(step, offset) for step in self._history.take_steps()],
             },
         )
 
     def _state(self) -> dict[str, Any]:
-        now = self._lives.clock() + self._lives.wall_offset
+        now = self._history.clock() + self._history.wall_offset
         try:
             state = self._view.read(self._model)
         except RequestError as error:

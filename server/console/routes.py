@@ -21,8 +21,8 @@ from llm_serving_engine.server.console.pages import (
     STATIC,
     ConsoleFiles,
 )
-from llm_serving_engine.server.lives.lives import Lives
 from llm_serving_engine.server.operations_service import explained
+from llm_serving_engine.server.request_history.request_history import RequestHistory
 from llm_serving_engine.server.scheduler_view import SchedulerView
 
 DATA = "/console/data"
@@ -35,18 +35,18 @@ class Console:
         self,
         catalog: Catalog,
         views: Mapping[str, SchedulerView],
-        lives: Mapping[str, Lives],
+        histories: Mapping[str, RequestHistory],
         config: HttpConfig,
     ) -> None:
-        """Show the models of a catalog, by the views and lives of their names."""
+        """Show the models of a catalog, by their views and histories."""
         self._catalog = catalog
-        self._lives = lives
+        self._histories = histories
         self._config = config
         self.feeds = {
             model.name: SchedulerFeed(
                 model,
                 views[model.name],
-                lives[model.name],
+                histories[model.name],
                 config.console_interval_seconds,
                 config.console_watchers_max,
             )
@@ -74,9 +74,9 @@ class Console:
     async def explain(self, exchange: HttpExchange) -> None:
         """What became of a request, as ExplainRequest tells it. Raises RequestError."""
         request_id = exchange.path_parameters["id"]
-        found = [name for name, lives in self._lives.items() if lives.of_id(request_id)]
+        found = [name for name, history in self._histories.items() if history.of_id(request_id)]
         name = found[0] if found else self._catalog.default.name
-        answer = explained(request_id, name, self._lives[name])
+        answer = explained(request_id, name, self._histories[name])
         await exchange.answer(
             MessageToDict(answer, preserving_proto_field_name=True),
             headers=(("cache-control", "no-store"),),

@@ -1,4 +1,4 @@
-"""Lives and steps as the page draws them: the same for a running server and for a simulation.
+"""Request records and steps as the console draws them, of a running server or of a simulation.
 
 Times are seconds, rounded; a stage is an array, because there are many:
 `[state, event, at, slot, taken by, restored at, restored tokens, copied, output tokens]`.
@@ -10,37 +10,37 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from llm_serving_engine.server.lives.life import Life, Stage
-from llm_serving_engine.server.lives.lives import StepSample
+from llm_serving_engine.server.request_history.request_history import StepSample
+from llm_serving_engine.server.request_history.request_record import RequestRecord, Stage
 
 FORMAT = "llm-serving-engine timeline 1"
 
 
-def life_content(life: Life, offset: float = 0.0) -> dict[str, Any]:
-    """A request.
+def record_content(record: RequestRecord, offset: float = 0.0) -> dict[str, Any]:
+    """Convert a record to JSON values.
 
     Args:
-        life: The request.
-        offset: What to add to the engine's times.
+        record: The record.
+        offset: Seconds to add to the engine's times.
     """
     return {
-        "n": life.number,
-        "id": life.request_id,
-        "class": life.priority.name.lower(),
-        "tenant": life.tenant,
-        "prompt": life.prompt_tokens,
-        "max": life.max_tokens,
-        "cached": life.cached_tokens,
-        "output": life.output_tokens,
-        "error": life.error,
-        "stages": [_stage(stage, offset) for stage in life.stages],
-        "moves": [[_rounded(at + offset), slot] for at, slot in life.moves],
-        "deferrals": [[_rounded(one.at + offset), one.donor] for one in life.deferrals],
+        "n": record.number,
+        "id": record.request_id,
+        "class": record.priority.name.lower(),
+        "tenant": record.tenant,
+        "prompt": record.prompt_tokens,
+        "max": record.max_tokens,
+        "cached": record.cached_tokens,
+        "output": record.output_tokens,
+        "error": record.error,
+        "stages": [_stage(stage, offset) for stage in record.stages],
+        "moves": [[_rounded(at + offset), slot] for at, slot in record.moves],
+        "deferrals": [[_rounded(one.at + offset), one.donor] for one in record.deferrals],
     }
 
 
 def step_content(sample: StepSample, offset: float = 0.0) -> list[float]:
-    """A step: when it was done, its seconds, decode rows, and prompt tokens."""
+    """Convert a step to a list: its end, duration, decode rows, and prompt tokens."""
     return [
         _rounded(sample.at + offset),
         _rounded(sample.seconds),
@@ -50,22 +50,26 @@ def step_content(sample: StepSample, offset: float = 0.0) -> list[float]:
 
 
 def timeline_content(
-    name: str, slots: int, target: float, lives: Iterable[Life], steps: Iterable[StepSample]
+    name: str,
+    slots: int,
+    target: float,
+    records: Iterable[RequestRecord],
+    steps: Iterable[StepSample],
 ) -> dict[str, Any]:
-    """A whole run, as a part of a file that the page loads.
+    """Convert a run to a part of a timeline file.
 
     Args:
-        name: What the page calls it.
-        slots: How many there are.
-        target: Of a step, in seconds.
-        lives: All requests.
-        steps: All steps, or the last ones.
+        name: The run's name on the page.
+        slots: The number of slots.
+        target: The step target, in seconds.
+        records: The run's requests.
+        steps: Its steps, or the last ones.
     """
     return {
         "name": name,
         "slots": slots,
         "target": target,
-        "lives": [life_content(life) for life in lives],
+        "lives": [record_content(record) for record in records],
         "steps": [step_content(sample) for sample in steps],
     }
 

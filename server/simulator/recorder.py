@@ -8,7 +8,7 @@ from typing import Any
 from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.server.console.timeline import timeline_content, timeline_file
 from llm_serving_engine.server.engine.observer import Observer
-from llm_serving_engine.server.lives.lives import Lives
+from llm_serving_engine.server.request_history.request_history import RequestHistory
 from llm_serving_engine.server.simulator.replay import ObserverFactory
 
 # The last steps of a run, which bound the file.
@@ -21,15 +21,15 @@ class Recorder:
     def __init__(self, requests: int) -> None:
         """Record runs of so many requests."""
         self._requests = requests
-        self._runs: list[tuple[str, Lives, Scheduler]] = []
+        self._runs: list[tuple[str, RequestHistory, Scheduler]] = []
 
     def begin(self, name: str) -> ObserverFactory:
         """Begin a run; makes what is told of it."""
 
         def observer(scheduler: Scheduler, clock: Callable[[], float]) -> Observer:
-            lives = Lives(self._requests, clock, clock, STEPS_MAX)
-            self._runs.append((name, lives, scheduler))
-            return lives.observer(lambda: scheduler)
+            history = RequestHistory(self._requests, clock, clock, STEPS_MAX)
+            self._runs.append((name, history, scheduler))
+            return history.observer(lambda: scheduler)
 
         return observer
 
@@ -38,7 +38,7 @@ class Recorder:
         return timeline_file(map(_content, self._runs))
 
 
-def _content(run: tuple[str, Lives, Scheduler]) -> dict[str, Any]:
-    name, lives, scheduler = run
+def _content(run: tuple[str, RequestHistory, Scheduler]) -> dict[str, Any]:
+    name, history, scheduler = run
     slots = len(scheduler.cache.slots)
-    return timeline_content(name, slots, scheduler.step_target, lives, lives.take_steps())
+    return timeline_content(name, slots, scheduler.step_target, history, history.take_steps())

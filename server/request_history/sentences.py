@@ -1,4 +1,4 @@
-"""Why a request took as long as it did, in plain sentences."""
+"""Explains a request's duration in sentences."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from llm_serving_engine.scheduler.lifecycle import Event, State
 from llm_serving_engine.scheduler.request import FinishReason
-from llm_serving_engine.server.lives.life import Life, Visit
+from llm_serving_engine.server.request_history.request_record import RequestRecord, Visit
 
-# Waits below this are no waits.
+# Shorter waits are reported as none.
 AT_ONCE_SECONDS = 0.02
 _FINISHES = {
     FinishReason.END_OF_SEQUENCE: "the model ended its answer",
@@ -18,35 +18,36 @@ _FINISHES = {
 }
 
 
-def sentences(life: Life, now: float) -> list[str]:
-    """What became of a request, in the order in which it happened.
+def sentences(record: RequestRecord, now: float) -> list[str]:
+    """Describe a request's history in chronological order.
 
     Args:
-        life: The request.
+        record: The request.
         now: Seconds of the engine's clock.
     """
-    return [_asked(life), *_happened(life, now), _outcome(life, now)]
+    return [_asked(record), *_happened(record, now), _outcome(record, now)]
 
 
-def _asked(life: Life) -> str:
-    whose = f" of tenant {life.tenant}" if life.tenant else ""
+def _asked(record: RequestRecord) -> str:
+    whose = f" of tenant {record.tenant}" if record.tenant else ""
     return (
-        f"It is a request{whose} in class {life.priority.name.lower()}, with "
-        f"{_count(life.prompt_tokens, 'prompt token')} and at most {life.max_tokens} to produce."
+        f"It is a request{whose} in class {record.priority.name.lower()}, with "
+        f"{_count(record.prompt_tokens, 'prompt token')} and at most {record.max_tokens} "
+        "to produce."
     )
 
 
-def _happened(life: Life, now: float) -> Iterator[str]:
-    for visit in life.visits(now):
+def _happened(record: RequestRecord, now: float) -> Iterator[str]:
+    for visit in record.visits(now):
         if visit.stage.state is State.WAITING:
-            yield from _waited(life, visit)
+            yield from _waited(record, visit)
         elif visit.stage.state is State.PREFILL:
-            yield from _prefilled(life, visit)
+            yield from _prefilled(record, visit)
         else:
             yield _decoded(visit)
 
 
-def _waited(life: Life, visit: Visit) -> Iterator[str]:
+def _waited(record: RequestRecord, visit: Visit) -> Iterator[str]:
     stage, seconds = visit.stage, visit.seconds
     verb = "It has waited" if visit.lasts else "It waited"
     again = verb[0].lower() + verb[1:]
@@ -59,13 +60,13 @@ def _waited(life: Life, visit: Visit) -> Iterator[str]:
     elif seconds < AT_ONCE_SECONDS and not visit.lasts:
         yield "It got a slot at once."
     else:
-        yield f"{verb} {_seconds(seconds)} in the queue: {_queue(life)}."
-        yield from _tenants(life)
-    yield from _deferred(life, visit)
+        yield f"{verb} {_seconds(seconds)} in the queue: {_queue(record)}."
+        yield from _tenants(record)
+    yield from _deferred(record, visit)
 
 
-def _queue(life: Life) -> str:
-    ahead = life.ahead
+def _queue(record: RequestRecord) -> str:
+    ahead = record.ahead
     slots = f"{ahead.held} of {ahead.slots} slots were held"
     waiting = []
     if ahead.higher:
@@ -77,8 +78,8 @@ def _queue(life: Life) -> str:
     return f"when it came, {slots}, and {' and '.join(waiting)} waited"
 
 
-def _tenants(life: Life) -> Iterator[str]:
-    ahead = life.ahead
+def _tenants(record: RequestRecord) -> Iterator[str]:
+    ahead = record.ahead
     if ahead.tenants > 1 and ahead.own_tenant:
         yield (
             f"Of the waiting requests, {ahead.own_tenant} belonged to its own tenant, and "
@@ -86,9 +87,9 @@ def _tenants(life: Life) -> Iterator[str]:
         )
 
 
-def _deferred(life: Life, visit: Visit) -> Iterator[str]:
+def _deferred(record: RequestRecord, visit: Visit) -> Iterator[str]:
     stage = visit.stage
-    for deferral in life.deferrals:
+    for deferral in record.deferrals:
         if stage.at <= deferral.at <= stage.at + visit.seconds:
             yield (
                 f"From {_seconds(deferral.at - stage.at)} on it was deferred to request "
@@ -97,17 +98,17 @@ def _deferred(life: Life, visit: Visit) -> Iterator[str]:
             )
 
 
-def _prefilled(life: Life, visit: Visit) -> Iterator[str]:
+def _prefilled(record: RequestRecord, visit: Visit) -> Iterator[str]:
     stage = visit.stage
     where = "" if stage.slot is None else f" in slot {stage.slot}"
     if stage.restored_at is not None:
         how = "copied from another slot" if stage.copied else "restored from memory"
         tokens = _count(stage.restored_tokens, "token")
         yield f"A cache of {tokens} was {how}{where}, in {_seconds(stage.restored_at - stage.at)}."
-    first = next(one for one in life.stages if one.state is State.PREFILL) is stage
-    if first and life.cached_tokens is not None:
-        found = f"{life.cached_tokens} of its {life.prompt_tokens}"
-        yield f"{found if life.cached_tokens else 'None of its'} prompt tokens were in the cache."
+    first = next(one for one in record.stages if one.state is State.PREFILL) is stage
+    if first and record.cached_tokens is not None:
+        found = f"{record.cached_tokens} of its {record.prompt_tokens}"
+        yield f"{found if record.cached_tokens else 'None of its'} prompt tokens were in the cache."
     begun = "Its prompt was" if first else "What its cache lacked was"
     yield f"{begun} computed{where} in {_seconds(visit.seconds)}."
 
@@ -118,15 +119,17 @@ def _decoded(visit: Visit) -> str:
     return f"It produced {_count(tokens, 'token')} in {_seconds(seconds)}{rate}."
 
 
-def _outcome(life: Life, now: float) -> str:
-    last = life.stages[-1]
+def _outcome(record: RequestRecord, now: float) -> str:
+    last = record.stages[-1]
     if not last.state.ended:
-        return f"It is in state {last.state.value}, {_seconds(now - life.began_at)} after it came."
-    total = _seconds(last.at - life.began_at)
+        return (
+            f"It is in state {last.state.value}, {_seconds(now - record.began_at)} after it came."
+        )
+    total = _seconds(last.at - record.began_at)
     if last.state is State.FINISHED:
-        why = "" if life.finish_reason is None else f": {_FINISHES[life.finish_reason]}"
-        return f"It finished after {total}, with {_count(life.output_tokens, 'token')}{why}."
-    because = f": {life.error}" if life.error else ""
+        why = "" if record.finish_reason is None else f": {_FINISHES[record.finish_reason]}"
+        return f"It finished after {total}, with {_count(record.output_tokens, 'token')}{why}."
+    because = f": {record.error}" if record.error else ""
     return f"It {_ENDS[last.state]} after {total}{because}."
 
 
@@ -137,8 +140,8 @@ _ENDS = {
 }
 
 
-def _named(life: Life) -> str:
-    return f"request {life.request_id} of class {life.priority.name.lower()}"
+def _named(record: RequestRecord) -> str:
+    return f"request {record.request_id} of class {record.priority.name.lower()}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -15,8 +15,11 @@ from llm_serving_engine.scheduler.step import (
     Step,
     StepResult,
 )
-from llm_serving_engine.server.lives.lives import LifeObserver, Lives
-from llm_serving_engine.server.lives.sentences import sentences
+from llm_serving_engine.server.request_history.request_history import (
+    HistoryObserver,
+    RequestHistory,
+)
+from llm_serving_engine.server.request_history.sentences import sentences
 
 
 class Story:
@@ -24,8 +27,8 @@ class Story:
 
     def __init__(self, kept_max: int = 10) -> None:
         self.now = 0.0
-        self.lives = Lives(kept_max, lambda: self.now, lambda: 1000.0 + self.now)
-        self.observer: LifeObserver = self.lives.observer(lambda: None)
+        self.history = RequestHistory(kept_max, lambda: self.now, lambda: 1000.0 + self.now)
+        self.observer: HistoryObserver = self.history.observer(lambda: None)
         self._keys = 0
 
     def submit(self, request_id: str = "one", prompt: int = 10) -> Sequence:
@@ -50,8 +53,8 @@ class Story:
         self.observer.stepped(Step(1, operations, (run,)), result)
 
     def text(self) -> str:
-        (life,) = self.lives
-        return "\n".join(sentences(life, self.now))
+        (record,) = self.history
+        return "\n".join(sentences(record, self.now))
 
 
 def test_a_quiet_life() -> None:
@@ -106,9 +109,9 @@ def test_a_move_is_kept_with_its_time() -> None:
     story.now = 4.0
     story.step(one, 0)
     story.step(one, 0)
-    (life,) = story.lives
-    assert life.moves == [(4.0, 0)]
-    assert life.stages[-1].slot == 3
+    (record,) = story.history
+    assert record.moves == [(4.0, 0)]
+    assert record.stages[-1].slot == 3
 
 
 def test_a_runner_that_is_lost_and_a_deadline_that_passes() -> None:
@@ -130,8 +133,8 @@ def test_states_of_one_step_are_told_of_once() -> None:
     one.advance(Event.FIRST_TOKEN, 0.1)
     one.advance(Event.FINISH, 0.1)
     story.observer.transitioned(one)
-    (life,) = story.lives
-    assert [stage.event for stage in life.stages] == [
+    (record,) = story.history
+    assert [stage.event for stage in record.stages] == [
         *(Event.SUBMIT, Event.ADMIT, Event.FIRST_TOKEN, Event.FINISH)
     ]
 
@@ -140,19 +143,19 @@ def test_the_limit_and_what_changed() -> None:
     story = Story(kept_max=2)
     for name in ("a", "b", "c"):
         story.submit(name)
-    assert [life.request_id for life in story.lives] == ["b", "c"]
-    assert [life.request_id for life in story.lives.take_changed()] == ["b", "c"]
-    assert story.lives.take_changed() == []
-    assert story.lives.of_id("a") == []
+    assert [record.request_id for record in story.history] == ["b", "c"]
+    assert [record.request_id for record in story.history.take_changed()] == ["b", "c"]
+    assert story.history.take_changed() == []
+    assert story.history.of_id("a") == []
 
 
 def test_engines_have_numbers_and_keys_of_their_own() -> None:
     story = Story()
     story.submit("before")
-    story.observer, story._keys = story.lives.observer(lambda: None), 0
+    story.observer, story._keys = story.history.observer(lambda: None), 0
     after = story.submit("after")
     story.move(after, Event.ADMIT, 0)
-    assert [(life.request_id, len(life.stages)) for life in story.lives] == [
+    assert [(record.request_id, len(record.stages)) for record in story.history] == [
         ("before", 1),
         ("after", 2),
     ]

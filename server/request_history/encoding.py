@@ -1,11 +1,11 @@
-"""What became of a request, on the wire."""
+"""Encodes a request's history as wire messages."""
 
 from __future__ import annotations
 
 from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.server.encoding import encode_seconds
-from llm_serving_engine.server.lives.life import Life, Stage
-from llm_serving_engine.server.lives.sentences import sentences
+from llm_serving_engine.server.request_history.request_record import RequestRecord, Stage
+from llm_serving_engine.server.request_history.sentences import sentences
 from llm_serving_engine.server.scheduler_encoding import PRIORITIES
 from llm_serving_engine.v1 import operations_pb2
 
@@ -20,27 +20,29 @@ STATES = {
 }
 
 
-def encode_explanation(life: Life, model: str, now: float) -> operations_pb2.RequestExplanation:
-    """What became of a request.
+def encode_explanation(
+    record: RequestRecord, model: str, now: float
+) -> operations_pb2.RequestExplanation:
+    """Encode a request's history.
 
     Args:
-        life: The request.
+        record: The request.
         model: Its model's name.
         now: Seconds of the engine's clock.
     """
     message = operations_pb2.RequestExplanation(
-        request_id=life.request_id,
+        request_id=record.request_id,
         model=model,
-        priority=PRIORITIES[life.priority],
-        tenant=life.tenant,
-        prompt_tokens=life.prompt_tokens,
-        cached_prompt_tokens=life.cached_tokens,
-        completion_tokens=life.output_tokens,
-        max_tokens=life.max_tokens,
-        stages=[_stage(stage, life.began_at) for stage in life.stages],
-        sentences=sentences(life, now),
+        priority=PRIORITIES[record.priority],
+        tenant=record.tenant,
+        prompt_tokens=record.prompt_tokens,
+        cached_prompt_tokens=record.cached_tokens,
+        completion_tokens=record.output_tokens,
+        max_tokens=record.max_tokens,
+        stages=[_stage(stage, record.began_at) for stage in record.stages],
+        sentences=sentences(record, now),
     )
-    message.arrived.FromNanoseconds(round(life.arrived * 1e9))
+    message.arrived.FromNanoseconds(round(record.arrived * 1e9))
     return message
 
 

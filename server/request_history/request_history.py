@@ -1,4 +1,4 @@
-"""The last requests of a model, kept by an observer of its engine."""
+"""Keeps records of a model's last requests, written by an observer of its engine."""
 
 from __future__ import annotations
 
@@ -14,14 +14,19 @@ from llm_serving_engine.scheduler.lifecycle import Event, State
 from llm_serving_engine.scheduler.request import Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence, Transition
 from llm_serving_engine.scheduler.step import Copy, Restore, Step, StepResult
-from llm_serving_engine.server.lives.life import Ahead, Deferral, Life, Stage
+from llm_serving_engine.server.request_history.request_record import (
+    Ahead,
+    Deferral,
+    RequestRecord,
+    Stage,
+)
 
-# Steps that are kept for a reader that looks a few times a second.
+# Enough for a reader that polls a few times a second.
 STEPS_KEPT = 1000
 
 
 class StepSample(NamedTuple):
-    """A step that was done: when, how long it took, and what was in it."""
+    """A completed step: its time, duration, decode rows, and prompt tokens."""
 
     at: float
     seconds: float
@@ -29,8 +34,8 @@ class StepSample(NamedTuple):
     prompt_tokens: int
 
 
-class Lives:
-    """The last requests. Memory stays within the limit, and nothing of what they say is in it."""
+class RequestHistory:
+    """The records of the last requests: bounded in number, without the requests' text."""
 
     def __init__(
         self,
@@ -39,59 +44,61 @@ class Lives:
         wall: Callable[[], float] = time.time,
         steps_max: int = STEPS_KEPT,
     ) -> None:
-        """Keep nothing yet.
+        """Create an empty history.
 
         Args:
-            kept_max: Requests to keep; those that came first are forgotten first.
-            clock: The engine's.
-            wall: Seconds since 1970.
+            kept_max: Requests to keep; the oldest are dropped first.
+            clock: The engine's clock.
+            wall: The time in seconds since 1970.
             steps_max: Steps to keep.
         """
         self._kept_max = kept_max
         self.clock = clock
         self._wall = wall
         self._numbers = itertools.count(1)
-        self._lives: OrderedDict[int, Life] = OrderedDict()
-        self._changed: dict[int, Life] = {}
+        self._records: OrderedDict[int, RequestRecord] = OrderedDict()
+        self._changed: dict[int, RequestRecord] = {}
         self._steps: deque[StepSample] = deque(maxlen=steps_max)
 
-    def __iter__(self) -> Iterator[Life]:
-        """All that are kept, oldest first."""
-        return iter(self._lives.values())
+    def __iter__(self) -> Iterator[RequestRecord]:
+        """Iterate over the records, oldest first."""
+        return iter(self._records.values())
 
     @property
     def wall_offset(self) -> float:
-        """What to add to the engine's clock for seconds since 1970."""
+        """The difference between seconds since 1970 and the engine's clock."""
         return self._wall() - self.clock()
 
-    def of_id(self, request_id: str) -> list[Life]:
-        """Those whose callers know them by this id, the newest first."""
-        return [life for life in reversed(self._lives.values()) if life.request_id == request_id]
+    def of_id(self, request_id: str) -> list[RequestRecord]:
+        """Return the records with the caller's id `request_id`, newest first."""
+        return [
+            record for record in reversed(self._records.values()) if record.request_id == request_id
+        ]
 
-    def observer(self, scheduler: Callable[[], Scheduler | None]) -> LifeObserver:
-        """What an engine tells; each engine has an observer of its own.
+    def observer(self, scheduler: Callable[[], Scheduler | None]) -> HistoryObserver:
+        """Return an observer for one engine; each engine needs its own.
 
         Args:
-            scheduler: The engine's.
+            scheduler: Returns the engine's scheduler.
         """
-        return LifeObserver(self, scheduler)
+        return HistoryObserver(self, scheduler)
 
-    def take_changed(self) -> list[Life]:
-        """Those that changed since the last call."""
+    def take_changed(self) -> list[RequestRecord]:
+        """Return the records that changed since the last call."""
         changed, self._changed = list(self._changed.values()), {}
         return changed
 
     def take_steps(self) -> list[StepSample]:
-        """The steps that were done since the last call, as far as they are kept."""
+        """Return the steps completed since the last call, at most `steps_max`."""
         steps = list(self._steps)
         self._steps.clear()
         return steps
 
     # For the observer
 
-    def begin(self, request: Request, at: float, ahead: Ahead) -> Life:
-        """Keep a request that came; forget the oldest where there are too many."""
-        life = Life(
+    def begin(self, request: Request, at: float, ahead: Ahead) -> RequestRecord:
+        """Add a record for a new request; drop the oldest records above the limit."""
+        record = RequestRecord(
             next(self._numbers),
             request.id,
             Priority(request.priority),
@@ -101,77 +108,77 @@ class Lives:
             self.wall_offset + at,
             ahead,
         )
-        self._lives[life.number] = life
-        while len(self._lives) > self._kept_max:
-            number, _ = self._lives.popitem(last=False)
+        self._records[record.number] = record
+        while len(self._records) > self._kept_max:
+            number, _ = self._records.popitem(last=False)
             self._changed.pop(number, None)
-        return life
+        return record
 
-    def changed(self, life: Life) -> None:
-        """Take in that a request has changed."""
-        if life.number in self._lives:
-            self._changed[life.number] = life
+    def changed(self, record: RequestRecord) -> None:
+        """Mark a record as changed."""
+        if record.number in self._records:
+            self._changed[record.number] = record
 
     def stepped(self, sample: StepSample) -> None:
-        """Keep a step."""
+        """Add a completed step."""
         self._steps.append(sample)
 
 
-class LifeObserver:
-    """An Observer that writes the lives of one engine's requests."""
+class HistoryObserver:
+    """Records the requests of one engine; an `Observer`."""
 
-    def __init__(self, lives: Lives, scheduler: Callable[[], Scheduler | None]) -> None:
-        self._lives = lives
+    def __init__(self, history: RequestHistory, scheduler: Callable[[], Scheduler | None]) -> None:
+        self._history = history
         self._scheduler = scheduler
-        self._live: dict[int, Life] = {}
+        self._live: dict[int, RequestRecord] = {}
         self._sequences: dict[int, Sequence] = {}
-        # Where each running request was last, by key.
+        # The last known slot of each running request, by key.
         self._slots: dict[int, int] = {}
-        # Who lost a slot last, by slot, and when.
+        # The last preemption of each slot: its time, and the stage of the preempted request.
         self._preempted: dict[int, tuple[float, Stage]] = {}
 
     def transitioned(self, sequence: Sequence) -> None:
-        """Write what is new of a request."""
-        life = self._live.get(sequence.key)
-        if life is None:
+        """Append the request's new transitions to its record."""
+        record = self._live.get(sequence.key)
+        if record is None:
             ahead = _ahead(sequence, self._scheduler())
-            life = self._lives.begin(sequence.request, sequence.arrived_at, ahead)
-            self._live[sequence.key] = life
+            record = self._history.begin(sequence.request, sequence.arrived_at, ahead)
+            self._live[sequence.key] = record
             self._sequences[sequence.key] = sequence
-        for transition in sequence.history[len(life.stages) :]:
-            life.stages.append(self._stage(life, sequence, transition))
-        self._settle(life, sequence)
+        for transition in sequence.history[len(record.stages) :]:
+            record.stages.append(self._stage(record, sequence, transition))
+        self._settle(record, sequence)
         if sequence.state.ended:
             del self._live[sequence.key], self._sequences[sequence.key]
-        self._lives.changed(life)
+        self._history.changed(record)
 
     def refused(self, request: Request, error: RequestError) -> None:
-        """A request that was not taken has no life."""
+        """Ignore a refused request: only accepted ones have a record."""
 
     def stepped(self, step: Step, result: StepResult) -> None:
-        """Write what a step tells of slots: caches that came back, moves, deferrals."""
-        now = self._lives.clock()
+        """Record the step, and its restored caches, moves, and deferrals."""
+        now = self._history.clock()
         rows = len(step.runs) if step.rows else 0
-        self._lives.stepped(
+        self._history.stepped(
             StepSample(now, result.seconds + result.operation_seconds, rows, step.prompt_tokens)
         )
         filled = self._filled(step, result)
         for run in step.runs:
-            if (life := self._live.get(run.key)) is None:
+            if (record := self._live.get(run.key)) is None:
                 continue
-            stage = life.stages[-1]
-            life.output_tokens = len(self._sequences[run.key].output)
+            stage = record.stages[-1]
+            record.output_tokens = len(self._sequences[run.key].output)
             if run.slot in filled and stage.restored_at is None and stage.state is State.PREFILL:
                 stage.restored_at = now
                 stage.restored_tokens, stage.copied = filled[run.slot]
             if stage.state.running and self._slots.get(run.key, run.slot) != run.slot:
-                life.moves.append((now, run.slot))
+                record.moves.append((now, run.slot))
                 self._slots[run.key] = run.slot
-            self._lives.changed(life)
+            self._history.changed(record)
         self._note_deferrals(now)
 
     def _filled(self, step: Step, result: StepResult) -> dict[int, tuple[int, bool]]:
-        """The slots whose caches were restored or copied: how many tokens, and whether copied."""
+        """Return restored or copied caches by slot: their tokens, and whether they were copied."""
         filled = {}
         for index, operation in enumerate(step.operations):
             if index in result.failed:
@@ -187,14 +194,14 @@ class LifeObserver:
         if scheduler is None:
             return
         for sequence, awaited in scheduler.queue.deferrals():
-            life = self._live.get(sequence.key)
+            record = self._live.get(sequence.key)
             donor = awaited.donor.request.id
-            if life is None or any(one.donor == donor for one in life.deferrals):
+            if record is None or any(one.donor == donor for one in record.deferrals):
                 continue
-            life.deferrals.append(Deferral(now, donor, awaited.tokens))
-            self._lives.changed(life)
+            record.deferrals.append(Deferral(now, donor, awaited.tokens))
+            self._history.changed(record)
 
-    def _stage(self, life: Life, sequence: Sequence, transition: Transition) -> Stage:
+    def _stage(self, record: RequestRecord, sequence: Sequence, transition: Transition) -> Stage:
         state, at, event = transition
         stage = Stage(state, event, at, len(sequence.output))
         before = self._slots.get(sequence.key)
@@ -209,15 +216,15 @@ class LifeObserver:
         elif event is Event.ADMIT and stage.slot is not None:
             lost_at, lost = self._preempted.pop(stage.slot, (None, None))
             if lost is not None and lost_at == at:
-                lost.taken_by = life
+                lost.taken_by = record
         return stage
 
     @staticmethod
-    def _settle(life: Life, sequence: Sequence) -> None:
-        life.cached_tokens = sequence.cached_prompt_tokens
-        life.output_tokens = len(sequence.output)
-        life.finish_reason = sequence.finish_reason
-        life.error = "" if sequence.error is None else str(sequence.error)
+    def _settle(record: RequestRecord, sequence: Sequence) -> None:
+        record.cached_tokens = sequence.cached_prompt_tokens
+        record.output_tokens = len(sequence.output)
+        record.finish_reason = sequence.finish_reason
+        record.error = "" if sequence.error is None else str(sequence.error)
 
 
 def _ahead(sequence: Sequence, scheduler: Scheduler | None) -> Ahead:

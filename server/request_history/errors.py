@@ -1,4 +1,4 @@
-"""Errors of asking for what became of a request."""
+"""Errors of queries for a request's history."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from llm_serving_engine.scheduler.errors import RequestError
 
 
 class UnknownRequest(RequestError):
-    """None of the last requests has that id."""
+    """No request in the history has this id."""
 
     code = "NOT_FOUND"
     label = "unknown_request"

@@ -1,4 +1,4 @@
-"""One request from its arrival to its end, without a word of what it says."""
+"""The record of one request from arrival to end, without its text."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from llm_serving_engine.scheduler.request import FinishReason, Priority
 
 @dataclass(slots=True)
 class Stage:
-    """A state that the request came into.
+    """An entry of the request into a state.
 
     Attributes:
         state: The state.
-        event: What led to it.
-        at: When, in seconds of the engine's clock.
-        output_tokens: Tokens that the request had then.
-        slot: The slot that it had; None while it waited.
-        taken_by: Who took its slot, where that led here.
-        restored_at: When its saved or copied cache was in the slot; None where there was none.
-        restored_tokens: How many tokens that were.
-        copied: Whether they were another request's.
+        event: The event that caused the transition.
+        at: The time, in seconds of the engine's clock.
+        output_tokens: Tokens that the request had produced before.
+        slot: Its slot; None while it waited.
+        taken_by: After a preemption, the request that took its slot.
+        restored_at: When its saved or copied cache was in the slot; None without such a cache.
+        restored_tokens: The tokens of that cache.
+        copied: Whether the cache was copied from another request.
     """
 
     state: State
@@ -32,7 +32,7 @@ class Stage:
     at: float
     output_tokens: int = 0
     slot: int | None = None
-    taken_by: Life | None = None
+    taken_by: RequestRecord | None = None
     restored_at: float | None = None
     restored_tokens: int = 0
     copied: bool = False
@@ -42,10 +42,10 @@ class Visit(NamedTuple):
     """A stay in a state.
 
     Attributes:
-        stage: The state, and what led to it.
-        seconds: How long.
-        tokens: What was produced in it.
-        lasts: Whether the request is still there.
+        stage: The state, and its cause.
+        seconds: The duration.
+        tokens: Tokens produced during the stay.
+        lasts: Whether the request is still in this state.
     """
 
     stage: Stage
@@ -55,15 +55,15 @@ class Visit(NamedTuple):
 
 
 class Ahead(NamedTuple):
-    """What was before a request when it came.
+    """The queue and the slots at a request's arrival.
 
     Attributes:
         higher: Waiting requests of higher classes.
         same: Those of its own class.
         own_tenant: Those of its own tenant, in any class.
         tenants: Tenants with waiting requests, its own included.
-        slots: Slots that there are.
-        held: Those that were held.
+        slots: Slots of the model.
+        held: Slots in use.
     """
 
     higher: int = 0
@@ -75,7 +75,7 @@ class Ahead(NamedTuple):
 
 
 class Deferral(NamedTuple):
-    """A wait for what another request computed: the first tokens of this one's prompt."""
+    """A wait for another request that computes a common prefix of both prompts."""
 
     at: float
     donor: str
@@ -83,25 +83,25 @@ class Deferral(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class Life:
-    """What is known of a request.
+class RequestRecord:
+    """The record of a request.
 
     Attributes:
-        number: Tells it from all others of the model.
-        request_id: As the caller knows it; several requests may have the same.
+        number: Unique among the model's requests.
+        request_id: The caller's id; several requests may have the same.
         priority: Its class.
-        tenant: On whose behalf.
+        tenant: Its tenant.
         prompt_tokens: Its prompt's length.
-        max_tokens: What it may produce.
-        arrived: When it came, in seconds since 1970.
-        ahead: What was before it then.
-        stages: The states it came into, oldest first.
-        moves: Times at which it was moved, with the new slot.
-        deferrals: When it waited for another's prefix.
-        cached_tokens: Prompt tokens found in the cache; None before that is settled.
-        output_tokens: What it has produced.
-        finish_reason: Why it finished.
-        error: What its caller was told; empty where nothing was wrong.
+        max_tokens: Its limit of output tokens.
+        arrived: Its arrival, in seconds since 1970.
+        ahead: The queue at its arrival.
+        stages: The states it has entered, oldest first.
+        moves: Times at which it was moved to another slot, with that slot.
+        deferrals: Its waits for a prefix that another request computed.
+        cached_tokens: Prompt tokens found in the cache; None before admission.
+        output_tokens: Tokens produced so far.
+        finish_reason: Why it finished; None before, and after a failure.
+        error: The error message that its caller got; empty without an error.
     """
 
     number: int
@@ -122,16 +122,16 @@ class Life:
 
     @property
     def state(self) -> State:
-        """The state it is in."""
+        """Its current state."""
         return self.stages[-1].state
 
     @property
     def began_at(self) -> float:
-        """When it came, in seconds of the engine's clock."""
+        """Its arrival, in seconds of the engine's clock."""
         return self.stages[0].at
 
     def visits(self, now: float) -> Iterator[Visit]:
-        """Each state that lasts, up to now."""
+        """Yield the request's stay in each state that is not an end, up to `now`."""
         for stage, following in itertools.zip_longest(self.stages, self.stages[1:]):
             if not stage.state.ended:
                 end = now if following is None else following.at
