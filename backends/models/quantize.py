@@ -21,9 +21,9 @@ from llm_serving_engine.backends.llama_library import (
     log_lines,
     tell_aborts,
 )
+from llm_serving_engine.backends.models.abort_messages import explain
 from llm_serving_engine.backends.models.errors import ModelError, QuantizeError
 from llm_serving_engine.backends.models.info import FILE_TYPES, ModelInfo
-from llm_serving_engine.backends.models.last_words import explain
 
 # The types that need no importance matrix.
 QUANTIZED_TYPES = (

@@ -13,9 +13,9 @@ from llm_serving_engine.backends.models.errors import ModelFileError
 from llm_serving_engine.backends.process.loss import LossReason
 from llm_serving_engine.backends.process.results import fault_of
 from llm_serving_engine.backends.process.wire import (
+    AbortMessage,
     BrokenMessage,
     FrameReader,
-    LastWords,
     Loaded,
     LoadFailed,
     Message,
@@ -53,7 +53,7 @@ class Connection(asyncio.Protocol):
             worker says why it cannot load, RunnerLost where it ended before it
             could say anything.
         served: Whether it has done a step.
-        last_words: What the model's library said before it ended the process.
+        abort_message: What the model's library said before it ended the process.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Connection(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self.loaded: asyncio.Future[LoadReport] = loop.create_future()
         self._owed: deque[_Owed] = deque()
-        self.last_words: str | None = None
+        self.abort_message: str | None = None
         self._on_progress = on_progress
         self._on_vocabulary_read = on_vocabulary_read
         self._on_idle_loss = on_idle_loss
@@ -169,8 +169,8 @@ class Connection(asyncio.Protocol):
         elif isinstance(message, VocabularyRead):
             self._watch_loading()
             self._on_vocabulary_read()
-        elif isinstance(message, LastWords):
-            self.last_words = message.text
+        elif isinstance(message, AbortMessage):
+            self.abort_message = message.text
         elif isinstance(message, Loaded) and not self.loaded.done():
             self._relax()
             self._serving = True

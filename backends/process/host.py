@@ -16,9 +16,9 @@ import psutil
 
 from llm_serving_engine.backends import machine
 from llm_serving_engine.backends.backend import BackendConfig, LoadError, LoadReport
+from llm_serving_engine.backends.models.abort_messages import explain, shorten
 from llm_serving_engine.backends.models.errors import ModelError, ModelFileError
 from llm_serving_engine.backends.models.identity import FileIdentity, check_unchanged
-from llm_serving_engine.backends.models.last_words import explain, shorten
 from llm_serving_engine.backends.process.connection import Connection
 from llm_serving_engine.backends.process.loss import Loss, LossReason, loss_of
 from llm_serving_engine.backends.process.supervision import Backoff, Supervision
@@ -144,7 +144,7 @@ class ProcessRunner:
             self._report = await connection.loaded
             self._costs = CostModel(self.capabilities.speeds)
         except RunnerLost:
-            raise self._load_error(await self._bury(), connection.last_words) from None
+            raise self._load_error(await self._bury(), connection.abort_message) from None
         except BaseException:
             await self.close()
             raise
@@ -290,20 +290,22 @@ class ProcessRunner:
 
     async def _bury(self) -> Loss:
         """Wait for a lost worker's end, and tell why it was lost."""
-        last_words = None
+        abort_message = None
         if self._connection is not None:
-            self._served, last_words = self._connection.served, self._connection.last_words
+            self._served, abort_message = self._connection.served, self._connection.abort_message
         await self.close()
         loss, self._given_up = self._given_up, None
-        if loss is None and last_words is not None:
-            loss = Loss(LossReason.CRASHED, f"llama.cpp ended its process: {shorten(last_words)}")
+        if loss is None and abort_message is not None:
+            loss = Loss(
+                LossReason.CRASHED, f"llama.cpp ended its process: {shorten(abort_message)}"
+            )
         code = None if self._ending is None else self._ending.result()
         return loss or loss_of(code, memory_short=machine.oom_kills() > self._oom_kills)
 
-    def _load_error(self, loss: Loss, last_words: str | None) -> Exception:
+    def _load_error(self, loss: Loss, abort_message: str | None) -> Exception:
         """Why a worker died while loading: by the file's fault where its library said so."""
-        if last_words is not None:
-            return ModelFileError(f"{self._path} cannot be loaded: {explain(last_words)}")
+        if abort_message is not None:
+            return ModelFileError(f"{self._path} cannot be loaded: {explain(abort_message)}")
         return DiedLoading(loss)
 
 

@@ -79,14 +79,22 @@ class Recall(NamedTuple):
     number: int
 
 
-class LastWords(NamedTuple):
+class AbortMessage(NamedTuple):
     """From the worker: the model's library is about to end the process."""
 
     text: str
 
 
 Message = (
-    Load | Progress | VocabularyRead | Loaded | LoadFailed | LastWords | Step | Recall | StepResult
+    Load
+    | Progress
+    | VocabularyRead
+    | Loaded
+    | LoadFailed
+    | AbortMessage
+    | Step
+    | Recall
+    | StepResult
 )
 
 

@@ -18,8 +18,8 @@ from llm_serving_engine.backends.models.errors import ModelError, ModelFileError
 from llm_serving_engine.backends.process.limits import end_with_parent, limit_memory
 from llm_serving_engine.backends.process.loss import OUT_OF_MEMORY_CODE
 from llm_serving_engine.backends.process.wire import (
+    AbortMessage,
     BlockingChannel,
-    LastWords,
     Load,
     Loaded,
     LoadFailed,
@@ -93,7 +93,7 @@ def _read_vocabulary(factory: BackendFactory, request: Load) -> None:
 
 def _tell_last_words(channel: BlockingChannel, words: str) -> None:
     with contextlib.suppress(OSError):
-        channel.send(LastWords(words))
+        channel.send(AbortMessage(words))
 
 
 def _serve(channel: BlockingChannel, backend: Backend) -> None:

@@ -29,18 +29,18 @@ _PLACE = re.compile(r"^\S*?([^/\s]+):(\d+): ")
 _WORDS_MAX = 300
 
 
-def explain(last_words: str) -> str:
+def explain(abort_message: str) -> str:
     """What an aborted process's last words mean, for a sentence that begins with the file.
 
     Args:
-        last_words: Such as "/src/llama-vocab.cpp:2544: GGML_ASSERT(...) failed".
+        abort_message: Such as "/src/llama-vocab.cpp:2544: GGML_ASSERT(...) failed".
     """
     for part, meaning in _MEANINGS.items():
-        if part in last_words:
+        if part in abort_message:
             return meaning
-    return f"llama.cpp gives up at {shorten(last_words)}"
+    return f"llama.cpp gives up at {shorten(abort_message)}"
 
 
-def shorten(last_words: str) -> str:
+def shorten(abort_message: str) -> str:
     """The words without the folder in which the library was compiled, cut where they are long."""
-    return _PLACE.sub(r"\1:\2: ", last_words)[:_WORDS_MAX]
+    return _PLACE.sub(r"\1:\2: ", abort_message)[:_WORDS_MAX]
