@@ -10,7 +10,7 @@ from pathlib import Path
 from grpc_health.v1 import health_pb2_grpc
 
 from llm_serving_engine.backends.backend import LoadReport
-from llm_serving_engine.backends.process.loss import Loss
+from llm_serving_engine.backends.process.runner_loss import RunnerLoss
 from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.errors import RequestError
 from llm_serving_engine.scheduler.step import Capabilities
@@ -230,7 +230,7 @@ class App:
         self._refusal_log.refused(reason, status)
         self.metrics.http_refused(reason, status)
 
-    def _runner_lost(self, model: ServedModel, loss: Loss) -> None:
+    def _runner_lost(self, model: ServedModel, loss: RunnerLoss) -> None:
         self.metrics.processes.lost(model.name, loss.reason)
 
     def _given_up(self, message: str) -> None:

@@ -16,7 +16,7 @@ from llm_serving_engine.backends.backend import BackendConfig, LoadError, LoadRe
 from llm_serving_engine.backends.models.errors import ModelError, printable
 from llm_serving_engine.backends.models.info import ModelInfo
 from llm_serving_engine.backends.process.host import ProcessRunner
-from llm_serving_engine.backends.process.loss import Loss, LossReason
+from llm_serving_engine.backends.process.runner_loss import LossReason, RunnerLoss
 from llm_serving_engine.backends.text.tokenizer import Tokenizer
 from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.errors import Unavailable
@@ -83,7 +83,7 @@ class ServedModel:
         self.state = ModelState.LOADING
         self._state_reason = ""
         self.on_state: Callable[[ServedModel], None] = lambda model: None
-        self.on_loss: Callable[[ServedModel, Loss], None] = lambda model, loss: None
+        self.on_loss: Callable[[ServedModel, RunnerLoss], None] = lambda model, loss: None
         self.on_given_up: Callable[[str], None] = lambda message: None
         self.backend = registry.choose(config.model.backend, path)
         self.info: ModelInfo | None = None
@@ -281,7 +281,7 @@ class ServedModel:
             self._estimate.done()
             self._enter(ModelState.READY)
 
-    def _runner_lost(self, loss: Loss, delay: float) -> None:
+    def _runner_lost(self, loss: RunnerLoss, delay: float) -> None:
         self.on_loss(self, loss)
         self.retries_in(delay)
         self._estimate.begin()

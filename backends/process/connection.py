@@ -10,8 +10,8 @@ from typing import cast
 
 from llm_serving_engine.backends.backend import LoadError, LoadReport
 from llm_serving_engine.backends.models.errors import ModelFileError
-from llm_serving_engine.backends.process.loss import LossReason
 from llm_serving_engine.backends.process.results import fault_of
+from llm_serving_engine.backends.process.runner_loss import LossReason
 from llm_serving_engine.backends.process.wire import (
     AbortMessage,
     BrokenMessage,

@@ -20,7 +20,11 @@ from llm_serving_engine.backends.models.abort_messages import explain, shorten
 from llm_serving_engine.backends.models.errors import ModelError, ModelFileError
 from llm_serving_engine.backends.models.identity import FileIdentity, check_unchanged
 from llm_serving_engine.backends.process.connection import Connection
-from llm_serving_engine.backends.process.loss import Loss, LossReason, loss_of
+from llm_serving_engine.backends.process.runner_loss import (
+    LossReason,
+    RunnerLoss,
+    loss_from_exit_code,
+)
 from llm_serving_engine.backends.process.supervision import Backoff, Supervision
 from llm_serving_engine.backends.process.wire import Load
 from llm_serving_engine.backends.runner import RunnerLost
@@ -37,7 +41,7 @@ _STOPPED = frozenset({psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP})
 class DiedLoading(LoadError):
     """The worker ended before it said that it could not load the model."""
 
-    def __init__(self, loss: Loss) -> None:
+    def __init__(self, loss: RunnerLoss) -> None:
         super().__init__(f"the runner's process ended while loading: {loss.description}")
         self.loss = loss
 
@@ -59,7 +63,7 @@ class ProcessRunner:
         on_progress: Callable[[float], None] | None = None,
         on_state: Callable[[LoadReport | None], None] | None = None,
         on_idle_loss: Callable[[], None] | None = None,
-        on_loss: Callable[[Loss, float], None] | None = None,
+        on_loss: Callable[[RunnerLoss, float], None] | None = None,
         supervision: Supervision | None = None,
     ) -> None:
         """Describe a runner.
@@ -92,8 +96,8 @@ class ProcessRunner:
         self._memory_watch: asyncio.Task[None] | None = None
         self._report: LoadReport | None = None
         self._costs = CostModel()
-        self._given_up: Loss | None = None
-        self._lost: Loss | None = None
+        self._given_up: RunnerLoss | None = None
+        self._lost: RunnerLoss | None = None
         self._served = False
         self._oom_kills = 0
 
@@ -187,7 +191,7 @@ class ProcessRunner:
                 return
             except (LoadError, ModelError, OSError) as error:
                 outside = isinstance(error, DiedLoading) and error.loss.outside
-                loss, served = Loss(LossReason.NOT_LOADED, str(error), outside), False
+                loss, served = RunnerLoss(LossReason.NOT_LOADED, str(error), outside), False
 
     async def close(self) -> None:
         """End the worker, and wait until it has gone."""
@@ -261,7 +265,7 @@ class ProcessRunner:
     def _fault(self, reason: LossReason, what: str) -> None:
         stopped = reason is LossReason.HUNG and self._stopped()
         description = f"{what}: its process was stopped" if stopped else what
-        self._give_up(Loss(reason, description, outside=stopped))
+        self._give_up(RunnerLoss(reason, description, outside=stopped))
 
     def _stopped(self) -> bool:
         """Whether a signal holds the worker up, and not what it computes."""
@@ -275,11 +279,11 @@ class ProcessRunner:
             taken = self.memory_bytes
             if taken > limit:
                 numbers = f"{taken / 1e6:,.0f} MB, and memory_bytes_max is {limit / 1e6:,.0f} MB"
-                self._give_up(Loss(LossReason.OUT_OF_MEMORY, f"it took {numbers}"))
+                self._give_up(RunnerLoss(LossReason.OUT_OF_MEMORY, f"it took {numbers}"))
                 return
             await asyncio.sleep(MEMORY_POLL_SECONDS)
 
-    def _give_up(self, loss: Loss) -> None:
+    def _give_up(self, loss: RunnerLoss) -> None:
         """End a worker that is there, and of no use any more."""
         if self._process is None or self._connection is None:
             return
@@ -288,7 +292,7 @@ class ProcessRunner:
         self._process.kill()
         self._connection.abort()
 
-    async def _bury(self) -> Loss:
+    async def _bury(self) -> RunnerLoss:
         """Wait for a lost worker's end, and tell why it was lost."""
         abort_message = None
         if self._connection is not None:
@@ -296,13 +300,13 @@ class ProcessRunner:
         await self.close()
         loss, self._given_up = self._given_up, None
         if loss is None and abort_message is not None:
-            loss = Loss(
+            loss = RunnerLoss(
                 LossReason.CRASHED, f"llama.cpp ended its process: {shorten(abort_message)}"
             )
         code = None if self._ending is None else self._ending.result()
-        return loss or loss_of(code, memory_short=machine.oom_kills() > self._oom_kills)
+        return loss or loss_from_exit_code(code, memory_short=machine.oom_kills() > self._oom_kills)
 
-    def _load_error(self, loss: Loss, abort_message: str | None) -> Exception:
+    def _load_error(self, loss: RunnerLoss, abort_message: str | None) -> Exception:
         """Why a worker died while loading: by the file's fault where its library said so."""
         if abort_message is not None:
             return ModelFileError(f"{self._path} cannot be loaded: {explain(abort_message)}")

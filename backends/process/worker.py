@@ -16,7 +16,7 @@ from llm_serving_engine.backends.follow import Follower
 from llm_serving_engine.backends.llama_library import tell_aborts
 from llm_serving_engine.backends.models.errors import ModelError, ModelFileError, ModelNotFound
 from llm_serving_engine.backends.process.limits import end_with_parent, limit_memory
-from llm_serving_engine.backends.process.loss import OUT_OF_MEMORY_CODE
+from llm_serving_engine.backends.process.runner_loss import OUT_OF_MEMORY_CODE
 from llm_serving_engine.backends.process.wire import (
     AbortMessage,
     BlockingChannel,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from llm_serving_engine.backends.build_record import Check, Outcome
-from llm_serving_engine.backends.process.loss import loss_of
+from llm_serving_engine.backends.process.runner_loss import loss_from_exit_code
 from llm_serving_engine.backends.self_check.faults import Fault
 from llm_serving_engine.backends.self_check.weights import CHECKED_TYPES
 
@@ -139,7 +139,7 @@ class _Worker:
     def _crash(self, code: int, errors: IO[str]) -> Check:
         errors.seek(0)
         said = [line.strip() for line in errors if line.strip()]
-        detail = loss_of(code).description
+        detail = loss_from_exit_code(code).description
         return Check(Outcome.CRASH, None, f"{detail}: {said[-1]}" if said else detail)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from llm_serving_engine.backends.process.loss import LossReason
+from llm_serving_engine.backends.process.runner_loss import LossReason
 
 
 class ProcessMetrics:

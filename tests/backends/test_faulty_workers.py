@@ -10,8 +10,8 @@ import pytest
 
 from llm_serving_engine.backends.backend import BackendConfig
 from llm_serving_engine.backends.process.host import ProcessRunner
-from llm_serving_engine.backends.process.loss import Loss, LossReason
 from llm_serving_engine.backends.process.results import fault_of
+from llm_serving_engine.backends.process.runner_loss import LossReason, RunnerLoss
 from llm_serving_engine.backends.process.supervision import Supervision
 from llm_serving_engine.backends.runner import RunnerLost
 from llm_serving_engine.scheduler.request import Sampling
@@ -57,7 +57,7 @@ def step_of(first: int) -> Step:
 async def test_a_loss_has_a_name_and_the_next_worker_works(
     fault: int, reason: LossReason, words: str
 ) -> None:
-    losses: list[Loss] = []
+    losses: list[RunnerLoss] = []
     runner = ProcessRunner(
         "faulty_backend:FaultyBackend",
         "",

@@ -17,7 +17,7 @@ from llm_serving_engine.backends.backend import BackendConfig, LoadError, LoadRe
 from llm_serving_engine.backends.models.errors import ModelFileError
 from llm_serving_engine.backends.process import host
 from llm_serving_engine.backends.process.host import ProcessRunner
-from llm_serving_engine.backends.process.loss import Loss, loss_of
+from llm_serving_engine.backends.process.runner_loss import RunnerLoss, loss_from_exit_code
 from llm_serving_engine.backends.process.supervision import Supervision
 from llm_serving_engine.backends.runner import RunnerLost
 from llm_serving_engine.backends.scripted import next_token
@@ -207,7 +207,7 @@ async def test_recovery_backs_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(host.asyncio, "sleep", sleep)  # type: ignore[attr-defined]
     states: list[LoadReport | None] = []
-    losses: list[tuple[Loss, float]] = []
+    losses: list[tuple[RunnerLoss, float]] = []
     runner = Stubborn(
         "scripted",
         "",
@@ -258,7 +258,7 @@ async def test_what_is_killed_from_outside_while_it_loads_is_soon_tried_again(
         slept.append(seconds)
 
     monkeypatch.setattr(host.asyncio, "sleep", sleep)  # type: ignore[attr-defined]
-    killed = host.DiedLoading(loss_of(-signal.SIGKILL))
+    killed = host.DiedLoading(loss_from_exit_code(-signal.SIGKILL))
 
     class Killed(ProcessRunner):
         failures = 9

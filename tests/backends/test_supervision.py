@@ -16,11 +16,11 @@ import pytest_asyncio
 from llm_serving_engine.backends.backend import BackendConfig, LoadError, LoadReport
 from llm_serving_engine.backends.process import host, worker
 from llm_serving_engine.backends.process.host import ProcessRunner
-from llm_serving_engine.backends.process.loss import (
+from llm_serving_engine.backends.process.runner_loss import (
     OUT_OF_MEMORY_CODE,
-    Loss,
     LossReason,
-    loss_of,
+    RunnerLoss,
+    loss_from_exit_code,
 )
 from llm_serving_engine.backends.process.supervision import PATIENCE, Backoff, Supervision
 from llm_serving_engine.backends.runner import RunnerLost
@@ -39,7 +39,7 @@ class Watched:
 
     def __init__(self, config: BackendConfig, supervision: Supervision) -> None:
         self.states: list[LoadReport | None] = []
-        self.losses: list[tuple[Loss, float]] = []
+        self.losses: list[tuple[RunnerLoss, float]] = []
         self.idle_loss = asyncio.Event()
         self.runner = ProcessRunner(
             "scripted",
@@ -85,7 +85,7 @@ async def test_a_worker_that_hangs_in_a_step(watch: Callable[..., Watched]) -> N
         await watched.runner.begin(STEP)
     await watched.runner.recover()
     description = "a step took longer than 3 s: its process was stopped"
-    assert watched.losses == [(Loss(LossReason.HUNG, description, outside=True), 0.0)]
+    assert watched.losses == [(RunnerLoss(LossReason.HUNG, description, outside=True), 0.0)]
     assert not psutil.pid_exists(hung)
     assert not watched.idle_loss.is_set()
     assert await watched.works()
@@ -160,7 +160,7 @@ async def test_a_worker_that_takes_too_much(
     await watched.idle_loss.wait()
     memory = 10**6
     await watched.runner.recover()
-    assert watched.losses[0][0] == Loss(
+    assert watched.losses[0][0] == RunnerLoss(
         LossReason.OUT_OF_MEMORY, "it took 2,000 MB, and memory_bytes_max is 1,000 MB"
     )
     assert await watched.works()
@@ -230,7 +230,7 @@ def test_a_stopped_worker_does_not_outlive_its_host() -> None:
     ],
 )  # fmt: skip
 def test_loss_of(code: int | None, short: bool, reason: LossReason, words: str) -> None:
-    loss = loss_of(code, memory_short=short)
+    loss = loss_from_exit_code(code, memory_short=short)
     assert loss.reason is reason
     assert loss.description.endswith(words)
 

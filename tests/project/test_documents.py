@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_serving_engine.backends.process.loss import LossReason
+from llm_serving_engine.backends.process.runner_loss import LossReason
 from llm_serving_engine.scheduler.errors import Cancelled, RequestError
 
 ROOT = Path(__file__).resolve().parent.parent.parent

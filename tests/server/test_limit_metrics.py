@@ -8,7 +8,7 @@ import psutil
 import pytest
 from stepping import run_step
 
-from llm_serving_engine.backends.process.loss import LossReason
+from llm_serving_engine.backends.process.runner_loss import LossReason
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.request import Request

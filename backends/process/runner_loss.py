@@ -21,7 +21,7 @@ class LossReason(enum.Enum):
     NOT_LOADED = "not_loaded"  # another was started, and could not load the model
 
 
-class Loss(NamedTuple):
+class RunnerLoss(NamedTuple):
     """A runner's end.
 
     Attributes:
@@ -36,7 +36,7 @@ class Loss(NamedTuple):
     outside: bool = False
 
 
-def loss_of(code: int | None, *, memory_short: bool = False) -> Loss:
+def loss_from_exit_code(code: int | None, *, memory_short: bool = False) -> RunnerLoss:
     """What a process's exit says of its end.
 
     Args:
@@ -46,16 +46,16 @@ def loss_of(code: int | None, *, memory_short: bool = False) -> Loss:
             memory while it lived.
     """
     if code == OUT_OF_MEMORY_CODE:
-        return Loss(LossReason.OUT_OF_MEMORY, "its process could not get more memory")
+        return RunnerLoss(LossReason.OUT_OF_MEMORY, "its process could not get more memory")
     if code == -signal.SIGKILL:
         if memory_short:
-            return Loss(LossReason.OUT_OF_MEMORY, "the system killed it for want of memory")
-        return Loss(LossReason.KILLED, "its process was killed (SIGKILL)", outside=True)
+            return RunnerLoss(LossReason.OUT_OF_MEMORY, "the system killed it for want of memory")
+        return RunnerLoss(LossReason.KILLED, "its process was killed (SIGKILL)", outside=True)
     if code is not None and code < 0:
-        return Loss(LossReason.CRASHED, f"its process was ended by {_signal_name(-code)}")
+        return RunnerLoss(LossReason.CRASHED, f"its process was ended by {_signal_name(-code)}")
     if code is None:
-        return Loss(LossReason.CRASHED, "its process ended")
-    return Loss(LossReason.CRASHED, f"its process ended with exit code {code}")
+        return RunnerLoss(LossReason.CRASHED, "its process ended")
+    return RunnerLoss(LossReason.CRASHED, f"its process ended with exit code {code}")
 
 
 def _signal_name(number: int) -> str:
