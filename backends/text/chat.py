@@ -30,8 +30,8 @@ from typing import Any
 from llm_serving_engine.backends.text.content_forms import ContentForms, Forms
 from llm_serving_engine.backends.text.control_tokens import ControlTokens
 from llm_serving_engine.backends.text.conversation import Conversation, Message
+from llm_serving_engine.backends.text.placeholders import Placeholders
 from llm_serving_engine.backends.text.reasoning import ReasoningFormat, find_reasoning
-from llm_serving_engine.backends.text.stand_ins import StandIns
 from llm_serving_engine.backends.text.template_bounds import RUN_SECONDS_MAX, TemplateTookTooLong
 from llm_serving_engine.backends.text.template_program import (
     OUTPUT_CHARACTERS_MAX,
@@ -152,24 +152,24 @@ class ChatTemplate:
         turns = [self._known_fields(message) for message in self._known_roles(messages)]
         conversation = Conversation(turns, every_argument, continue_last)
         texts = list(conversation.texts())
-        stand_ins = StandIns(self._control.edges, [self._source, *texts])
+        placeholders = Placeholders(self._control.edges, [self._source, *texts])
         forms = self._forms.find(conversation)
 
         def run(change: Callable[[str], str]) -> str:
             changed = conversation.with_texts(change)
             if not continue_last:
                 return self._run(changed, forms, characters_max)
-            return self._run_to_end(changed, forms, stand_ins.mark, characters_max)
+            return self._run_to_end(changed, forms, placeholders.mark, characters_max)
 
         plain = run(str)
         self._forms.check(conversation, forms, plain)
         marked = any(not self._control.edges.isdisjoint(text) for text in texts)
-        output = self._told_apart(plain, run, texts, stand_ins) if marked else plain
+        output = self._told_apart(plain, run, texts, placeholders) if marked else plain
         pieces = (
-            piece if isinstance(piece, int) else stand_ins.reveal(piece)
+            piece if isinstance(piece, int) else placeholders.reveal(piece)
             for piece in self._control.split(output)
         )
-        text = stand_ins.reveal(output)
+        text = placeholders.reveal(output)
         return ChatPrompt(text, tuple(pieces), self._opens_reasoning(text, conversation))
 
     def _told_apart(
@@ -177,12 +177,12 @@ class ChatTemplate:
         plain: str,
         run: Callable[[Callable[[str], str]], str],
         texts: Sequence[str],
-        stand_ins: StandIns,
+        placeholders: Placeholders,
     ) -> str:
         """The output in which every name is the template's own: see the module's description."""
         named = any(self._control.named(text) for text in texts)
         try:
-            guarded = run(stand_ins.hide)
+            guarded = run(placeholders.hide)
         except TemplateError:
             # It wants some text with these characters in it. Without a whole name, let it be.
             if not named:
@@ -190,13 +190,13 @@ class ChatTemplate:
             raise TemplateError(
                 "the messages have names of control tokens, and the chat template reads them"
             ) from None
-        if stand_ins.reveal(guarded) == plain:
+        if placeholders.reveal(guarded) == plain:
             return guarded
         wanted = self._control.named(guarded)
         if self._control.named(plain) == wanted:
             return plain
         try:
-            disguised = run(lambda text: self._control.disguise(text, stand_ins.table))
+            disguised = run(lambda text: self._control.disguise(text, placeholders.table))
         except TemplateError:
             return guarded
         return disguised if self._control.named(disguised) == wanted else guarded

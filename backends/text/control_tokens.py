@@ -65,18 +65,18 @@ class ControlTokens:
         add(text[start:])
         return pieces
 
-    def disguise(self, text: str, stand_ins: Mapping[str, str]) -> str:
+    def disguise(self, text: str, placeholders: Mapping[str, str]) -> str:
         """Replace the first character of every name in `text`, until there is none.
 
         Args:
             text: Any text.
-            stand_ins: By each of `edges`, a character that is none of them.
+            placeholders: By each of `edges`, a character that is none of them.
         """
         if self._pattern is None:
             return text
         # A name can begin inside of another one: it is found in the next round.
         while self._pattern.search(text):
-            text = self._pattern.sub(lambda found: stand_ins[found[0][0]] + found[0][1:], text)
+            text = self._pattern.sub(lambda found: placeholders[found[0][0]] + found[0][1:], text)
         return text
 
 

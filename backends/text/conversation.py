@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from llm_serving_engine.backends.text.stand_ins import replaced, strings
+from llm_serving_engine.backends.text.placeholders import replaced, strings
 
 Message = Mapping[str, Any]
 """One turn: "role", "content" (a text), and what else the template may read."""

@@ -14,8 +14,8 @@ from llm_serving_engine.backends.text.chat import (
     TemplateError,
 )
 from llm_serving_engine.backends.text.detokenizer import Detokenizer
+from llm_serving_engine.backends.text.placeholders import depth, strings
 from llm_serving_engine.backends.text.reasoning import ReasoningFormat
-from llm_serving_engine.backends.text.stand_ins import depth, strings
 from llm_serving_engine.scheduler.errors import InvalidField
 from llm_serving_engine.server.config import GenerationConfig
 from llm_serving_engine.server.model import ServedModel

@@ -10,7 +10,7 @@ _PRIVATE_FIRST, _PRIVATE_LAST = 0xF0000, 0x10FFFD
 _PRIVATE = re.compile(f"[{chr(_PRIVATE_FIRST)}-{chr(_PRIVATE_LAST)}]")
 
 
-class StandIns:
+class Placeholders:
     """A private character for each of some characters, and one that marks a place.
 
     The private characters occur in none of the texts at hand. They are no
