@@ -29,7 +29,7 @@ from llm_serving_engine.server.load_estimate import LoadEstimate
 from llm_serving_engine.server.model_text import ModelText
 from llm_serving_engine.server.quota import TenantQuota
 from llm_serving_engine.server.service.sampling import default_sampling
-from llm_serving_engine.server.service.text_work import TextWork
+from llm_serving_engine.server.service.text_executor import TextExecutor
 
 _logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class ServedModel:
         state: Whether it can answer.
         default_sampling: What holds where a request says nothing; the file has a
             word in it once the vocabulary is loaded.
-        text_work: Where its long prompts are tokenized.
+        text_executor: Where its long prompts are tokenized.
         on_state: Called after each change of `state` or `serving`.
         on_loss: Called whenever its runner was lost, or could not be replaced.
         on_given_up: Told in one line why it can never answer again: the process
@@ -106,7 +106,7 @@ class ServedModel:
         )
         self._retry_at = 0.0
         self._estimate = LoadEstimate()
-        self.text_work = TextWork(config.generation)
+        self.text_executor = TextExecutor(config.generation)
         # Runs while the runner restarts; what health says changes when it has run out.
         self._grace: asyncio.TimerHandle | None = None
         self._serving = False
@@ -167,7 +167,7 @@ class ServedModel:
         self._end_grace()
         if self._supervisor is not None:
             await self._supervisor.close()
-        self.text_work.close()
+        self.text_executor.close()
         await self._runner.close()
 
     # What a request needs

@@ -22,7 +22,7 @@ from llm_serving_engine.server.service.request import (
     GenerationRequest,
     TokenizeRequest,
 )
-from llm_serving_engine.server.service.text_work import TextWork
+from llm_serving_engine.server.service.text_executor import TextExecutor
 from llm_serving_engine.server.service.validation import (
     REQUEST_ID_CHARACTERS_MAX,
     parse_generate,
@@ -111,7 +111,7 @@ class Inference:
         model = self._catalog.get(request.model)
         observation.model = model.name
         engine = model.engine
-        _check_queue(engine, model.text_work)
+        _check_queue(engine, model.text_executor)
         remaining = caller.remaining()
         deadline = None if remaining is None else engine.clock() + remaining
         call = await parse_generate(request, model, self._config, caller.tenant, deadline)
@@ -147,7 +147,7 @@ class Inference:
             observation.end("OK" if error is None else error.code, error)
 
 
-def _check_queue(engine: Engine, text: TextWork) -> None:
+def _check_queue(engine: Engine, text: TextExecutor) -> None:
     """Count requests that are being tokenized as queued. Raises LimitReached."""
     scheduler = engine.scheduler
     limit = scheduler.config.queue_requests_max
@@ -165,7 +165,7 @@ async def _names(tokens: tuple[int, ...], model: ServedModel) -> list[bytes]:
 
     if len(tokens) <= INLINE_TOKENS_MAX:
         return names()
-    return await model.text_work.run(len(tokens), names)
+    return await model.text_executor.run(len(tokens), names)
 
 
 def _check_answer(tokens: tuple[int, ...], names: list[bytes]) -> None:

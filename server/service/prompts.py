@@ -105,7 +105,7 @@ async def detokenize(
     check_tokens(ids, field, model.vocabulary_size)
     if len(ids) <= INLINE_TEXT_CHARACTERS_MAX:
         return _text_of(request, model, limit)
-    return await model.text_work.run(len(ids), lambda: _text_of(request, model, limit))
+    return await model.text_executor.run(len(ids), lambda: _text_of(request, model, limit))
 
 
 def _text_of(request: DetokenizeRequest, model: ServedModel, bytes_max: int) -> str:
@@ -173,7 +173,7 @@ async def _chat_prompt(chat: Chat, model: ServedModel, config: GenerationConfig)
         if text_bytes + MESSAGE_WEIGHT * len(messages) <= INLINE_TEXT_CHARACTERS_MAX:
             rendered = render()
         else:
-            rendered = await model.text_work.run(text_bytes, render)
+            rendered = await model.text_executor.run(text_bytes, render)
     except TemplateError as error:
         raise InvalidField("chat", str(error)) from error
     tokens = await _encode_chat(rendered, model)
@@ -234,14 +234,14 @@ async def _encode_chat(prompt: ChatPrompt, model: ServedModel) -> tuple[int, ...
     encode = partial(model.tokenizer.encode_pieces, prompt.pieces)
     if len(prompt.text) <= INLINE_TEXT_CHARACTERS_MAX:
         return tuple(encode())
-    return await model.text_work.run(len(prompt.text), lambda: tuple(encode()))
+    return await model.text_executor.run(len(prompt.text), lambda: tuple(encode()))
 
 
 async def _encode(text: str, model: ServedModel, *, special: bool) -> tuple[int, ...]:
     if len(text) <= INLINE_TEXT_CHARACTERS_MAX:
         return tuple(model.tokenizer.encode(text, special=special))
     encode = partial(model.tokenizer.encode, text, special=special)
-    return await model.text_work.run(len(text), lambda: tuple(encode()))
+    return await model.text_executor.run(len(text), lambda: tuple(encode()))
 
 
 def _check_size(source: Text, config: GenerationConfig) -> int:

@@ -12,7 +12,7 @@ from running_server import RunningServer, error_of, gated
 from llm_serving_engine.scheduler.errors import LimitReached
 from llm_serving_engine.server.config import GenerationConfig
 from llm_serving_engine.server.service import inference
-from llm_serving_engine.server.service.text_work import TextWork
+from llm_serving_engine.server.service.text_executor import TextExecutor
 from llm_serving_engine.v1 import inference_pb2
 
 
@@ -21,7 +21,7 @@ def config(**limits: int) -> GenerationConfig:
 
 
 async def test_requests_and_bytes_at_once() -> None:
-    work = TextWork(config(text_requests_max=3, text_bytes_max=100, text_threads=1))
+    work = TextExecutor(config(text_requests_max=3, text_bytes_max=100, text_threads=1))
     go = threading.Event()
     running = asyncio.ensure_future(work.run(50, go.wait))
     second = asyncio.ensure_future(work.run(50, go.wait))
@@ -46,7 +46,7 @@ async def test_requests_and_bytes_at_once() -> None:
 async def test_the_refused_come_when_enough_is_done() -> None:
     now = 0.0
     limits = config(text_requests_max=2, text_bytes_max=5000, text_threads=2)
-    work = TextWork(limits, clock=lambda: now)
+    work = TextExecutor(limits, clock=lambda: now)
     go = threading.Event()
 
     def take() -> None:
@@ -72,7 +72,7 @@ async def test_the_refused_come_when_enough_is_done() -> None:
 
 
 async def test_work_of_callers_that_have_gone() -> None:
-    work = TextWork(config(text_threads=1))
+    work = TextExecutor(config(text_threads=1))
     begun, go = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -96,7 +96,7 @@ async def test_work_of_callers_that_have_gone() -> None:
 
 
 async def held_text(server: RunningServer, go: threading.Event) -> asyncio.Task[bool]:
-    held = asyncio.create_task(server.model.text_work.run(1, go.wait))
+    held = asyncio.create_task(server.model.text_executor.run(1, go.wait))
     await asyncio.sleep(0)
     return held
 

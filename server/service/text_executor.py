@@ -20,7 +20,7 @@ NEWEST = 0.2
 T = TypeVar("T")
 
 
-class TextWork:
+class TextExecutor:
     """Runs what would hold up the event loop. For one event loop.
 
     Work whose caller has gone is dropped if it has not begun, and counts until
