@@ -12,10 +12,10 @@ from llm_serving_engine.server.catalog import Catalog
 from llm_serving_engine.server.config import GenerationConfig
 from llm_serving_engine.server.engine.engine import Engine
 from llm_serving_engine.server.model import ServedModel
+from llm_serving_engine.server.service.call_telemetry import CallTelemetry
 from llm_serving_engine.server.service.caller import Caller
 from llm_serving_engine.server.service.errors import INTERNAL_MESSAGE
 from llm_serving_engine.server.service.generation import Generation
-from llm_serving_engine.server.service.observation import Observation
 from llm_serving_engine.server.service.prompts import detokenize, parse_tokenize
 from llm_serving_engine.server.service.request import (
     DetokenizeRequest,
@@ -84,15 +84,15 @@ class Inference:
         Raises:
             RequestError: The request is not valid, or it is refused.
         """
-        async with self._observed(caller) as observation:
-            observation.request_id = request.request_id[:REQUEST_ID_CHARACTERS_MAX]
-            yield await self._submit(request, caller, observation)
+        async with self._observed(caller) as telemetry:
+            telemetry.request_id = request.request_id[:REQUEST_ID_CHARACTERS_MAX]
+            yield await self._submit(request, caller, telemetry)
 
     async def tokenize(self, request: TokenizeRequest, caller: Caller) -> Tokenized:
         """A text's tokens. Raises RequestError."""
-        async with self._observed(caller) as observation:
+        async with self._observed(caller) as telemetry:
             model = self._catalog.get(request.model)
-            observation.model = model.name
+            telemetry.model = model.name
             tokens = await parse_tokenize(request, model, self._config)
             names = await _names(tokens, model) if not request.ids_only else []
             _check_answer(tokens, names)
@@ -100,51 +100,51 @@ class Inference:
 
     async def detokenize(self, request: DetokenizeRequest, caller: Caller) -> tuple[str, str]:
         """The model whose vocabulary was used, and the tokens' text. Raises RequestError."""
-        async with self._observed(caller) as observation:
+        async with self._observed(caller) as telemetry:
             model = self._catalog.get(request.model)
-            observation.model = model.name
+            telemetry.model = model.name
             return model.name, await detokenize(request, model, self._config)
 
     async def _submit(
-        self, request: GenerationRequest, caller: Caller, observation: Observation
+        self, request: GenerationRequest, caller: Caller, telemetry: CallTelemetry
     ) -> Generation:
         model = self._catalog.get(request.model)
-        observation.model = model.name
+        telemetry.model = model.name
         engine = model.engine
         _check_queue(engine, model.text_executor)
         remaining = caller.remaining()
         deadline = None if remaining is None else engine.clock() + remaining
         call = await parse_generate(request, model, self._config, caller.tenant, deadline)
-        observation.request_id = call.request_id
-        observation.span.describe(
+        telemetry.request_id = call.request_id
+        telemetry.span.describe(
             call.request,
             model.name,
             request_id=call.request_id,
             operation=CHAT if call.chat else TEXT_COMPLETION,
             stop=call.stops,
         )
-        observation.submitting = True
-        observation.generation = Generation(engine, model.tokenizer, call)
-        return observation.generation
+        telemetry.submitting = True
+        telemetry.generation = Generation(engine, model.tokenizer, call)
+        return telemetry.generation
 
     @contextlib.asynccontextmanager
-    async def _observed(self, caller: Caller) -> AsyncIterator[Observation]:
+    async def _observed(self, caller: Caller) -> AsyncIterator[CallTelemetry]:
         """Whatever happens in the block ends the request, its span, and its log line."""
-        observation = Observation(caller, self._tracer, self._metrics)
+        telemetry = CallTelemetry(caller, self._tracer, self._metrics)
         error: RequestError | None = None
         try:
-            yield observation
+            yield telemetry
         except RequestError as raised:
             error = raised
             raise
         except (asyncio.CancelledError, GeneratorExit):
-            error = observation.departure()
+            error = telemetry.departure()
             raise
         except Exception:
             error = RequestError(INTERNAL_MESSAGE)
             raise
         finally:
-            observation.end("OK" if error is None else error.code, error)
+            telemetry.end("OK" if error is None else error.code, error)
 
 
 def _check_queue(engine: Engine, text: TextExecutor) -> None:

@@ -15,7 +15,7 @@ from llm_serving_engine.server.telemetry.tracing import RequestTracer
 DEADLINE_SLACK_SECONDS = 0.05
 
 
-class Observation:
+class CallTelemetry:
     """One call, as far as it has come.
 
     Attributes:
