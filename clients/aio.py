@@ -14,9 +14,9 @@ from llm_serving_engine.clients.catalog import Model
 from llm_serving_engine.clients.channels import ADDRESS, Metadata, call_metadata, channel_options
 from llm_serving_engine.clients.errors import ServingError
 from llm_serving_engine.clients.explanations import Explanation, explanation
+from llm_serving_engine.clients.fork_guard import ForkGuard
 from llm_serving_engine.clients.operations import SchedulerState
 from llm_serving_engine.clients.operations_conversion import scheduler_state
-from llm_serving_engine.clients.own_process import OwnProcess
 from llm_serving_engine.clients.requests import (
     GenerateOptions,
     Prompt,
@@ -139,7 +139,7 @@ class AsyncClient:
         metadata: Metadata = (),
         channel: grpc.aio.Channel | None = None,
     ) -> None:
-        self._process = OwnProcess()
+        self._fork_guard = ForkGuard()
         self._retries = Retries(attempts, retry_seconds)
         if channel is None:
             options = channel_options(keepalive)
@@ -239,7 +239,7 @@ class AsyncClient:
         self, model: str = "", *, interval: float | None = None, timeout: float | None = None
     ) -> AsyncIterator[SchedulerState]:
         """The state now, and again when it has changed, until the loop is left."""
-        self._process.check()
+        self._fork_guard.check()
         call = self._operations.WatchSchedulerState(
             watch_request(model, interval), timeout=timeout, metadata=self._metadata
         )
@@ -253,7 +253,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the channel; calls under way end as cancelled. Closing again does nothing."""
-        if self._process.close():
+        if self._fork_guard.close():
             await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -285,7 +285,7 @@ class AsyncClient:
             await asyncio.sleep(pause)
 
     def _attempts(self, timeout: float | None) -> Attempts:
-        self._process.check()
+        self._fork_guard.check()
         return Attempts(self._retries, self._timeout if timeout is None else timeout)
 
 

@@ -13,9 +13,9 @@ from llm_serving_engine.clients import conversion
 from llm_serving_engine.clients.catalog import Model
 from llm_serving_engine.clients.channels import ADDRESS, Metadata, call_metadata, channel_options
 from llm_serving_engine.clients.explanations import Explanation, explanation
+from llm_serving_engine.clients.fork_guard import ForkGuard
 from llm_serving_engine.clients.operations import SchedulerState
 from llm_serving_engine.clients.operations_conversion import scheduler_state
-from llm_serving_engine.clients.own_process import OwnProcess
 from llm_serving_engine.clients.requests import (
     GenerateOptions,
     Prompt,
@@ -81,7 +81,7 @@ class Client:
         metadata: Metadata = (),
         channel: grpc.Channel | None = None,
     ) -> None:
-        self._process = OwnProcess()
+        self._fork_guard = ForkGuard()
         self._retries = Retries(attempts, retry_seconds)
         if channel is None:
             options = channel_options(keepalive)
@@ -192,7 +192,7 @@ class Client:
             timeout: Seconds after which it ends with DeadlineExceeded; default:
                 never, whatever the client's own.
         """
-        self._process.check()
+        self._fork_guard.check()
         call = self._operations.WatchSchedulerState(
             watch_request(model, interval), timeout=timeout, metadata=self._metadata
         )
@@ -201,7 +201,7 @@ class Client:
 
     def close(self) -> None:
         """Close the channel; calls under way end as cancelled. Closing again does nothing."""
-        if self._process.close():
+        if self._fork_guard.close():
             self._channel.close()
 
     def __enter__(self) -> Self:
@@ -236,5 +236,5 @@ class Client:
             time.sleep(pause)
 
     def _attempts(self, timeout: float | None) -> Attempts:
-        self._process.check()
+        self._fork_guard.check()
         return Attempts(self._retries, self._timeout if timeout is None else timeout)

@@ -8,7 +8,7 @@ import pytest
 
 from llm_serving_engine.clients import Client
 from llm_serving_engine.clients.aio import AsyncClient
-from llm_serving_engine.clients.own_process import OwnProcess
+from llm_serving_engine.clients.fork_guard import ForkGuard
 
 
 def test_closing_again_does_nothing() -> None:
@@ -42,7 +42,7 @@ def test_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_another_process_closes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    inherited, own = OwnProcess(), OwnProcess()
+    inherited, own = ForkGuard(), ForkGuard()
     assert own.close()
     assert not own.close()
     monkeypatch.setattr(os, "getpid", lambda: 1)

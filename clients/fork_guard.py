@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 
-class OwnProcess:
+class ForkGuard:
     """The process in which something was made, and whether it is still open there."""
 
     def __init__(self) -> None:
