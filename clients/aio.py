@@ -28,7 +28,7 @@ from llm_serving_engine.clients.requests import (
 from llm_serving_engine.clients.results import Delta, Generation, Tokenization
 from llm_serving_engine.clients.retries import Attempts, Retries
 from llm_serving_engine.clients.statuses import error_from
-from llm_serving_engine.clients.transcript import Transcript
+from llm_serving_engine.clients.stream_state import StreamState
 from llm_serving_engine.v1 import (
     inference_pb2,
     inference_pb2_grpc,
@@ -46,7 +46,7 @@ _Response = TypeVar("_Response")
 _StreamCall = grpc.aio.UnaryStreamCall[Any, inference_pb2.StreamResponse]
 
 
-class AsyncStream(Transcript):
+class AsyncStream(StreamState):
     """Output as it is produced; the asyncio form of Stream.
 
     Iterate over it once. Leaving the loop early, in any way, ends the request

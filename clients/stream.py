@@ -13,7 +13,7 @@ from llm_serving_engine.clients.errors import ServingError
 from llm_serving_engine.clients.results import Delta
 from llm_serving_engine.clients.retries import Attempts
 from llm_serving_engine.clients.statuses import error_from
-from llm_serving_engine.clients.transcript import Transcript
+from llm_serving_engine.clients.stream_state import StreamState
 from llm_serving_engine.v1 import inference_pb2
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def responses(call: StreamingCall[_Response]) -> Iterator[_Response]:
         call.cancel()
 
 
-class Stream(Transcript):
+class Stream(StreamState):
     """Output as it is produced.
 
     Iterate over it once. Leaving the loop early, in any way, ends the request

@@ -8,7 +8,7 @@ from llm_serving_engine.clients.results import Delta, Finished, Started
 from llm_serving_engine.v1 import inference_pb2
 
 
-class Transcript:
+class StreamState:
     """Takes a stream's events in order and remembers what matters of them.
 
     Attributes:
