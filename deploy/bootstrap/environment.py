@@ -14,7 +14,7 @@ from bootstrap.errors import SetupError
 from bootstrap.features import Features
 from bootstrap.jobs import Job, run_lanes
 from bootstrap.llama_cpp import Attempts, LlamaCppWheel, pinned
-from bootstrap.proof import Proof, Steps, run_self_check
+from bootstrap.proof import Steps, Verification, run_self_check
 from bootstrap.stamp import Stamp, digest
 from bootstrap.toolchain import check_toolchain, compiler_name
 
@@ -73,7 +73,7 @@ class Environment:
         elif not self._wheel.remembered:
             self._wheel.describe(builds[0])
         steps = Steps(self._compile, self._install, partial(run_self_check, self._python))
-        Proof(self._wheel, builds, steps, self._console).run()
+        Verification(self._wheel, builds, steps, self._console).run()
         self._stamp.write(wanted, compiler_name())
 
     def _compiler_changed(self, before: str) -> bool:

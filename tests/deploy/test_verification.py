@@ -58,10 +58,10 @@ class Machine:
         self.build(self.builds[0], ())
 
     def prove(self) -> None:
-        from bootstrap.proof import Proof, Steps
+        from bootstrap.proof import Steps, Verification
 
         steps = Steps(self.build, lambda: self.done.append("install"), self.check)
-        Proof(self.wheel, self.builds, steps, self.console).run()
+        Verification(self.wheel, self.builds, steps, self.console).run()
 
     def build(self, features: Features, attempts: Any) -> None:
         self.done.append(f"build {features.name}")

@@ -46,7 +46,7 @@ class Steps:
     check: Callable[[Path], dict[str, Any]]
 
 
-class Proof:
+class Verification:
     """The builds that are left to try, from the one that the cache holds."""
 
     def __init__(
