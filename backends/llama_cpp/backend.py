@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from llm_serving_engine.backends import earlier_load, machine
+from llm_serving_engine.backends import machine, previous_runner
 from llm_serving_engine.backends.backend import (
     REPACK,
     BackendConfig,
@@ -88,7 +88,7 @@ class LlamaCppBackend:
         self._config = config
         self._info = info
         # Requests wait for a runner that replaces another: they warm it up.
-        earlier = earlier_load.recall()
+        earlier = previous_runner.recall()
         if earlier is None:
             speeds = self._measure(lambda: progress(1.0))
             invariant = self._model.cache.unlimited and self._keeps_bits()

@@ -10,7 +10,7 @@ import socket
 import sys
 from pathlib import Path
 
-from llm_serving_engine.backends import earlier_load
+from llm_serving_engine.backends import previous_runner
 from llm_serving_engine.backends.backend import Backend, BackendFactory, LoadError
 from llm_serving_engine.backends.follow import Follower
 from llm_serving_engine.backends.llama_library import tell_aborts
@@ -68,7 +68,7 @@ def _load(channel: BlockingChannel) -> Backend | None:
         limit_memory(request.config.memory_bytes_max)
     tell_aborts(lambda words: _tell_last_words(channel, words))
     try:
-        earlier_load.remember(request.earlier)
+        previous_runner.remember(request.earlier)
         factory = load_factory(request.backend)
         if request.read_vocabulary:
             _read_vocabulary(factory, request)
