@@ -166,27 +166,28 @@ def captured_errors() -> Iterator[deque[str]]:
         yield lines
 
 
-def tell_aborts(listener: Callable[[str], None]) -> None:
-    """Hand the library's last words to `listener` before it ends the process.
+def on_abort(listener: Callable[[str], None]) -> None:
+    """Call `listener` with the abort message before llama.cpp ends the process.
 
-    llama.cpp calls `abort` where an assertion fails. It then prints nothing itself.
+    llama.cpp calls `abort` when an assertion fails. With a listener it prints
+    no message itself.
 
     Args:
-        listener: Called with one line, on whichever thread calls llama.cpp. It
+        listener: Called with one line, on the thread that called llama.cpp. It
             must not raise. When it returns, the process ends.
     """
     _aborts.listener = listener
 
 
 class _Aborts:
-    """Takes the words with which ggml aborts."""
+    """Receives ggml's abort messages."""
 
     def __init__(self) -> None:
         self.listener: Callable[[str], None] | None = None
         self._callback: Any = None
 
     def attach(self, module: Any) -> None:
-        """Take the words of `module`, until the interpreter ends, where anyone listens."""
+        """Receive the messages of `module` until the process ends, if there is a listener."""
         if self.listener is None:
             return
         self._callback = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(self._write)

@@ -1,8 +1,7 @@
-"""What an earlier runner of the same server found out about the model: its successors need not.
+"""Passes the first runner's capabilities to the runners that replace it.
 
-A runner that replaces a lost one has the same file, library, machine, and
-shape. Trying again whether it keeps its bits, and measuring its speed again,
-would be most of the time of a restart.
+A replacement has the same file, library, machine, and shape. Repeating the
+probes and measurements of the first load would take most of a restart's time.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ _capabilities: Capabilities | None = None
 
 
 def remember(capabilities: Capabilities | None) -> None:
-    """Take what the first runner of this server could do, in its successor's process."""
+    """Store the capabilities of this server's first runner, in a replacement's process."""
     global _capabilities
     _capabilities = capabilities
 
 
 def recall() -> Capabilities | None:
-    """What the first runner could do; None in the first runner itself."""
+    """Return the first runner's capabilities; None in the first runner itself."""
     return _capabilities

@@ -1,4 +1,4 @@
-"""What the engine asks of a runner."""
+"""The interface between the engine and a runner."""
 
 from __future__ import annotations
 
@@ -9,37 +9,38 @@ from llm_serving_engine.scheduler.step import Capabilities, Step, StepResult
 
 
 class RunnerLost(Exception):
-    """The runner died, hung, or can no longer be spoken to; its slots are gone."""
+    """The runner died, hung, or sent nonsense; the contents of its slots are lost."""
 
 
 class Runner(Protocol):
     """Executes steps, one after the other.
 
     Attributes:
-        steps_max: How many it has at once: 2 where it can queue one, else 1.
+        steps_max: Steps that it accepts at once: 2 if it can queue one, else 1.
     """
 
     steps_max: int
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it can do; fixed once it is started."""
+        """The model's capabilities; constant after the start."""
 
     def begin(self, step: Step) -> Future[StepResult]:
-        """Send a step. It is on its way when this returns.
+        """Send a step to the runner.
 
-        The future raises RunnerLost where the runner failed.
+        Returns:
+            The result's future; it raises RunnerLost if the runner fails.
         """
 
     def recall(self, number: int) -> None:
-        """Ask for a step back. Its result says whether it came in time."""
+        """Ask the runner to skip a step. The step's result says whether it did."""
 
-    async def bury(self) -> bool:
-        """End what is left of a lost runner.
+    async def reap(self) -> bool:
+        """End the remaining process of a lost runner.
 
         Returns:
-            Whether it was lost to something that no request can cause.
+            Whether the cause was outside, so that no request can have caused the loss.
         """
 
     async def recover(self) -> None:
-        """Bring a lost runner back, empty. Returns when it can take steps again."""
+        """Replace a lost runner by one with empty slots; return when it accepts steps."""

@@ -1,4 +1,4 @@
-"""Clients belong to the process that made them: gRPC's connections do not survive a fork."""
+"""Refuses the use of a client in a forked process: gRPC connections do not survive a fork."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 
 class ForkGuard:
-    """The process in which something was made, and whether it is still open there."""
+    """Remembers the process that made a client, and whether the client is closed."""
 
     def __init__(self) -> None:
         self._id = os.getpid()
@@ -14,11 +14,11 @@ class ForkGuard:
 
     @property
     def inherited(self) -> bool:
-        """Whether this is another process, which has it by a fork."""
+        """Whether the client was made in another process, before a fork."""
         return os.getpid() != self._id
 
     def check(self) -> None:
-        """Raises RuntimeError in another process, and after `close`."""
+        """Raise RuntimeError in another process, and after `close`."""
         if self.inherited:
             raise RuntimeError(
                 "this client was made in another process, and its connection did not survive "
@@ -28,7 +28,12 @@ class ForkGuard:
             raise RuntimeError("this client is closed; make another")
 
     def close(self) -> bool:
-        """Close it. Whether there is anything to close: not twice, and not in another process."""
+        """Mark the client as closed.
+
+        Returns:
+            Whether the caller has to close the connection: False the second
+            time, and in another process.
+        """
         first = not self._closed and not self.inherited
         self._closed = True
         return first

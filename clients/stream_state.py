@@ -1,4 +1,4 @@
-"""What has come of a stream so far: the part that both kinds of stream share."""
+"""The state that synchronous and asynchronous streams share."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from llm_serving_engine.v1 import inference_pb2
 
 
 class StreamState:
-    """Takes a stream's events in order and remembers what matters of them.
+    """Collects a stream's events.
 
     Attributes:
-        started: The first event; None until it has come.
-        finished: The last event; None until it has come, and for good where
-            the stream was left early.
+        started: The first event; None before it has arrived.
+        finished: The last event; None before it has arrived, or if the stream
+            was closed early.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class StreamState:
         return tuple(self._token_ids)
 
     def _take(self, response: inference_pb2.StreamResponse) -> Delta | None:
-        """Remember an event; give it back if it is output."""
+        """Store an event; return it if it is output."""
         match conversion.event(response):
             case Started() as started:
                 self.started = started
@@ -47,6 +47,6 @@ class StreamState:
         return None
 
     def _close(self) -> None:
-        """The server has ended the stream without an error: it must be whole."""
+        """Check that the stream is complete, after the server ended it without an error."""
         if self.finished is None:
             raise ServerError("the stream ended before its last event", code="OK")

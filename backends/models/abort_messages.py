@@ -1,10 +1,10 @@
-"""What llama.cpp's last words say of the file that it was reading."""
+"""Explains llama.cpp's abort messages by the defect of the model file that caused them."""
 
 from __future__ import annotations
 
 import re
 
-# By a part of the failed assertion. What is not here is repeated as it is.
+# Keyed by a part of the failed assertion. Other messages are repeated unchanged.
 _MEANINGS = {
     "id_to_token.size() == token_to_id.size()": "its vocabulary holds the same token twice",
     "model vocab missing newline token": "its vocabulary has no token for a line break",
@@ -30,10 +30,10 @@ _WORDS_MAX = 300
 
 
 def explain(abort_message: str) -> str:
-    """What an aborted process's last words mean, for a sentence that begins with the file.
+    """Explain an abort message as the end of a sentence that begins with the file's name.
 
     Args:
-        abort_message: Such as "/src/llama-vocab.cpp:2544: GGML_ASSERT(...) failed".
+        abort_message: For example "/src/llama-vocab.cpp:2544: GGML_ASSERT(...) failed".
     """
     for part, meaning in _MEANINGS.items():
         if part in abort_message:
@@ -42,5 +42,5 @@ def explain(abort_message: str) -> str:
 
 
 def shorten(abort_message: str) -> str:
-    """The words without the folder in which the library was compiled, cut where they are long."""
+    """Remove the path of the library's build folder, and truncate long messages."""
     return _PLACE.sub(r"\1:\2: ", abort_message)[:_WORDS_MAX]

@@ -19,7 +19,7 @@ from llm_serving_engine.backends.llama_library import (
     captured_errors,
     library,
     log_lines,
-    tell_aborts,
+    on_abort,
 )
 from llm_serving_engine.backends.models.abort_messages import explain
 from llm_serving_engine.backends.models.errors import ModelError, QuantizeError
@@ -113,7 +113,7 @@ def _run_worker(
 
 def _work(source: str, target: str, number: int) -> int:
     """The process of its own: lines of progress on stdout, then a reason if it failed."""
-    tell_aborts(lambda words: print(explain(words), flush=True))  # noqa: T201 - as below
+    on_abort(lambda words: print(explain(words), flush=True))  # noqa: T201 - as below
     try:
         lib = library()
     except ModelError as error:

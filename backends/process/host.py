@@ -1,4 +1,4 @@
-"""The host's side of a runner: starts the worker, watches it, brings it back."""
+"""The host's side of a runner: starts the worker process, watches it, and replaces it."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from llm_serving_engine.scheduler.step import Capabilities, Step, StepResult
 
 EXIT_GRACE_SECONDS = 1.0
 MEMORY_POLL_SECONDS = 0.5
-# What is killed from outside can be loaded: it is not waited for long.
+# A worker that was killed from outside can be loaded again, so its delay is short.
 OUTSIDE_DELAY_SECONDS_MAX = 1.0
 _STOPPED = frozenset({psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP})
 
 
 class DiedLoading(LoadError):
-    """The worker ended before it said that it could not load the model."""
+    """The worker process ended while loading, without an error message."""
 
     def __init__(self, loss: RunnerLoss) -> None:
         super().__init__(f"the runner's process ended while loading: {loss.description}")
@@ -47,10 +47,10 @@ class DiedLoading(LoadError):
 
 
 class ProcessRunner:
-    """A model in a process of its own. Start it before anything else.
+    """Runs a model in a worker process. Call `start` first.
 
     Attributes:
-        steps_max: The worker computes one step, and its socket holds another.
+        steps_max: Steps in flight: the worker computes one, its socket holds another.
     """
 
     steps_max = 2
@@ -69,17 +69,17 @@ class ProcessRunner:
         """Describe a runner.
 
         Args:
-            backend: Its name in the registry.
+            backend: The backend's name in the registry.
             path: The model's file.
-            config: How to run it.
-            on_progress: Told the loaded fraction, from 0 to 1.
-            on_state: Told None when the runner is lost and whenever another is
-                started, and its report when it is back.
-            on_idle_loss: Told when the worker dies while no step is under way:
-                it is time to `recover`. Otherwise the step says so.
-            on_loss: Told why the runner was lost, or why another could not be
-                started, and the seconds until the next is.
-            supervision: How it is watched and replaced.
+            config: The backend's configuration.
+            on_progress: Called with the loaded fraction, from 0 to 1.
+            on_state: Called with None when the runner is lost and at each
+                restart, and with the load report when it is ready again.
+            on_idle_loss: Called when the worker dies while no step is in flight:
+                the caller then calls `recover`. Otherwise the step's future fails.
+            on_loss: Called with the reason of a loss or of a failed restart, and
+                with the seconds until the next start.
+            supervision: The time limits and restart delays.
         """
         self._path = Path(path)
         self._identity: tuple[FileIdentity | None, ...] = ()
@@ -103,14 +103,14 @@ class ProcessRunner:
 
     @property
     def report(self) -> LoadReport:
-        """What loading came to. Raises RuntimeError before `start` has returned."""
+        """The report of the last load. Raises RuntimeError before `start` has returned."""
         if self._report is None:
             raise RuntimeError("the runner is not started")
         return self._report
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the loaded model can do."""
+        """The loaded model's capabilities."""
         return self.report.capabilities
 
     @property
@@ -132,13 +132,13 @@ class ProcessRunner:
         """Start the worker and load the model.
 
         Args:
-            on_vocabulary_read: Given, the worker reads the vocabulary first, and
-                this is told when it has survived that.
+            on_vocabulary_read: If given, the worker reads the vocabulary first,
+                and this is called when that has succeeded.
 
         Raises:
-            LoadError: The model cannot be loaded; DiedLoading: the worker died loading it.
-            ModelFileError: The model's file cannot be used, or is not the one
-                that was loaded before.
+            LoadError: The model cannot be loaded; DiedLoading: the worker died while loading.
+            ModelFileError: The model's file cannot be used, or has changed since
+                the first load.
         """
         identity = FileIdentity.of(self._path)
         if self._identity:
@@ -148,7 +148,7 @@ class ProcessRunner:
             self._report = await connection.loaded
             self._costs = CostModel(self.capabilities.speeds)
         except RunnerLost:
-            raise self._load_error(await self._bury(), connection.abort_message) from None
+            raise self._load_error(await self._reap(), connection.abort_message) from None
         except BaseException:
             await self.close()
             raise
@@ -157,26 +157,26 @@ class ProcessRunner:
         return self._report
 
     def begin(self, step: Step) -> asyncio.Future[StepResult]:
-        """Send a step. It is on its way when this returns."""
+        """Send a step to the worker; return the future of its result."""
         if self._connection is None:
             raise RuntimeError("the runner is not started")
         seconds = self._supervision.step_seconds(step, self._costs)
         return self._connection.send_step(step, seconds)
 
     def recall(self, number: int) -> None:
-        """Ask for a step back. Its result says whether it came in time."""
+        """Ask the worker to skip a step. The step's result says whether it did."""
         if self._connection is not None:
             self._connection.recall(number)
 
-    async def bury(self) -> bool:
-        """Wait for a lost worker's end; whether something outside caused it."""
-        self._lost = await self._bury()
+    async def reap(self) -> bool:
+        """Wait until a lost worker has ended; return whether the cause was outside."""
+        self._lost = await self._reap()
         return self._lost.outside
 
     async def recover(self) -> None:
-        """Replace a lost worker, with back-off, for as long as it takes."""
+        """Replace a lost worker; retry with back-off until a load succeeds."""
         self._on_state(None)
-        loss, self._lost = self._lost or await self._bury(), None
+        loss, self._lost = self._lost or await self._reap(), None
         served = self._served
         while True:
             delay = self._backoff.delay(served=served)
@@ -205,7 +205,7 @@ class ProcessRunner:
         if process is not None:
             self._ending = asyncio.get_running_loop().run_in_executor(None, _end, process)
         if self._ending is not None:
-            # Whoever is cancelled here leaves the rest of the wait to the next.
+            # Shielded: a cancelled caller must not end the wait of the next one.
             await asyncio.shield(self._ending)
 
     async def _spawn(self, on_vocabulary_read: Callable[[], None] | None) -> Connection:
@@ -242,10 +242,10 @@ class ProcessRunner:
         return self._connection
 
     def _keep_shape(self) -> None:
-        """Have every later worker like the first, by what that found out.
+        """Fix the shape of later workers to that of the first.
 
-        The scheduler has planned with its slots. What the configuration leaves
-        open is chosen by the memory there is, which may be another next time.
+        The scheduler plans with the first worker's slots and context. Values that
+        the configuration leaves open depend on free memory, and could change.
         """
         assert self._report is not None
         shape = self.capabilities
@@ -254,7 +254,7 @@ class ProcessRunner:
             sequences=shape.slots,
             context_per_sequence=shape.context,
             prefill_chunk=shape.chunk,
-            # Other kernels would give other bits.
+            # Other kernels would give different results in the last bits.
             kernels=self._report.settings.get("kernels", self._load.config.kernels),
         )
         config = _with_attention(config, self._report.settings)
@@ -268,7 +268,7 @@ class ProcessRunner:
         self._give_up(RunnerLoss(reason, description, outside=stopped))
 
     def _stopped(self) -> bool:
-        """Whether a signal holds the worker up, and not what it computes."""
+        """Whether a signal has stopped the worker."""
         try:
             return psutil.Process(self.process_id).status() in _STOPPED
         except psutil.Error:
@@ -284,16 +284,16 @@ class ProcessRunner:
             await asyncio.sleep(MEMORY_POLL_SECONDS)
 
     def _give_up(self, loss: RunnerLoss) -> None:
-        """End a worker that is there, and of no use any more."""
+        """Kill a worker that is no longer usable."""
         if self._process is None or self._connection is None:
             return
         self._given_up = loss
-        # The only signal that a stopped process does not outlive.
+        # SIGKILL: the only signal that ends a stopped process.
         self._process.kill()
         self._connection.abort()
 
-    async def _bury(self) -> RunnerLoss:
-        """Wait for a lost worker's end, and tell why it was lost."""
+    async def _reap(self) -> RunnerLoss:
+        """Wait until a lost worker has ended; return why it was lost."""
         abort_message = None
         if self._connection is not None:
             self._served, abort_message = self._connection.served, self._connection.abort_message
@@ -307,18 +307,18 @@ class ProcessRunner:
         return loss or loss_from_exit_code(code, memory_short=machine.oom_kills() > self._oom_kills)
 
     def _load_error(self, loss: RunnerLoss, abort_message: str | None) -> Exception:
-        """Why a worker died while loading: by the file's fault where its library said so."""
+        """Make the error of a worker that died while loading; an abort message blames the file."""
         if abort_message is not None:
             return ModelFileError(f"{self._path} cannot be loaded: {explain(abort_message)}")
         return DiedLoading(loss)
 
 
 def _with_attention(config: BackendConfig, settings: Mapping[str, str]) -> BackendConfig:
-    """The configuration with the attention that was chosen: another one gives other bits.
+    """Fix the chosen attention in the configuration: another one changes the last bits.
 
     Args:
-        config: As it was.
-        settings: What a load has chosen, in words.
+        config: The configuration.
+        settings: The settings that a load has chosen, as texts.
     """
     flash = settings.get("flash_attention")
     if flash is None:
@@ -327,7 +327,7 @@ def _with_attention(config: BackendConfig, settings: Mapping[str, str]) -> Backe
 
 
 def _end(process: subprocess.Popen[bytes]) -> int:
-    """Wait for a worker whose socket is closed; kill it where it does not end by itself."""
+    """Wait for a worker whose socket is closed; kill it if it does not end by itself."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         return process.wait(EXIT_GRACE_SECONDS)
     process.kill()

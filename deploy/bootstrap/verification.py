@@ -1,4 +1,4 @@
-"""Proves llama.cpp by the self-check of the package; compiles it with less where that fails."""
+"""Verifies llama.cpp with the self-check; after a failure compiles it with fewer CPU features."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from bootstrap.llama_cpp import Attempts, LlamaCppWheel, processor_name
 from bootstrap.toolchain import compiler_name
 
 SECONDS_MAX = 600.0
-"""For all weight types, a hang included; it takes 1 s where all is right."""
+"""The time limit of the self-check of all weight types. Without faults it takes 1 s."""
 
 OTHER_LIBRARIES = "LLAMA_CPP_LIB_PATH"
-"""By this variable llama-cpp-python loads other libraries than the installed ones."""
+"""The variable that makes llama-cpp-python load libraries from another folder."""
 
 _MODULE = "llm_serving_engine.backends.self_check"
 _REMEDIES = (
@@ -31,14 +31,15 @@ _REMEDIES = (
 
 @dataclass(frozen=True)
 class Steps:
-    """What proving does to the machine; tests put their own in.
+    """The actions of a verification; tests replace them.
 
     Attributes:
-        build: Compile the wheel with these features, and keep it with the attempts that
-            failed before it. Raises SetupError.
-        install: Install the kept wheel. Raises SetupError.
-        check: Run the self-check of the installed wheel with a file that describes the
-            build; the record, as `backends/build_record.py` writes it. Raises SetupError.
+        build: Compiles the wheel with the given features, and caches it with the
+            failed attempts before it. Raises SetupError.
+        install: Installs the cached wheel. Raises SetupError.
+        check: Runs the self-check of the installed wheel with a file that describes
+            the build; returns the record that `backends/build_record.py` writes.
+            Raises SetupError.
     """
 
     build: Callable[[Features, Attempts], None]
@@ -47,7 +48,7 @@ class Steps:
 
 
 class Verification:
-    """The builds that are left to try, from the one that the cache holds."""
+    """Tries builds in order, from the cached one to those with fewer features."""
 
     def __init__(
         self, wheel: LlamaCppWheel, builds: Sequence[Features], steps: Steps, console: Console
@@ -58,10 +59,11 @@ class Verification:
         self._console = console
 
     def run(self) -> None:
-        """Install a wheel that computes right.
+        """Install the first wheel that passes the self-check.
 
         Raises:
-            SetupError: None does. It names the CPU, the compiler, and what was tried.
+            SetupError: No wheel passes. The message names the CPU, the compiler, and
+                the attempts.
         """
         while True:
             self._steps.install()
@@ -90,7 +92,7 @@ class Verification:
 
 
 def describe_failures(checks: dict[str, dict[str, Any]]) -> str:
-    """What failed, in a line; empty where nothing did."""
+    """Describe the failed checks in a line; empty if none failed."""
     failed = {name: check for name, check in checks.items() if check["outcome"] != "ok"}
     if not checks:
         return "nothing was checked"
@@ -106,10 +108,10 @@ def describe_failures(checks: dict[str, dict[str, Any]]) -> str:
 
 
 def run_self_check(python: Path, description: Path) -> dict[str, Any]:
-    """Run the self-check of what is installed beside `python`; the record it wrote.
+    """Run the self-check of the packages installed for `python`; return its record.
 
     Raises:
-        SetupError: It ended without a record.
+        SetupError: The self-check ended without a record.
     """
     command = [str(python), "-m", _MODULE, "--json", "--build", str(description)]
     environment = {name: value for name, value in os.environ.items() if name != OTHER_LIBRARIES}

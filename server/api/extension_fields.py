@@ -1,4 +1,4 @@
-"""ExtensionFields of this server alone: fields that every API which generates takes."""
+"""Request fields that every generating API accepts beyond its own specification."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from llm_serving_engine.server.service.request import (
 )
 
 SEEDS = 2**64
-# What llama-server's and vLLM's clients say for a seed of the server's choice.
+# Clients of llama-server and vLLM send this for a seed chosen by the server.
 ANY_SEED = -1
 NO_REASONING = "none"
 
 
 class ExtensionFields(Body):
-    """Fields beyond those of the APIs that clients know, by the names that other servers use."""
+    """Extension fields, by the names that other servers use for them."""
 
     min_p: float | None = None
     seed: int | None = None
@@ -43,20 +43,20 @@ class ExtensionFields(Body):
 
     @property
     def priority_value(self) -> int | None:
-        """The priority as the service takes it."""
+        """The priority as the service's number."""
         return None if self.priority is None else Priority[self.priority.upper()].value
 
     def seed_of(self, choice: int) -> int | None:
-        """The seed of one of several answers: each has its own."""
+        """Return the seed of choice number `choice`: each choice has its own."""
         return None if self.seed in (None, ANY_SEED) else (self.seed + choice) % SEEDS
 
     def chat(self, messages: list[Message], effort: str | None = None) -> Chat:
-        """A conversation with the arguments for its template.
+        """Make the chat input, with the template's arguments.
 
         Args:
-            messages: The turns.
-            effort: How much the model is to reason, where the request says; an
-                argument of the request's own counts more.
+            messages: The conversation.
+            effort: The reasoning effort, if the request sets one; the request's
+                own template arguments take precedence.
         """
         arguments: dict[str, Any] = {}
         if effort is not None:
@@ -77,7 +77,7 @@ class ExtensionFields(Body):
         request_id: str,
         top_logprobs: int | None = None,
     ) -> GenerationRequest:
-        """The request for the service."""
+        """Make the request for the service."""
         return GenerationRequest(
             input=source,
             request_id=request_id,

@@ -1,4 +1,4 @@
-"""One HTTP request and its answer."""
+"""One HTTP request and its response."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ from llm_serving_engine.server.time_limit import TimeLimit
 JSON = "application/json"
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 KEEP_ALIVE = b": keep-alive\n\n"
-# Whoever did not read may come back at once; but 0 is no delay that can be told.
+# A slow reader may retry at once, but a retry delay of 0 cannot be sent.
 RETRY_SECONDS = 1.0
 REQUEST_ID_HEADER = "x-request-id"
-# Smaller bodies are parsed in a few milliseconds, whatever is in them.
+# Any body below this size is parsed in a few milliseconds.
 UNCOUNTED_BYTES_MAX = 256 * 1024
-# Characters beyond 16 bits are escaped in halves.
+# JSON escapes characters beyond 16 bits as two surrogates.
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class HttpExchange:
-    """A request being answered, on the task that answers it.
+    """Reads a request and writes its response, in the task of the handler.
 
-    A client that goes away cancels that task, in whatever state the request
-    is; `gone` then tells the reason.
+    When the client disconnects, the task is cancelled, in any state of the
+    request, and `gone` is set.
 
     Attributes:
         headers: The request's headers.
-        request_id: The caller's own id for it, or one that is made here.
+        request_id: The caller's request id, or a new one.
         path: The request's path.
-        path_parameters: What the route found in it.
-        query: What comes after its question mark.
+        path_parameters: The path's parameters.
+        query: The query string.
         observed: Whether the service logs and counts the request.
-        gone: Whether the client has gone away.
-        begun: Whether the answer's status and headers are sent.
+        gone: Whether the client has disconnected.
+        begun: Whether the response's status and headers are sent.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, config: HttpConfig) -> None:
@@ -67,7 +67,7 @@ class HttpExchange:
         self._watcher: asyncio.Task[None] | None = None
 
     async def read(self) -> Any:
-        """The JSON value of the body. Raises BadBody or BodyTooLarge."""
+        """Read the body's JSON value. Raises BadBody or BodyTooLarge."""
         limit = self.config.body_bytes_max
         declared = self.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > limit:
@@ -85,7 +85,7 @@ class HttpExchange:
             if not message.get("more_body", False):
                 break
         body = b"".join(parts)
-        # Counted before it is parsed, which would hold up every other request.
+        # Counted before parsing, which would block all other requests.
         if len(body) > UNCOUNTED_BYTES_MAX:
             items, objects = body.count(b","), body.count(b"{") + body.count(b"[")
             self._check_count("items", items, self.config.body_items_max)
@@ -97,19 +97,19 @@ class HttpExchange:
             raise BodyTooLarge(f"the body has about {count} {what}; the limit is {limit}")
 
     def watch(self) -> None:
-        """Cancel the running task when the client goes away. Call after `read`."""
+        """Cancel the running task when the client disconnects. Call after `read`."""
         task = asyncio.current_task()
         assert task is not None
         self._watcher = asyncio.create_task(self._watch(task))
 
     def add_header(self, name: str, value: str) -> None:
-        """Add a header to the answer, whatever it will be."""
+        """Add a header to the response, which may still become an error."""
         self._extra_headers.append((name, value))
 
     async def answer(
         self, content: Any, status: int = 200, headers: Iterable[tuple[str, str]] = ()
     ) -> None:
-        """Answer with a JSON value, whole."""
+        """Send a JSON value as the whole response."""
         body = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
         length = ("content-length", str(len(body)))
         await self._start(status, JSON, (*headers, length))
@@ -119,10 +119,10 @@ class HttpExchange:
     async def stream(
         self, keep_alive: Callable[[], bytes] = lambda: KEEP_ALIVE
     ) -> AsyncIterator[EventStream]:
-        """Answer with server-sent events; the answer ends with the block.
+        """Respond with server-sent events; the response ends with the block.
 
         Args:
-            keep_alive: Makes what is sent after some silence.
+            keep_alive: Makes the bytes to send after `keep_alive_seconds` of silence.
         """
         await self._start(
             200, EVENT_STREAM, (("cache-control", "no-cache"), ("x-accel-buffering", "no"))
@@ -132,14 +132,14 @@ class HttpExchange:
         await self._send({"type": "http.response.body", "body": b""})
 
     async def fail(self, event: bytes) -> None:
-        """End a stream that has begun with an event that tells why."""
+        """End a started stream with an error event."""
         await self._send({"type": "http.response.body", "body": event})
 
     def close(self) -> None:
-        """Watch the client no more."""
+        """Stop watching for the client's disconnection."""
         if self._watcher is not None:
             self._watcher.cancel()
-            # A cancelled task refers to its frame, and that to this exchange.
+            # Breaks a reference cycle: a cancelled task refers to its frame, and that to self.
             self._watcher = None
 
     async def _start(
@@ -163,9 +163,9 @@ def _request_id(wish: str) -> str:
 
 
 def _value(body: bytes) -> Any:
-    """What a body says. Raises BadBody."""
+    """Parse a body. Raises BadBody."""
     try:
-        # Given bytes, json.loads would guess at their encoding, and let halves of characters by.
+        # json.loads would guess the encoding of bytes, and accept lone surrogates.
         value = json.loads(body.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise BadBody(f"the body is not valid JSON: {error}") from None
@@ -179,10 +179,10 @@ def _value(body: bytes) -> Any:
 
 
 class EventStream:
-    """Server-sent events on their way to a client.
+    """Sends server-sent events to a client.
 
-    Something goes out after each `keep_alive_seconds` of silence, so that
-    nothing between client and server takes the connection for dead.
+    After each `keep_alive_seconds` of silence it sends a keep-alive, so that no
+    proxy between client and server takes the connection for dead.
     """
 
     def __init__(self, send: Send, config: HttpConfig, keep_alive: Callable[[], bytes]) -> None:
@@ -195,7 +195,7 @@ class EventStream:
         self._keep_alive = keep_alive
 
     async def send(self, data: bytes) -> None:
-        """Send whole events. Raises LimitReached where the client does not read."""
+        """Send complete events. Raises LimitReached if the client does not read."""
         assert self._limit is not None
         self._sent_at = time.monotonic()
         await self._limit.hold(self._send_message(_more(data)))
@@ -212,7 +212,7 @@ class EventStream:
         assert self._pinger is not None
         self._limit.close()
         self._pinger.cancel()
-        # Both refer to this stream.
+        # Breaks reference cycles: both refer to this stream.
         self._limit = self._pinger = None
 
     async def _ping(self) -> None:

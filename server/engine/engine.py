@@ -168,7 +168,7 @@ class Engine:
         for one in pending:
             one.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
-        outside = await self._runner.bury()
+        outside = await self._runner.reap()
         self.scheduler.runner_lost(self.clock(), outside=outside)
         self._publish()
         recovering = asyncio.ensure_future(self._runner.recover())

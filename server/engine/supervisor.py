@@ -1,4 +1,4 @@
-"""Keeps a model's engine alive: one that fails is built anew, on a runner of its own."""
+"""Restarts a model's engine after a failure, on a new runner."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from llm_serving_engine.server.engine.engine import Engine
 
 _logger = logging.getLogger(__name__)
 
-# An engine that ran for so long begins with a clean slate.
+# After this time without a failure, earlier failures no longer count.
 STEADY_SECONDS = 60.0
 
 
 class EngineSupervisor:
-    """Runs one engine after the other until one lasts, or too many have failed.
+    """Runs an engine; replaces it when it fails, until too many have failed.
 
     Attributes:
-        engine: The engine that runs; None while there is none.
-        on_change: Called when `engine` is another.
-        on_given_up: Told in one line why no more engines are built.
+        engine: The running engine; None while there is none.
+        on_change: Called when `engine` has changed.
+        on_given_up: Called with the reason, in one line, when no more engines are built.
     """
 
     def __init__(
@@ -34,14 +34,14 @@ class EngineSupervisor:
         failures_max: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Describe the engines of a model; none runs yet.
+        """Prepare the supervision of a model's engine; `start` runs it.
 
         Args:
-            name: The model's.
-            runner: What they run on. It is started anew for each but the first.
-            build: Makes an engine, from what loading the runner came to.
-            failures_max: How many engines may fail, each within a minute.
-            clock: In seconds.
+            name: The model's name.
+            runner: The engine's runner. It is restarted for each engine but the first.
+            build: Makes an engine from the runner's load report.
+            failures_max: Engines that may fail in a row, each within a minute.
+            clock: The time in seconds.
         """
         self.engine: Engine | None = None
         self.on_change: Callable[[], None] = lambda: None
@@ -55,12 +55,12 @@ class EngineSupervisor:
         self._task: asyncio.Task[None] | None = None
 
     def start(self, report: LoadReport) -> None:
-        """Run the first engine. Raises whatever building it raises."""
+        """Build and run the first engine. Raises what `build` raises."""
         engine = self.engine = self._build(report)
         self._task = asyncio.create_task(self._supervise(engine), name=f"engine {self._name}")
 
     async def close(self) -> None:
-        """End the engine; the runner stays."""
+        """Stop the engine; the runner keeps running."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -89,7 +89,7 @@ class EngineSupervisor:
                 return
 
     async def _rebuild(self) -> Engine:
-        """Build another engine, on a new runner: nobody knows what the old one holds."""
+        """Build another engine on a new runner: the state of the old one is unknown."""
         await self._runner.close()
         report = await self._runner.start()
         engine = self.engine = self._build(report)

@@ -1,4 +1,4 @@
-"""What is told of each call when it ends: its span, its log line, and its counters."""
+"""Reports each call when it ends: its span, its log line, and its counters."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from llm_serving_engine.server.telemetry.logs import log_request
 from llm_serving_engine.server.telemetry.metrics import Metrics
 from llm_serving_engine.server.telemetry.tracing import RequestTracer
 
-# A caller's own timer may end its call before the deadline is over here, by the
-# time that the request took to arrive: a call that ends this late was ended by it.
+# A client's own deadline timer can cancel the call slightly before the deadline
+# passes here. A cancellation within this time of the deadline counts as expired.
 DEADLINE_SLACK_SECONDS = 0.05
 
 
 class CallTelemetry:
-    """One call, as far as it has come.
+    """The telemetry of one call; fields are set as the call proceeds.
 
     Attributes:
         span: Its span.
-        request_id: Its id as the caller knows it; empty before it is known.
-        model: The model's name; empty before the model is known to exist.
-        generation: Its generation, once it is in the queue.
-        submitting: Whether it has been handed to the engine, which counts refusals itself.
+        request_id: The caller's request id; empty before it is known.
+        model: The model's name; empty before the model is found.
+        generation: Its generation, once it is queued.
+        submitting: Whether the engine has the request; the engine counts its refusals itself.
     """
 
     def __init__(self, caller: Caller, tracer: RequestTracer, metrics: Metrics) -> None:
-        """Begin the span of a call that has arrived."""
+        """Start the call's span."""
         self._caller = caller
         self._metrics = metrics
         self.span = tracer.start(caller.method, caller.metadata, caller.attributes)
@@ -37,18 +37,18 @@ class CallTelemetry:
         self.submitting = False
 
     def departure(self) -> RequestError:
-        """The error of a caller that has gone: its deadline passed, or it cancelled."""
+        """Return the error of a disconnected caller: its deadline passed, or it cancelled."""
         remaining = self._caller.remaining()
         if remaining is not None and remaining <= DEADLINE_SLACK_SECONDS:
             return DeadlinePassed(DeadlinePassed.RUNNING_TIMEOUT, "the deadline passed")
         return Cancelled("the caller cancelled")
 
     def end(self, code: str, error: RequestError | None) -> None:
-        """End the call, and its generation where that is still alive.
+        """Report the call, and abandon its generation if that still runs.
 
         Args:
-            code: The name of the status code that answers the call.
-            error: The reason of the code, if it is not OK.
+            code: The name of the call's status code.
+            error: The error behind the code; None for OK.
         """
         if self.generation is not None:
             self.generation.abandon(error)

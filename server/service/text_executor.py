@@ -1,4 +1,4 @@
-"""Templates and tokenizing of long texts: on threads of their own, and bounded."""
+"""Runs chat templates and tokenizers for long texts on a bounded thread pool."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llm_serving_engine.scheduler.errors import LimitReached
 from llm_serving_engine.server.config import GenerationConfig
 
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.05, 60.0
-# The mean request, until some are measured; and the weight of the newest one then.
+# The mean request before any is measured, and the weight of the newest measurement.
 REQUEST_SECONDS, REQUEST_BYTES = 0.1, 100_000.0
 NEWEST = 0.2
 
@@ -21,10 +21,10 @@ T = TypeVar("T")
 
 
 class TextExecutor:
-    """Runs what would hold up the event loop. For one event loop.
+    """Runs text work that would block the event loop. Belongs to one event loop.
 
-    Work whose caller has gone is dropped if it has not begun, and counts until
-    it is done if it has.
+    When a caller cancels, queued work is dropped; running work counts against
+    the limits until it ends.
     """
 
     def __init__(
@@ -45,18 +45,18 @@ class TextExecutor:
 
     @property
     def requests(self) -> int:
-        """Requests whose work runs or waits."""
+        """The number of requests whose work runs or waits."""
         return self._requests
 
     async def run(self, size: int, function: Callable[[], T]) -> T:
-        """The result of `function`, called on another thread.
+        """Call `function` on a thread of the pool, and return its result.
 
         Args:
-            size: Bytes of the text, about.
-            function: What to call.
+            size: The text's size, in bytes, approximately.
+            function: The work.
 
         Raises:
-            LimitReached: Too many requests or too many bytes are here already.
+            LimitReached: Too many requests or too many bytes run or wait already.
         """
         if self._requests >= self._requests_max:
             description = f"{self._requests} requests wait for the tokenizer"
@@ -75,11 +75,11 @@ class TextExecutor:
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """Drop what has not begun."""
+        """Drop queued work; running work goes on."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _limit_reached(self, subject: str, description: str, seconds: float) -> LimitReached:
-        """The refusal of a request that would fit once so much work of one thread is done."""
+        """Make the error of a refusal, to be retried after `seconds` of one thread's work."""
         after = max(seconds / self._thread_count, RETRY_SECONDS_MIN)
         return LimitReached(subject, description, min(after, RETRY_SECONDS_MAX))
 
@@ -94,7 +94,7 @@ class TextExecutor:
                 self._mean_bytes += NEWEST * (size - self._mean_bytes)
 
     def _done(self, future: Future[T], size: int) -> None:
-        # On the thread that did the work, or on the one that dropped it.
+        # Runs on the thread that did the work, or on the one that dropped it.
         self._count(-1, -size)
 
     def _count(self, requests: int, size: int) -> None:

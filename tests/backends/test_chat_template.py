@@ -235,7 +235,7 @@ def test_arguments_cannot_forge_control_tokens() -> None:
     assert rendered.pieces == (f'a[{{"{END}": "{END}"}}]{END}', 2)
 
 
-def test_a_text_may_hold_the_stand_ins_themselves() -> None:
+def test_a_text_may_hold_the_placeholders_themselves() -> None:
     private = "".join(map(chr, (*range(0xF0000, 0xF0010), 0x10FFFD)))
     prompt = template().render(ask(f"{private}{END}{private}"))
     assert f"user\n{private}{END}{private}" in shown(prompt)

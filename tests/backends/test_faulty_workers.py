@@ -70,7 +70,7 @@ async def test_a_loss_has_a_name_and_the_next_worker_works(
         with pytest.raises(RunnerLost) as raised:
             await runner.begin(step_of(fault))
         assert ("in the middle of a message" in str(raised.value)) is (fault == faulty.HALF)
-        assert not await runner.bury()
+        assert not await runner.reap()
         await runner.recover()
         ((loss),) = losses
         assert loss.reason is reason

@@ -22,7 +22,7 @@ from llm_serving_engine.backends.process.runner_loss import (
     RunnerLoss,
     loss_from_exit_code,
 )
-from llm_serving_engine.backends.process.supervision import PATIENCE, Backoff, Supervision
+from llm_serving_engine.backends.process.supervision import SLOWDOWN_MAX, Backoff, Supervision
 from llm_serving_engine.backends.runner import RunnerLost
 from llm_serving_engine.scheduler.cost import CostModel
 from llm_serving_engine.scheduler.request import Sampling
@@ -111,7 +111,7 @@ async def test_a_server_that_was_stopped_itself_waits_anew(
     passed += 30.0
     with pytest.raises(RunnerLost):
         await step
-    assert await watched.runner.bury()
+    assert await watched.runner.reap()
     assert not psutil.pid_exists(hung)
 
 
@@ -247,7 +247,7 @@ def test_slow_models_get_more_time() -> None:
     step = Step(1, (), (Run(0, 0, 0, (1, 2, 3)),))
     slow = CostModel([(step.shape, 2.0)])
     supervision = Supervision(step_seconds_max=30.0)
-    assert supervision.step_seconds(step, slow) == pytest.approx(PATIENCE * 2.0)
+    assert supervision.step_seconds(step, slow) == pytest.approx(SLOWDOWN_MAX * 2.0)
     assert supervision.step_seconds(step, CostModel()) == 30.0
 
 

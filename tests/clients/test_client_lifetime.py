@@ -38,7 +38,7 @@ def test_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
             for call in (client.generate, client.stream, client.tokenize):
                 with pytest.raises(RuntimeError, match="make a client in the process that uses"):
                     call("hello")
-        assert not client._process.inherited
+        assert not client._fork_guard.inherited
 
 
 def test_another_process_closes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

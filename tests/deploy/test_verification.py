@@ -58,7 +58,7 @@ class Machine:
         self.build(self.builds[0], ())
 
     def prove(self) -> None:
-        from bootstrap.proof import Steps, Verification
+        from bootstrap.verification import Steps, Verification
 
         steps = Steps(self.build, lambda: self.done.append("install"), self.check)
         Verification(self.wheel, self.builds, steps, self.console).run()
@@ -135,8 +135,8 @@ def test_where_nothing_works_the_error_says_all(
 ) -> None:
     from bootstrap.errors import SetupError
 
-    monkeypatch.setattr("bootstrap.proof.compiler_name", lambda: "g++ (A system) 12.2.0")
-    monkeypatch.setattr("bootstrap.proof.processor_name", lambda: "A CPU")
+    monkeypatch.setattr("bootstrap.verification.compiler_name", lambda: "g++ (A system) 12.2.0")
+    monkeypatch.setattr("bootstrap.verification.processor_name", lambda: "A CPU")
     machine = Machine(tmp_path)
     with pytest.raises(SetupError) as raised:
         machine.prove()
@@ -242,7 +242,7 @@ def test_the_compiler_is_named_by_its_version(
 
 def test_a_self_check_that_does_not_run_is_an_error(tmp_path: Path) -> None:
     from bootstrap.errors import SetupError
-    from bootstrap.proof import run_self_check
+    from bootstrap.verification import run_self_check
 
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\necho "no such module" >&2\nexit 1\n')
@@ -254,7 +254,7 @@ def test_a_self_check_that_does_not_run_is_an_error(tmp_path: Path) -> None:
 def test_the_self_check_is_of_the_installed_libraries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bootstrap.proof import run_self_check
+    from bootstrap.verification import run_self_check
 
     monkeypatch.setenv("LLAMA_CPP_LIB_PATH", "elsewhere")
     python = tmp_path / "python"

@@ -52,7 +52,7 @@ class GatedRunner:
         self.begun.append(step)
         return asyncio.create_task(self._execute(step))
 
-    async def bury(self) -> bool:
+    async def reap(self) -> bool:
         return self.outside
 
     async def recover(self) -> None:
