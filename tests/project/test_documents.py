@@ -14,7 +14,13 @@ from llm_serving_engine.scheduler.errors import Cancelled, RequestError
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCUMENTS = sorted(
     str(path.relative_to(ROOT))
-    for pattern in ("*.md", "docs/*.md", "deploy/*.md", "clients/*.md", "clients/*/*.md")
+    for pattern in (
+        "*.md",
+        "docs/**/*.md",
+        "deploy/*.md",
+        "clients/*.md",
+        "clients/*/*.md",
+    )
     for path in ROOT.glob(pattern)
 )
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)\s#]+)")
