@@ -45,7 +45,7 @@ class BackendConfig:
             cores. Without that, one busy process beside makes steps many times
             as long: threads wait for each other, and for the one off its core.
         prefill_chunk: Tokens of a prompt computed in one call. Not set: the shortest
-            that is within 3 % of the fastest, measured when a model is loaded for the
+            that is within 2 % of the fastest, measured when a model is loaded for the
             first time. Longer ones take more memory for intermediate results.
         cache_type: How the cache is stored: "f16", or "q8_0" for half the memory and
             attention at another speed. "auto" takes what is measured to be faster.

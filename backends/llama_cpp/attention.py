@@ -22,8 +22,8 @@ from llm_serving_engine.backends.llama_cpp.timed_calls import (
 PROMPT_TOKENS, OUTPUT_TOKENS = 400, 150
 # Chunks that fill a context, as far as there is time: 448 tokens in all.
 FILL = (64, 128, 256)
-# Attention that is not the default must gain more.
-MARGIN = 0.05
+# Attention that is not the default must gain more; and where others took some of the cores.
+MARGIN, MARGIN_DISTURBED = 0.05, 0.25
 # The share of the time that each kind's first turn may take: it fills the context
 # further than the second does.
 FIRST_ROUND = 0.7
@@ -133,17 +133,18 @@ def _first_chunk(times: Times) -> float:
     return seconds
 
 
-def fastest_attention(tried: Tried, rows: int) -> Attention:
+def fastest_attention(tried: Tried, rows: int, margin: float = MARGIN) -> Attention:
     """The kind that is fastest for the mix; the first one where none gains enough.
 
     Args:
         tried: Times by kind, the default first.
         rows: Of half of the slots.
+        margin: What another than the default must gain.
     """
     seconds = mix_seconds(tried, rows)
     default = next(iter(tried))
     best = min(seconds, key=lambda kind: seconds[kind])
-    return best if seconds[best] * (1 + MARGIN) <= seconds[default] else default
+    return best if seconds[best] * (1 + margin) <= seconds[default] else default
 
 
 def mix_seconds(tried: Tried, rows: int) -> dict[Attention, float]:

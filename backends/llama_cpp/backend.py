@@ -38,6 +38,7 @@ from llm_serving_engine.backends.models.errors import ModelError
 from llm_serving_engine.backends.models.info import ModelInfo
 from llm_serving_engine.backends.models.kinds import check_generates
 from llm_serving_engine.backends.models.memory import check_fits
+from llm_serving_engine.backends.other_processes import OtherProcesses
 from llm_serving_engine.backends.text.tokenizer import LlamaTokenizer
 from llm_serving_engine.backends.threads import ThreadCount
 from llm_serving_engine.scheduler.step import (
@@ -105,7 +106,11 @@ class LlamaCppBackend:
         path = self._info.path
         choice = choose_speed(self._model, path, self._config, self._could_load, goes_on)
         self._notes += choice.reasons
-        speeds = timed_calls(self._model, goes_on)
+        others = OtherProcesses()
+        speeds = timed_calls(self._model, goes_on, others)
+        if others.crowded():
+            estimated = "the step target and the first costs of calls are estimates"
+            self._notes += (f"{estimated}: other processes took {others.cores:.1f} cores",)
         return (*speeds, *((call.shape, seconds) for call, seconds in choice.times.items()))
 
     def _could_load(self, settings: Settings) -> bool:

@@ -6,7 +6,6 @@ before anything of the model is loaded. It takes a fraction of a second.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,12 +14,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from llm_serving_engine.backends import machine
 from llm_serving_engine.backends.llama_cpp import ggml
 from llm_serving_engine.backends.llama_cpp.ggml import Address
 from llm_serving_engine.backends.llama_cpp.kernels import Kernels
 from llm_serving_engine.backends.models.gguf_file import TENSOR_TYPES
 from llm_serving_engine.backends.models.info import ModelInfo
+from llm_serving_engine.backends.other_processes import OtherProcesses
 
 # What requests are taken to be when kinds are weighed: a question in a chat, and its answer.
 PROMPT_TOKENS = 400
@@ -28,10 +27,6 @@ OUTPUT_TOKENS = 150
 CHUNK = 64
 
 ROUNDS_MAX = 5
-# What others may take of the cores meanwhile: with more, the times are of threads that wait.
-BUSY_CORES_MAX = 0.4
-# The system counts in ticks, so that a short time says nothing.
-TICKS_SECONDS = 0.05
 SECONDS_MAX = 0.5
 # Enough that a processor's caches do not hold all of it, as they do not hold a model.
 SAMPLE_BYTES = 32_000_000
@@ -118,8 +113,7 @@ def measure(
     kinds: tuple[str, ...],
     threads: int,
     rows: int,
-    clock: Callable[[], float] = time.perf_counter,
-    others: Callable[[], float] = machine.core_seconds_of_others,
+    others: OtherProcesses | None = None,
 ) -> dict[str, KernelTimes]:
     """Measure kinds in turns, so that what else the machine does hits all of them.
 
@@ -129,14 +123,13 @@ def measure(
         kinds: What to measure.
         threads: Threads that compute.
         rows: Rows of a decode step.
-        clock: Seconds.
-        others: Core seconds that other processes have had so far.
+        others: What other processes take from now on. Default: of this machine.
 
     Raises:
         CannotMeasure: Others computed meanwhile, or there is no memory for the samples.
     """
     try:
-        return _measure(kernels, weights, kinds, threads, rows, clock, others)
+        return _measure(kernels, weights, kinds, threads, rows, others or OtherProcesses())
     except MemoryError as error:
         raise CannotMeasure("there was no memory to measure") from error
 
@@ -147,8 +140,7 @@ def _measure(
     kinds: tuple[str, ...],
     threads: int,
     rows: int,
-    clock: Callable[[], float],
-    others: Callable[[], float],
+    others: OtherProcesses,
 ) -> dict[str, KernelTimes]:
     device = ggml.cpu_device()
     assert device is not None
@@ -164,10 +156,8 @@ def _measure(
                 if (name, place) not in samples:
                     sample = _Sample(device, backend, shape, place, (rows, CHUNK))
                     samples[name, place] = stack.enter_context(sample.open())
-        began, had = clock(), others()
-        _run_rounds(list(samples.values()), clock)
-        taken, elapsed = others() - had, clock() - began
-        if taken > BUSY_CORES_MAX * elapsed + TICKS_SECONDS:
+        _run_rounds(list(samples.values()), others.clock)
+        if others.crowded():
             raise CannotMeasure("other processes were computing, so nothing was measured")
         times = {}
         for kind in kinds:

@@ -17,6 +17,8 @@ from typing import NamedTuple
 from llm_serving_engine.backends.backend import AUTO, BackendConfig, LoadError
 from llm_serving_engine.backends.llama_cpp.attention import (
     FILL,
+    MARGIN,
+    MARGIN_DISTURBED,
     Attention,
     attention_reason,
     fastest_attention,
@@ -27,6 +29,7 @@ from llm_serving_engine.backends.llama_cpp.probe import keeps_bits
 from llm_serving_engine.backends.llama_cpp.settings import CONTEXT_UNIT, Settings
 from llm_serving_engine.backends.llama_cpp.tails import TILE
 from llm_serving_engine.backends.llama_cpp.timed_calls import (
+    OTHERS_COMPUTE,
     Call,
     CallTimer,
     CannotMeasure,
@@ -45,9 +48,13 @@ from llm_serving_engine.backends.measured import Measured, MeasuredStore, Scalar
 
 ATTENTION, UNIT = "attention", "unit"
 # What is remembered of another way of measuring is measured again.
-METHOD = 5
-# Seconds for the kinds of attention, and for the unit.
-ATTENTION_SECONDS_MAX, UNIT_SECONDS_MAX = 2.0, 1.0
+METHOD = 6
+# Seconds for all that a load measures of attention and unit, and for the kinds of attention.
+SECONDS_MAX, ATTENTION_SECONDS_MAX = 2.5, 2.0
+# Of a choice that is not remembered.
+AGAIN = " (beside other processes: the next load measures again)"
+# What doctor says where no earlier load has chosen.
+NOT_MEASURED = "not measured yet: the first load without other processes beside it remembers"
 # The cells of a slot in trials: the context that is filled, and the longest chunk behind
 # it; llama.cpp rounds up to it.
 TRIED_CONTEXT = -(-(sum(FILL) + max(LENGTHS_DEEP)) // CONTEXT_UNIT) * CONTEXT_UNIT
@@ -63,16 +70,21 @@ class SpeedChoice(NamedTuple):
         settings: With attention and unit chosen.
         times: Calls that were timed with them; empty where nothing was.
         reasons: Why, a sentence each.
+        lasting: Whether later loads may take it.
     """
 
     settings: Settings
     times: Times
     reasons: tuple[str, ...]
+    lasting: bool = True
 
     def then(self, later: SpeedChoice) -> SpeedChoice:
         """Both choices: the settings of the later one, and what was timed for each."""
         return SpeedChoice(
-            later.settings, {**self.times, **later.times}, self.reasons + later.reasons
+            later.settings,
+            {**self.times, **later.times},
+            self.reasons + later.reasons,
+            self.lasting and later.lasting,
         )
 
 
@@ -126,16 +138,21 @@ def _unit(memory: _Memory, trials: _Trials, settings: Settings) -> SpeedChoice:
 
 
 def remembered_speed(path: Path, config: BackendConfig, settings: Settings) -> SpeedChoice | None:
-    """The choice of an earlier load with these settings; None where it is to be measured."""
+    """The choice of an earlier load with these settings.
+
+    Returns:
+        None where all is set. Without times where the next load measures.
+    """
     memory = _Memory(MeasuredStore.of(path), config)
     kinds = _kinds(config, settings)
-    choice: SpeedChoice | None = SpeedChoice(settings, {}, ())
+    unmeasured = SpeedChoice(settings, {}, (NOT_MEASURED,))
+    choice: SpeedChoice | None = None
     if len(kinds) > 1:
-        choice = memory.attention(settings, kinds)
-    if choice and _unit_open(config, settings):
-        unit = memory.unit(choice.settings, LENGTHS)
-        choice = choice.then(unit) if unit else None
-    return choice if choice and choice.times else None
+        choice = memory.attention(settings, kinds) or unmeasured
+    if _unit_open(config, settings) and choice != unmeasured:
+        unit = memory.unit(choice.settings if choice else settings, LENGTHS) or unmeasured
+        choice = choice.then(unit) if choice and unit.times else unit
+    return choice
 
 
 def _kinds(config: BackendConfig, settings: Settings) -> tuple[Attention, ...]:
@@ -176,7 +193,7 @@ class _Memory:
         return _choice(measured, _with(settings, kind)) if kind in kinds else None
 
     def keep_attention(self, settings: Settings, choice: SpeedChoice) -> None:
-        """Remember a choice that was made for these settings."""
+        """Remember a lasting choice that was made for these settings."""
         chosen = choice.settings
         values: dict[str, Scalar] = {
             "flash_attention": chosen.flash_attention,
@@ -193,7 +210,7 @@ class _Memory:
         return _choice(measured, replace(settings, prefill_chunk=unit))
 
     def keep_unit(self, settings: Settings, choice: SpeedChoice) -> None:
-        """Remember a choice that was made for these settings."""
+        """Remember a lasting choice that was made for these settings."""
         values: dict[str, Scalar] = {"prefill_chunk": choice.settings.prefill_chunk}
         self._remember(UNIT, self._unit_key(settings), values, choice)
 
@@ -231,7 +248,7 @@ class _Memory:
         values: Mapping[str, Scalar],
         choice: SpeedChoice,
     ) -> None:
-        if self._store:
+        if self._store and choice.lasting:
             figures = {call.name: seconds for call, seconds in choice.times.items()}
             self._store.remember(Measured(subject, key, values, figures, "".join(choice.reasons)))
 
@@ -272,6 +289,7 @@ class _Trials:
             prefill_chunk=max(self.lengths, default=max(FILL)),
         )
         self._filled: dict[Attention, Filled] = {}
+        self._seconds_left = SECONDS_MAX
 
     def attention(self) -> SpeedChoice:
         """Time the kinds, and choose. Raises CannotMeasure."""
@@ -280,9 +298,11 @@ class _Trials:
         tried, self._filled = time_attention(
             lambda kind: self._begin(kind, limit), self.kinds, self._rows, limit
         )
-        kind = fastest_attention(tried, self._rows)
-        reason = attention_reason(tried, kind, self._rows)
-        return SpeedChoice(_with(self._settings, kind), tried[kind], (reason,))
+        self._seconds_left -= limit.others.elapsed
+        disturbed = limit.others.disturbed()
+        kind = fastest_attention(tried, self._rows, MARGIN_DISTURBED if disturbed else MARGIN)
+        reason = attention_reason(tried, kind, self._rows) + AGAIN * disturbed
+        return SpeedChoice(_with(self._settings, kind), tried[kind], (reason,), not disturbed)
 
     def unit(self, settings: Settings) -> SpeedChoice:
         """Time chunks of all lengths with the attention of the settings, and choose.
@@ -291,7 +311,7 @@ class _Trials:
             CannotMeasure: Others compute, or llama.cpp cannot make the context.
         """
         self._check_threads()
-        limit = TimeLimit(UNIT_SECONDS_MAX)
+        limit = TimeLimit(self._seconds_left)
         kind = Attention(settings.flash_attention, settings.cache_type)
         timer = self._begin(kind, limit)
         if timer is None:
@@ -299,16 +319,18 @@ class _Trials:
         if kind in self._filled:
             timer.resume(self._filled[kind])
         times = time_lengths(timer, self.lengths, (1, 4))
-        unit = fastest_length(times, self._invariant)
+        disturbed = limit.others.disturbed()
+        unit = fastest_length(times, self._invariant, disturbed)
         reason = unit_reason(times, unit)
+        reasons = (reason + AGAIN * disturbed,) * bool(reason)
         while self._invariant and unit > TILE and not self._keeps_bits(settings, unit):
             unit //= 2
-        return SpeedChoice(replace(settings, prefill_chunk=unit), times, (reason,) * bool(reason))
+        return SpeedChoice(replace(settings, prefill_chunk=unit), times, reasons, not disturbed)
 
     def _check_threads(self) -> None:
         """Raise CannotMeasure where fewer threads compute than later will."""
         if self._model.threads < self._settings.threads:
-            raise CannotMeasure("other processes were computing")
+            raise CannotMeasure(OTHERS_COMPUTE)
 
     def _begin(self, kind: Attention, limit: TimeLimit) -> CallTimer | None:
         """An empty context of a kind; None where llama.cpp refuses it."""

@@ -8,22 +8,20 @@ limited: a large model is timed at a shorter context.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from llm_serving_engine.backends import machine
 from llm_serving_engine.backends.llama_cpp.model import DecodeError, LlamaModel, SavedCache
 from llm_serving_engine.backends.llama_cpp.padding import TILED_TOKENS
 from llm_serving_engine.backends.llama_cpp.part import FILLER, Part
+from llm_serving_engine.backends.other_processes import OtherProcesses
 from llm_serving_engine.scheduler.step import Shape, shape_of
 
-# What other processes may take of the cores meanwhile: with more, the times say how
-# long the threads waited. The system counts in ticks.
-BUSY_CORES_MAX = 0.4
-TICKS_SECONDS = 0.1
 # The first call of a context prepares it, and reads the weights.
 WARM_UP_TOKENS = 16
+
+# Why nothing was measured.
+OTHERS_COMPUTE = "other processes were computing; the next load measures again"
 
 _NAME = re.compile(r"(chunk|rows)_(\d+)_at_(\d+)_seconds")
 
@@ -83,38 +81,33 @@ class Filled(NamedTuple):
 
 
 class TimeLimit:
-    """How long measuring may take, whatever the machine does meanwhile."""
+    """How long measuring may take, whatever the machine does meanwhile.
 
-    def __init__(
-        self,
-        seconds_max: float,
-        clock: Callable[[], float] = time.perf_counter,
-        others: Callable[[], float] = machine.core_seconds_of_others,
-    ) -> None:
+    Attributes:
+        clock: Seconds.
+        others: What other processes take meanwhile.
+    """
+
+    def __init__(self, seconds_max: float, others: OtherProcesses | None = None) -> None:
         """Begin.
 
         Args:
             seconds_max: From now on.
-            clock: Seconds.
-            others: Core seconds that other processes have had so far.
+            others: Made just now. Default: of this machine.
         """
-        self.clock = clock
-        self._others = others
+        self.others = others or OtherProcesses()
+        self.clock = self.others.clock
         self._seconds_max = seconds_max
-        self._began, self._had = clock(), others()
 
     @property
     def left(self) -> float:
         """Seconds; below 0 where it took longer."""
-        return self._seconds_max - self._elapsed()
+        return self._seconds_max - self.others.elapsed
 
     def check_quiet(self) -> None:
-        """Raise CannotMeasure where others have computed meanwhile."""
-        if self._others() - self._had > BUSY_CORES_MAX * self._elapsed() + TICKS_SECONDS:
-            raise CannotMeasure("other processes were computing")
-
-    def _elapsed(self) -> float:
-        return self.clock() - self._began
+        """Raise CannotMeasure where others have computed so much that times mean nothing."""
+        if self.others.crowded():
+            raise CannotMeasure(OTHERS_COMPUTE)
 
 
 class CallTimer:
@@ -194,6 +187,10 @@ class CallTimer:
             self.context = filled.tokens
         else:
             self._model.clear(0)
+
+    def has_cells(self, tokens: int) -> bool:
+        """Whether slot 0 has cells for so many tokens more."""
+        return self.context + tokens <= self._model.context_per_sequence
 
     def affords(self, tokens: int) -> bool:
         """Whether there is time for so many tokens of a prompt."""

@@ -70,7 +70,7 @@ def _look_at_file(path: Path, config: ServerConfig, served: bool) -> Iterator[Fi
 
 
 def _speed(path: Path, runner: BackendConfig, settings: Settings) -> Iterator[Finding]:
-    """Attention and unit as an earlier load measured them."""
+    """Attention and unit as an earlier load measured them, or that none has."""
     choice = remembered_speed(path, runner, settings)
     for reason in choice.reasons if choice else ():
         yield Finding(SECTION, "speed", reason)

@@ -10,7 +10,7 @@ import pytest
 from llm_serving_engine.backends import machine
 from llm_serving_engine.backends.backend import BackendConfig
 from llm_serving_engine.backends.llama_cpp.settings import Settings
-from llm_serving_engine.backends.llama_cpp.speed_choice import SpeedChoice
+from llm_serving_engine.backends.llama_cpp.speed_choice import NOT_MEASURED, SpeedChoice
 from llm_serving_engine.server.config import ServerConfig, load_config
 from llm_serving_engine.server.doctor import model as model_module
 from llm_serving_engine.server.doctor.finding import Finding, Verdict
@@ -36,7 +36,7 @@ def test_a_model_that_fits() -> None:
     assert "for 16 slots of 2,048 tokens" in named(findings, "memory").value
 
 
-def test_what_a_load_has_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_load_has_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def remembered(path: Path, config: BackendConfig, settings: Settings) -> SpeedChoice:
         assert config.batch_invariant is False
         return SpeedChoice(settings, {}, ("prompts in chunks of 128",))
@@ -44,8 +44,13 @@ def test_what_a_load_has_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_module, "remembered_speed", remembered)
     speed = named(look_at_model(config_of(reference="builtin")), "speed")
     assert (speed.value, speed.verdict) == ("prompts in chunks of 128", OK)
-    monkeypatch.setattr(model_module, "remembered_speed", lambda *arguments: None)
-    assert "speed" not in {found.name for found in look_at_model(config_of(reference="builtin"))}
+    monkeypatch.undo()
+    monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path))
+    speed = named(look_at_model(config_of(reference="builtin")), "speed")
+    assert (speed.value, speed.verdict) == (NOT_MEASURED, OK)
+    set_by_hand = {"flash_attention": True, "prefill_chunk": 64}
+    by_hand = look_at_model(config_of(reference="builtin", runner=set_by_hand))
+    assert "speed" not in {found.name for found in by_hand}
 
 
 def test_a_model_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
