@@ -192,7 +192,6 @@ class Scheduler:
         self._recalled = 0
         running = sorted(self.cache.holders(), key=lambda s: -s.request.priority)
         for sequence in running:
-            sequence.runner_losses += 1
             self._live.vacate(sequence, Event.LOSE, 0, now)
         self.cache.lose()
         if outside:

@@ -151,7 +151,6 @@ class Dispatch(Part):
 
     def _preempt(self, sequence: Sequence, now: float) -> None:
         self._tally.saves += self._cache.save(sequence, self._target / 4, now)
-        sequence.preemptions += 1
         self._tally.preemptions += 1
         self._live.vacate(sequence, Event.PREEMPT, self._cache.position(sequence), now)
 

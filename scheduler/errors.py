@@ -2,7 +2,6 @@
 
     RequestError
     ├── InvalidField       INVALID_ARGUMENT    a field is out of range, missing, or unsupported
-    ├── UnknownModel       NOT_FOUND           no model of that name
     ├── LimitReached       RESOURCE_EXHAUSTED  a queue, a quota, or a buffer is full
     ├── DeadlinePassed     DEADLINE_EXCEEDED   the answer would come, or came, too late
     ├── Unavailable        UNAVAILABLE         loading or draining: try again
@@ -10,6 +9,7 @@
     ├── RequestFailed      INTERNAL            the request itself cannot be computed: do not retry
     └── Cancelled          CANCELLED           the caller has gone
 
+The server adds what it does not have: `server/not_found.py`.
 Each class owns its gRPC status code, by name, and the label under which it is
 counted; transports derive what they tell beside it from its attributes.
 Messages are for callers: what was wrong and what would be right, never a path
@@ -47,20 +47,6 @@ class InvalidField(RequestError):
         super().__init__(f"{field}: {description}")
         self.field = field
         self.description = description
-
-
-class UnknownModel(RequestError):
-    """No model is called `name`; `known` are the names there are."""
-
-    code = "NOT_FOUND"
-    label = "unknown_model"
-    reason = "UNKNOWN_MODEL"
-
-    def __init__(self, name: str, known: tuple[str, ...]) -> None:
-        there = ", ".join(known) or "none"
-        super().__init__(f"no model {name!r}; this server has: {there}")
-        self.name = name
-        self.known = known
 
 
 class LimitReached(RequestError):

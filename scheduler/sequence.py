@@ -34,8 +34,6 @@ class Sequence:
             computing began; None before. Written when its first run is planned.
         first_token_at: When its first token came. Written by `apply`.
         last_token_at: When its newest token came. Written by `apply`.
-        preemptions: How often a higher class took its slot.
-        runner_losses: How often its runner died while it ran.
         cache_losses: How often its cache could not be copied or restored.
         protected_until: It cannot lose its slot before it has so many tokens.
             Written when it gets a slot.
@@ -52,8 +50,6 @@ class Sequence:
     cached_prompt_tokens: int | None = None
     first_token_at: float | None = None
     last_token_at: float | None = None
-    preemptions: int = 0
-    runner_losses: int = 0
     cache_losses: int = 0
     protected_until: int = 0
     stop_token: int | None = None
@@ -83,6 +79,10 @@ class Sequence:
     def advance(self, event: Event, now: float) -> None:
         """Take the transition that `event` asks for. Raises IllegalTransition."""
         self.history.append(Transition(following(TRANSITIONS, self.state, event), now, event))
+
+    def times(self, event: Event) -> int:
+        """How often an event has happened to it."""
+        return sum(transition.event is event for transition in self.history)
 
     def seconds_in(self, state: State) -> float:
         """Seconds spent in `state`, all visits added up; one that goes on counts as 0."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 
-from llm_serving_engine.scheduler.errors import UnknownModel
 from llm_serving_engine.server.model import ServedModel
+from llm_serving_engine.server.not_found import UnknownModel
 from llm_serving_engine.server.truncation import truncated
 
 # Of a name that a caller sent, as the error repeats it.

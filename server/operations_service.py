@@ -12,8 +12,8 @@ import grpc
 from llm_serving_engine.scheduler.errors import InvalidField, LimitReached
 from llm_serving_engine.server.catalog import Catalog
 from llm_serving_engine.server.model import ServedModel
+from llm_serving_engine.server.not_found import UnknownRequest
 from llm_serving_engine.server.request_history.encoding import encode_explanation
-from llm_serving_engine.server.request_history.errors import UnknownRequest
 from llm_serving_engine.server.request_history.request_history import RequestHistory
 from llm_serving_engine.server.scheduler_view import SchedulerView
 from llm_serving_engine.v1 import operations_pb2, operations_pb2_grpc

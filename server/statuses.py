@@ -12,12 +12,8 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from llm_serving_engine.scheduler.errors import (
-    InvalidField,
-    LimitReached,
-    RequestError,
-    UnknownModel,
-)
+from llm_serving_engine.scheduler.errors import InvalidField, LimitReached, RequestError
+from llm_serving_engine.server.not_found import UnknownModel
 from llm_serving_engine.server.retry_delay import with_jitter
 from llm_serving_engine.server.service.errors import INTERNAL_MESSAGE
 from llm_serving_engine.server.truncation import truncated

@@ -8,10 +8,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from llm_serving_engine.scheduler.errors import RequestError, UnknownModel
+from llm_serving_engine.scheduler.errors import RequestError
 from llm_serving_engine.server.api.errors import http_error, openai_body
 from llm_serving_engine.server.catalog import Catalog
 from llm_serving_engine.server.model import ServedModel
+from llm_serving_engine.server.not_found import UnknownModel
 from llm_serving_engine.server.service.sampling import told
 
 OWNER = "llm-serving-engine"

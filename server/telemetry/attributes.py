@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from llm_serving_engine.scheduler.errors import Cancelled, RequestError
+from llm_serving_engine.scheduler.lifecycle import Event
 from llm_serving_engine.scheduler.request import Request
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.server.service.events import Finished
@@ -76,7 +77,7 @@ def result_attributes(sequence: Sequence, finished: Finished | None = None) -> A
     attributes: Attributes = {
         "gen_ai.usage.output_tokens": completion,
         "gen_ai.usage.cache_read.input_tokens": sequence.cached_prompt_tokens or 0,
-        "llm_serving_engine.preemptions": sequence.preemptions,
+        "llm_serving_engine.preemptions": sequence.times(Event.PREEMPT),
     }
     if sequence.first_token_at is not None:
         waited = sequence.first_token_at - sequence.arrived_at

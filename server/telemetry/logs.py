@@ -19,7 +19,7 @@ from llm_serving_engine.scheduler.errors import (
     RequestError,
     RunnerFailed,
 )
-from llm_serving_engine.scheduler.lifecycle import State
+from llm_serving_engine.scheduler.lifecycle import Event, State
 from llm_serving_engine.scheduler.request import Request
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.server.service.events import Finished
@@ -216,7 +216,7 @@ def _progress(sequence: Sequence, finished: Finished | None) -> Fields:
         "queue_seconds": _rounded(sequence.seconds_in(State.WAITING)),
         "prefill_seconds": _rounded(sequence.seconds_in(State.PREFILL)),
         "decode_seconds": _rounded(sequence.seconds_in(State.DECODE)),
-        "preemptions": sequence.preemptions,
+        "preemptions": sequence.times(Event.PREEMPT),
     }
     if sequence.first_token_at is not None:
         waited = sequence.first_token_at - sequence.arrived_at

@@ -5,6 +5,7 @@ from stepping import run_step
 
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.core import Scheduler
+from llm_serving_engine.scheduler.lifecycle import Event
 from llm_serving_engine.scheduler.policies.fair import FairPolicy
 from llm_serving_engine.scheduler.policy import POLICIES, Key, Policy, load_policy
 from llm_serving_engine.scheduler.request import Priority, Request
@@ -83,7 +84,7 @@ def test_age_takes_no_slot_from_what_runs() -> None:
     run_step(scheduler)
     scheduler.submit(Request("low", (2,), 50, priority=Priority.LOW), 0.0)
     run_step(scheduler, now=100.0)
-    assert high.preemptions == 0
+    assert high.times(Event.PREEMPT) == 0
     assert high.state.running
 
 
@@ -94,7 +95,7 @@ def test_age_does_not_stop_a_higher_class_from_taking_a_slot() -> None:
     scheduler.submit(Request("low", (2,), 50, priority=Priority.LOW), 0.0)
     high = scheduler.submit(Request("high", (3,), 50, priority=Priority.HIGH), 99.0)
     run_step(scheduler, now=100.0)
-    assert normal.preemptions == 1
+    assert normal.times(Event.PREEMPT) == 1
     assert high.state.running
 
 
@@ -123,7 +124,7 @@ def test_at_most_half_of_the_slots_are_protected() -> None:
     for _ in range(3):
         run_step(scheduler)
     assert sum(high.state.running for high in highs) == 2
-    assert sum(sequence.preemptions for sequence in resumed) == 2
+    assert sum(sequence.times(Event.PREEMPT) for sequence in resumed) == 2
 
 
 def test_the_tenant_that_was_served_least_goes_first() -> None:

@@ -196,7 +196,7 @@ def check_preemption(run: Run) -> None:
             assert sequence.request.priority < max(Priority)
     for sequence in run.sequences:
         if sequence.request.priority is Priority.CRITICAL:
-            assert sequence.preemptions == 0
+            assert sequence.times(Event.PREEMPT) == 0
 
 
 @settings(max_examples=150)

@@ -14,7 +14,7 @@ from llm_serving_engine.backends.scripted import ScriptedBackend, next_token
 from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.errors import RequestFailed
 from llm_serving_engine.scheduler.events import Moved
-from llm_serving_engine.scheduler.lifecycle import State
+from llm_serving_engine.scheduler.lifecycle import Event, State
 from llm_serving_engine.scheduler.request import FinishReason, Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.step import Capabilities, RunResult, Step, StepResult
@@ -239,7 +239,7 @@ def test_a_poison_among_sixteen_streams() -> None:
     states = {name: sequence.state for name, sequence in run.sequences.items()}
     assert states.pop("bad") is State.FAILED
     assert set(states.values()) == {State.FINISHED}
-    assert {sequence.runner_losses for name, sequence in run.sequences.items()} == {1, 3}
+    assert {sequence.times(Event.LOSE) for name, sequence in run.sequences.items()} == {1, 3}
 
 
 def test_a_newcomer_waits_for_the_trials_whatever_its_class() -> None:
@@ -263,4 +263,4 @@ def test_a_loss_from_outside_blames_nobody(priority: Priority) -> None:
     requests = [(0.0, innocent(f"good{n}", 5, 30, priority)) for n in range(4)]
     run = Run(requests, 4, frozenset(range(2, 200, 3)))
     assert {sequence.state for sequence in run.sequences.values()} == {State.FINISHED}
-    assert max(sequence.runner_losses for sequence in run.sequences.values()) > 10
+    assert max(sequence.times(Event.LOSE) for sequence in run.sequences.values()) > 10

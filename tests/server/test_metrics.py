@@ -20,6 +20,7 @@ from llm_serving_engine.scheduler.step import (
     StepResult,
 )
 from llm_serving_engine.server.engine.observer import Observer
+from llm_serving_engine.server.not_found import UnknownModel
 from llm_serving_engine.server.telemetry.metrics import Metrics, ModelObserver
 from llm_serving_engine.server.telemetry.tenants import TENANTS_MAX
 
@@ -250,7 +251,7 @@ def test_cancelled_and_failed_are_told_apart(
 
 def test_refusals(metrics: Metrics, observer: ModelObserver) -> None:
     observer.refused(Request("r", (1,), 1), errors.LimitReached("queue.requests", "full", 1.0))
-    metrics.refused("", errors.UnknownModel("x", ("m",)))
+    metrics.refused("", UnknownModel("x", ("m",)))
     assert requests(metrics, "refused") == 1
     assert value(metrics, "llm_serving_engine_errors_total", error="limit_reached") == 1
     refusals = "llm_serving_engine_refusals_total"

@@ -28,7 +28,7 @@ from running_server import (
     serving,
 )
 
-from llm_serving_engine.scheduler.lifecycle import State
+from llm_serving_engine.scheduler.lifecycle import Event, State
 from llm_serving_engine.v1 import models_pb2
 
 HEALTH = health_pb2.HealthCheckResponse
@@ -73,7 +73,7 @@ async def test_a_stream_survives_its_runner(
         assert usage.prompt_tokens == undisturbed.usage.prompt_tokens
         assert usage.completion_tokens == undisturbed.usage.completion_tokens
         assert server.model.runner_process_id != killed
-        assert sequence.runner_losses == 1
+        assert sequence.times(Event.LOSE) == 1
         visited = [transition.state for transition in sequence.history]
         assert visited.count(State.WAITING) == 2
         assert "was lost" in caplog.text
@@ -89,7 +89,7 @@ async def test_a_seeded_stream_survives_its_runner(tiny_quantized_model_path: Pa
         sequence = await server.recorder.produced("survivor", SOME)
         lose(server)
         events = await read_all(stream)
-        assert sequence.runner_losses == 1
+        assert sequence.times(Event.LOSE) == 1
         tokens = [token for event in events for token in event.delta.token_ids]
         assert tokens == list(undisturbed.token_ids)
 
@@ -104,7 +104,7 @@ async def test_a_stream_survives_any_number_of_kills() -> None:
             await server.recorder.produced("unlucky", len(sequence.output) + SOME)
         assert (await stream.read()).HasField("started")
         assert (await stream.read()).HasField("delta")
-        assert sequence.runner_losses == 3
+        assert sequence.times(Event.LOSE) == 3
         stream.cancel()
 
 
@@ -172,7 +172,7 @@ async def test_a_runner_that_dies_while_nothing_runs() -> None:
         answer = await server.generate(request_id="after")
         assert answer.text
         assert server.model.runner_process_id != killed
-        assert server.recorder.sequences["after"].runner_losses == 0
+        assert server.recorder.sequences["after"].times(Event.LOSE) == 0
 
 
 async def test_a_runner_that_dies_right_after_a_result() -> None:
@@ -189,7 +189,7 @@ async def test_a_runner_that_dies_right_after_a_result() -> None:
         events = await read_all(stream)
         tokens = [token for event in events for token in event.delta.token_ids]
         assert tokens == list((await undisturbed).token_ids)
-        assert server.recorder.sequences["survivor"].runner_losses == 1
+        assert server.recorder.sequences["survivor"].times(Event.LOSE) == 1
 
 
 async def test_requests_wait_while_a_runner_comes_back() -> None:

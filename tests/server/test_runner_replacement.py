@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2
 from running_server import RunningServer, detail, error_of, read_all, serving
 
 from llm_serving_engine.backends.process import supervision
-from llm_serving_engine.scheduler.lifecycle import State
+from llm_serving_engine.scheduler.lifecycle import Event, State
 from llm_serving_engine.v1 import inference_pb2, models_pb2
 
 HEALTH = health_pb2.HealthCheckResponse
@@ -55,7 +55,7 @@ async def test_streams_survive_a_runner_that_hangs() -> None:
         assert not sequence.state.ended
         events = await read_all(stream)
         assert tokens_of(events) == list(undisturbed.token_ids)
-        assert sequence.runner_losses == 1
+        assert sequence.times(Event.LOSE) == 1
         assert losses(server, "hung") == 1
 
 

@@ -30,6 +30,7 @@ from running_server import (
 
 from llm_serving_engine.backends import registry
 from llm_serving_engine.backends.backend import LoadReport
+from llm_serving_engine.scheduler.lifecycle import Event
 from llm_serving_engine.scheduler.step import Output
 from llm_serving_engine.server.model import ModelState
 from llm_serving_engine.v1 import generation_pb2, models_pb2
@@ -156,7 +157,7 @@ async def test_streams_go_on_where_the_runner_is_lost(served: RunningServer) -> 
     sequence = await served.recorder.produced("survivor", 20)
     process = served.signal_runner(signal.SIGKILL)
     events = await read_all(stream)
-    assert sequence.runner_losses == 1
+    assert sequence.times(Event.LOSE) == 1
     assert "".join(event.delta.text for event in events) == expected[0]
     assert [token for event in events for token in event.delta.token_ids] == expected[1]
     # The next tests want a runner that is there.
