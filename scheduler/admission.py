@@ -104,7 +104,7 @@ class Admission(Part):
                 f"{len(request.prompt)} tokens leave no room in the context of {context}",
             )
         displaced = self._check_limits(request, now)
-        if request.deadline is not None:
+        if request.deadline < math.inf:
             self._check_deadline(sequence, now)
         return displaced
 
@@ -141,7 +141,6 @@ class Admission(Part):
         )
 
     def _check_deadline(self, sequence: Sequence, now: float) -> None:
-        assert sequence.request.deadline is not None
         remaining = sequence.request.deadline - now
         if remaining <= 0:
             reason = DeadlinePassed.DEADLINE_UNREACHABLE
@@ -171,10 +170,8 @@ class Admission(Part):
             now: The time.
             needed: Seconds from now to the end of its answer, if not as soon as can be.
         """
-        deadline, many = sequence.request.deadline, self._can.slots
-        assert deadline is not None
-        work = self._work(sequence)
-        time, alone = deadline - sequence.arrived_at, self._seconds_alone(work)
+        work, many = self._work(sequence), self._can.slots
+        time, alone = sequence.request.deadline - sequence.arrived_at, self._seconds_alone(work)
         if alone > time:
             return None
         own = self._seconds(work, many) / many
@@ -212,8 +209,8 @@ class Admission(Part):
     def latest_start(self, sequence: Sequence) -> float:
         """When a request has to go on at the latest, even if nothing else is computed."""
         deadline = sequence.request.deadline
-        if deadline is None:
-            return math.inf
+        if deadline == math.inf:
+            return deadline
         return deadline - self._seconds_alone(self._work(sequence))
 
     def holds_back(self, sequence: Sequence, now: float) -> bool:
@@ -222,27 +219,20 @@ class Admission(Part):
         That is its own answer, or one of those that run and are in time without it. A
         request without a deadline minds the deadlines of higher classes only.
         """
-        running, request = self._rivals(sequence), sequence.request
-        above = request.priority + (request.deadline is None)
-        deadlines = [
-            r.deadline if r.priority >= above else None for r in (one.request for one in running)
-        ]
+        request, running = sequence.request, self._rivals(sequence)
+        above = request.priority + (request.deadline == math.inf)
+        minded = (s.request for s in running)
+        deadlines = [r.deadline if r.priority >= above else math.inf for r in minded]
         deadlines.append(request.deadline)
-        if not running or not any(deadline is not None for deadline in deadlines):
+        if not running or min(deadlines) == math.inf:
             return False
         works = [self._work(one) for one in (*running, sequence)]
-        without = [*self._seconds_beside(works[:-1]), 0.0]
-        beside = self._seconds_beside(works)
+        without = [*self._seconds_together(works[:-1]), 0.0]
+        beside = self._seconds_together(works)
         return any(
-            deadline is not None and before <= deadline - now < MARGIN * after
+            before <= deadline - now < MARGIN * after
             for deadline, before, after in zip(deadlines, without, beside, strict=True)
         )
-
-    def _seconds_beside(self, works: list[Work]) -> list[float]:
-        """Seconds to each answer's end, if these run: the prompts first, then a row of each."""
-        prompts = sum(map(self._prefill_seconds, works))
-        row = self._cost.rows_seconds(len(works))
-        return [prompts + work.output * row for work in works]
 
     # What is expected
 
@@ -259,7 +249,7 @@ class Admission(Part):
         if not ahead and not running:
             return self._seconds_alone(work)
         # As many run as leave its answer in time, and those without deadlines.
-        many = min(sum(one.request.deadline is None for one in running) + 1, self._can.slots)
+        many = min(sum(one.request.deadline == math.inf for one in running) + 1, self._can.slots)
         while many < self._can.slots and MARGIN * self._seconds(work, many + 1) <= remaining:
             many += 1
         own = MARGIN * self._seconds(work, many)
@@ -294,13 +284,7 @@ class Admission(Part):
 
     def _seconds(self, work: Work, many: int) -> float:
         """Seconds that work takes with so many like it running."""
-        return many * self._prefill_seconds(work) + work.output * self._cost.rows_seconds(many)
-
-    def _prefill_seconds(self, work: Work) -> float:
-        """Seconds of computing a prompt; a stream has one token left, which is a row."""
-        if work.end - work.start <= 1:
-            return 0.0
-        return self._cost.prefill_seconds(work.start, work.end, self._can.chunk)
+        return self._seconds_together([work] * many)[0]
 
     def _seconds_alone(self, work: Work) -> float:
         """Seconds that work takes on a server with nothing else to do.
@@ -308,8 +292,14 @@ class Admission(Part):
         The lower of learned and load-time costs counts: what was learned in a slow
         spell must not refuse for ever.
         """
-        return min(
-            cost.prefill_seconds(work.start, work.end, self._can.chunk)
-            + work.output * cost.rows_seconds(1)
-            for cost in (self._cost, self._cost_at_load)
-        )
+        costs = (self._cost, self._cost_at_load)
+        return min(self._seconds_together([work], cost)[0] for cost in costs)
+
+    def _seconds_together(self, works: list[Work], cost: CostModel | None = None) -> list[float]:
+        """Seconds to the end of each answer, if these run: the prompts first, then their rows."""
+        cost, chunk = cost or self._cost, self._can.chunk
+        # A stream has one token left of its prompt, which is a row.
+        prompts = (work for work in works if work.end - work.start > 1)
+        seconds = sum(cost.prefill_seconds(work.start, work.end, chunk) for work in prompts)
+        row = cost.rows_seconds(len(works))
+        return [seconds + work.output * row for work in works]

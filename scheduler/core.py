@@ -113,10 +113,9 @@ class Scheduler:
         sequence = self.get(key)
         if sequence is None:
             return
-        deadline = sequence.request.deadline
         if error is not None:
             self._live.end(sequence, Event.FAIL, now, error)
-        elif expired or (deadline is not None and deadline <= now):
+        elif expired or sequence.request.deadline <= now:
             self._live.expire(sequence, now)
         else:
             self._live.end(sequence, Event.CANCEL, now, Cancelled("the caller cancelled"))

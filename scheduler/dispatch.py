@@ -13,6 +13,8 @@
 
 from __future__ import annotations
 
+import math
+
 from llm_serving_engine.scheduler.admission import Admission
 from llm_serving_engine.scheduler.lifecycle import Event
 from llm_serving_engine.scheduler.live import LiveRequests
@@ -51,11 +53,10 @@ class Dispatch(Part):
         """
         heads = list(self._queue.heads(self._cache.outlook.keys, unhurried=unhurried))
         failure = self._policy.failure
-        keys = {head: self._policy.key(head, now) for head in heads}
+        order = {s: (-self._level(s), *self._policy.key(s, now)) for s in heads}
         if self._policy.failure != failure:
-            # Another policy decides from here on.
-            keys = {head: self._policy.key(head, now) for head in heads}
-        order = {s: (-self._level(s), *keys[s]) for s in heads}
+            # The default policy decides from here on.
+            return self.first(now, unhurried=unhurried)
         return min(order, key=order.__getitem__, default=None)
 
     def _level(self, sequence: Sequence) -> int:
@@ -111,7 +112,7 @@ class Dispatch(Part):
                 self._live.expire(sequence, now)
             elif aged is None and self._admission.holds_back(sequence, now):
                 # Only requests without deadlines go before what is held back.
-                if held is not None or sequence.request.deadline is None:
+                if held is not None or sequence.request.deadline == math.inf:
                     return
                 held = sequence
             else:

@@ -9,7 +9,7 @@
     ├── RequestFailed      INTERNAL            the request itself cannot be computed: do not retry
     └── Cancelled          CANCELLED           the caller has gone
 
-The server adds what it does not have: `server/not_found.py`.
+The server adds errors of what it does not have: `server/not_found.py`.
 Each class owns its gRPC status code, by name, and the label under which it is
 counted; transports derive what they tell beside it from its attributes.
 Messages are for callers: what was wrong and what would be right, never a path

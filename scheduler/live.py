@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 from llm_serving_engine.scheduler.admission import Admission
 from llm_serving_engine.scheduler.errors import DeadlinePassed, RequestError
@@ -43,7 +44,7 @@ class LiveRequests(Part):
             error = self._admission.displaced(displaced.request.priority, now)
             self.end(displaced, Event.FAIL, now, error)
         self.by_key[sequence.key] = sequence
-        if request.deadline is not None:
+        if request.deadline < math.inf:
             self._deadlines[sequence.key] = self._ends(sequence)
         self.events.append(Moved(sequence, sequence.history[-1]))
         self._policy.submitted(sequence)
@@ -107,7 +108,7 @@ class LiveRequests(Part):
         """When a request with a deadline ends as it stands: where it waits, it needs some time."""
         if sequence.slot is None:
             return self._admission.latest_start(sequence)
-        return sequence.request.deadline or 0.0
+        return sequence.request.deadline
 
     def expire(self, sequence: Sequence, now: float) -> None:
         """End a request whose deadline has passed, or cannot be met any more."""
@@ -116,8 +117,7 @@ class LiveRequests(Part):
             reason, where = DeadlinePassed.RUNNING_TIMEOUT, "before the answer was complete"
         else:
             reason, where = DeadlinePassed.QUEUE_TIMEOUT, "while the request waited in the queue"
-            if deadline is not None:
-                retry_after = self._admission.comes_again(sequence, now)
-        passed = "passed" if deadline is None or deadline <= now else "would pass"
+            retry_after = self._admission.comes_again(sequence, now)
+        passed = "would pass" if now < deadline < math.inf else "passed"
         error = DeadlinePassed(reason, f"the deadline {passed} {where}", retry_after)
         self.end(sequence, Event.EXPIRE, now, error)

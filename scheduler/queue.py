@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -100,7 +101,7 @@ class WaitingQueue:
         """
         for line in self._served():
             for sequence in line:
-                hurried = sequence.request.deadline is not None
+                hurried = sequence.request.deadline < math.inf
                 if sequence.key not in busy and not (unhurried and hurried):
                     yield sequence
                     break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -79,7 +80,7 @@ class Request:
         tenant: On whose behalf; empty where nobody says.
         cache_salt: Prefixes are shared only under equal salts.
         deadline: When the answer is worthless, in seconds of the engine's
-            clock; None for never.
+            clock; infinity for never.
     """
 
     id: str
@@ -92,7 +93,7 @@ class Request:
     priority: Priority = Priority.NORMAL
     tenant: str = ""
     cache_salt: str = ""
-    deadline: float | None = None
+    deadline: float = math.inf
 
     @property
     def tokens(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
@@ -113,7 +114,7 @@ class Inference:
         engine = model.engine
         _check_queue(engine, model.text_executor)
         remaining = caller.remaining()
-        deadline = None if remaining is None else engine.clock() + remaining
+        deadline = math.inf if remaining is None else engine.clock() + remaining
         call = await parse_generate(request, model, self._config, caller.tenant, deadline)
         telemetry.request_id = call.request_id
         telemetry.span.describe(

@@ -54,7 +54,7 @@ async def parse_generate(
     model: ServedModel,
     config: GenerationConfig,
     tenant: str,
-    deadline: float | None,
+    deadline: float,
 ) -> Call:
     """Validate a request.
 
@@ -63,7 +63,7 @@ async def parse_generate(
         model: The model that is to serve it.
         config: Defaults and ceilings.
         tenant: On whose behalf.
-        deadline: In seconds of the engine's clock.
+        deadline: In seconds of the engine's clock; infinity for none.
 
     Raises:
         InvalidField: Naming the first field that is wrong.

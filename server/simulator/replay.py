@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -157,7 +158,7 @@ class _Run(Simulation):
             context = scheduler.capabilities.context
             prompt, continuation = synthetic_tokens(record, number, context)
             self._continuations[str(number)] = continuation
-            deadline = None if record.deadline is None else now + record.deadline
+            deadline = math.inf if record.deadline is None else now + record.deadline
             request = Request(
                 str(number),
                 prompt,
@@ -293,7 +294,6 @@ def busiest(records: Iterable[TraceRecord], count: int = TENANTS_FOLLOWED) -> tu
 def _outcome(record: TraceRecord, sequence: Running) -> Outcome:
     first, last = sequence.first_token_at, sequence.last_token_at
     finished, ended = sequence.state is State.FINISHED, sequence.history[-1].at
-    deadline = sequence.request.deadline
     # The stop token took its time too, though it is no output.
     stopped = sequence.stop_token is not None
     sampled = len(sequence.output) + stopped
@@ -307,5 +307,5 @@ def _outcome(record: TraceRecord, sequence: Running) -> Outcome:
         None if first is None else first - sequence.arrived_at,
         between,
         len(sequence.output),
-        finished and (deadline is None or ended <= deadline),
+        finished and ended <= sequence.request.deadline,
     )

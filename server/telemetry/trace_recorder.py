@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import logging
+import math
 import secrets
 import time
 from array import array
@@ -120,7 +121,7 @@ class TraceRecorder:
             tenant=request.tenant,
             priority=request.priority,
             prefix=self._prefixes.find(request, sequence.output),
-            deadline=None if request.deadline is None else request.deadline - arrived_at,
+            deadline=None if request.deadline == math.inf else request.deadline - arrived_at,
             first_token_seconds=None if first is None else first - arrived_at,
             seconds=None if last is None else last - arrived_at,
         )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -214,7 +215,7 @@ def test_a_promise_is_bounded() -> None:
     assert promised[-1] == max(promised) == 600
 
 
-def run_until_held(deadline: float | None, **more: Any) -> tuple[Sequence, Sequence]:
+def run_until_held(deadline: float, **more: Any) -> tuple[Sequence, Sequence]:
     """One that must hurry runs, and another one comes, beside which it would be late."""
     scheduler = new_scheduler(slots=4)
     hurried = scheduler.submit(ask("hurried", 10, 100, deadline=1.7), 0.0)
@@ -231,8 +232,8 @@ def test_a_request_is_held_back_where_it_would_make_one_that_runs_late() -> None
 
 
 def test_a_request_without_a_deadline_is_held_back_for_a_higher_class_only() -> None:
-    assert run_until_held(deadline=None)[1].state.running
-    assert run_until_held(deadline=None, priority=Priority.LOW)[1].state is State.WAITING
+    assert run_until_held(deadline=math.inf)[1].state.running
+    assert run_until_held(deadline=math.inf, priority=Priority.LOW)[1].state is State.WAITING
 
 
 def test_a_higher_class_is_not_held_back_for_a_lower_one() -> None:

@@ -7,6 +7,7 @@ the contract, and its answers are known. INVARIANT_EXAMPLES sets how many runs t
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from collections import Counter, deque
@@ -132,7 +133,7 @@ class Run:
             priority=dice.choice(list(Priority)),
             tenant=dice.choice("AB"),
             cache_salt=dice.choice(["", "", "s"]),
-            deadline=dice.choice([None, None, self.now + dice.uniform(0.01, 4)]),
+            deadline=dice.choice([math.inf, math.inf, self.now + dice.uniform(0.01, 4)]),
         )
         self.submitted += 1
         try:

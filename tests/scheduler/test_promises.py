@@ -6,6 +6,7 @@ which checks each step against the contract and whose answers are known.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ class Plan:
             priority=self.priority,
             tenant=self.tenant,
             cache_salt=self.salt,
-            deadline=None if self.lifetime is None else self.at + self.lifetime,
+            deadline=math.inf if self.lifetime is None else self.at + self.lifetime,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections import Counter
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ class Run:
         return self.backend.execute(step)
 
     def _schedule(self, name: str, plan: Plan) -> None:
-        deadline = None if plan.lifetime is None else plan.at + plan.lifetime
+        deadline = math.inf if plan.lifetime is None else plan.at + plan.lifetime
         request = Request(
             name,
             plan.prompt,
