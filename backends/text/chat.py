@@ -46,6 +46,9 @@ RESERVED_ARGUMENTS = frozenset(
 )
 """Variables that a caller's arguments cannot set."""
 
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+"""Roles that every template gets, as OpenAI's API names them."""
+
 
 _ANSWER = "1234567890"
 
@@ -116,6 +119,10 @@ class ChatTemplate:
         with _time_told():
             self.end_tokens = self._find_end_tokens()
             self.reasoning: ReasoningFormat | None = find_reasoning(self._run_probe, source)
+
+    def knows_role(self, role: str) -> bool:
+        """Whether a message may have this role: one of ROLES, or one that the template quotes."""
+        return role in ROLES or f"'{role}'" in self._source or f'"{role}"' in self._source
 
     def render(
         self,

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from llm_serving_engine.backends.text.chat import (
     RESERVED_ARGUMENTS,
+    ROLES,
     ChatPrompt,
     ChatTemplate,
     TemplateError,
@@ -33,7 +34,6 @@ from llm_serving_engine.server.service.request import (
 INLINE_TEXT_CHARACTERS_MAX = 4096
 # A message costs a template as much time as this many characters.
 MESSAGE_WEIGHT = 16
-ROLE_CHARACTERS_MAX = 64
 # Templates and the search for control tokens walk through arguments by recursion.
 ARGUMENTS_DEPTH_MAX = 32
 
@@ -155,7 +155,7 @@ async def _chat_prompt(chat: Chat, model: ServedModel, config: GenerationConfig)
         f"have {text_bytes} bytes in all; the limit is {config.prompt_bytes_max}",
     )
     for index, message in enumerate(messages):
-        _check_role(index, message.role)
+        _check_role(index, message.role, template)
     check(
         not chat.continue_last or messages[-1].role == "assistant",
         "chat.continue_last",
@@ -195,18 +195,18 @@ def _template(model: ServedModel) -> ChatTemplate:
     raise InvalidField("chat", f"model {model.name!r} has no chat template; use prompt")
 
 
-def _check_role(index: int, role: str) -> None:
+def _check_role(index: int, role: str, template: ChatTemplate) -> None:
     field = f"chat.messages[{index}].role"
     check(role != "", field, "is empty")
-    check(
-        len(role) <= ROLE_CHARACTERS_MAX,
-        field,
-        f"has {len(role)} characters; it can have {ROLE_CHARACTERS_MAX}",
-    )
     check(
         _ROLE.fullmatch(role) is not None,
         field,
         "has a character that is no letter, digit, underscore, dot, or hyphen",
+    )
+    check(
+        template.knows_role(role),
+        field,
+        f"is {role!r:.40}; it can be {', '.join(ROLES)}, or a role that the chat template names",
     )
 
 

@@ -13,6 +13,7 @@ from running_server import RunningServer, detail, error_of, serving
 
 from llm_serving_engine.backends.backend import LoadError
 from llm_serving_engine.backends.text import template_bounds
+from llm_serving_engine.backends.text.chat import ROLES
 from llm_serving_engine.server.model_text import TEMPLATE_BYTES_MAX
 from llm_serving_engine.v1 import inference_pb2, models_pb2
 
@@ -128,16 +129,27 @@ async def test_a_template_that_loops_on_some_messages_refuses_these(
 @pytest.mark.parametrize(
     ("role", "problem"),
     [
-        ("r" * 64, ""),
-        ("r" * 65, "has 65 characters; it can have 64"),
+        *((role, "") for role in ROLES),
+        ("observation", ""),
         ("<|user|>", "is no letter, digit, underscore, dot, or hyphen"),
         ("a b", "is no letter"),
+        ("User", "is 'User'; it can be system, developer, user, assistant, tool, function, or"),
+        ("observ", "is 'observ'"),
+        ("r" * 999, "rrr; it can be system"),
     ],
 )
-async def test_a_role_is_a_word(tiny_model_path: Path, role: str, problem: str) -> None:
-    async with serving(tiny_model_path) as server:
+async def test_a_role_is_one_that_is_common_or_that_the_template_names(
+    tiny_model_path: Path, tmp_path: Path, role: str, problem: str
+) -> None:
+    file = tmp_path / "roles.jinja"
+    file.write_text(GIVEN + "{% if mood in ['observation', '<|user|>'] %}{% endif %}")
+    async with serving(tiny_model_path, model={"chat_template": str(file)}) as server:
         call = server.generate(chat={"messages": [{"role": role, "content": "hello"}]})
         if problem:
-            assert problem in str((await error_of(call)).details())
+            error = await error_of(call)
+            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert problem in str(error.details())
+            (violation,) = detail(error, error_details_pb2.BadRequest).field_violations
+            assert violation.field == "chat.messages[0].role"
         else:
             assert (await call).usage.completion_tokens == 8

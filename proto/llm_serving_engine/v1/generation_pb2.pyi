@@ -131,9 +131,10 @@ class Message(_message.Message):
     CONTENT_FIELD_NUMBER: _builtins.int
     REASONING_FIELD_NUMBER: _builtins.int
     role: _builtins.str
-    """The speaker: "system", "developer", "user", "assistant", or a role the
-    model's chat template knows. 1 to 64 letters, digits, underscores, dots, or
-    hyphens. "developer" is "system" where the template does not know it.
+    """The speaker: "system", "developer", "user", "assistant", "tool", "function",
+    or another role that the model's chat template names in quotes: a word of
+    letters, digits, underscores, dots, and hyphens. "developer" is "system"
+    where the template does not mention it.
     """
     content: _builtins.str
     """The text, UTF-8. Names of control tokens in it are text."""
