@@ -16,8 +16,18 @@ IGNORED_HEADER = "x-ignored-fields"
 IGNORED_NAMES_MAX = 32
 NAME_CHARACTERS_MAX = 64
 
-# Clients send these, "auto" as the choice among no tools, without wanting anything.
-ASKS_FOR_NOTHING: tuple[object, ...] = (None, False, [], {}, "none", "auto")
+# Clients send these, as the choice among no tools, without wanting anything.
+ASKS_FOR_NOTHING: tuple[object, ...] = (
+    *(False, [], {}),
+    *("none", "auto", {"type": "none"}, {"type": "auto"}),
+)
+# What pydantic says in Python's words, in those of JSON.
+PROBLEMS: Mapping[str, str] = {
+    "missing": "is missing",
+    "model_type": "must be an object",
+    "dict_type": "must be an object",
+    "list_type": "must be a list",
+}
 
 _B = TypeVar("_B", bound="Body")
 
@@ -27,7 +37,8 @@ class Body(BaseModel):
 
     A field that the class declares is honoured. One in `refused` ends the
     request, unless it has a value that asks for nothing. Every other is
-    ignored, and the answer's header `x-ignored-fields` names it.
+    ignored, and the answer's header `x-ignored-fields` names it. A field that
+    is null counts as left out.
 
     Attributes:
         refused: Fields that ask for what this server does not do, and what
@@ -40,8 +51,8 @@ class Body(BaseModel):
 
     @property
     def ignored(self) -> list[str]:
-        """The names of the fields that were ignored, those without a value left out."""
-        return [name for name, value in (self.model_extra or {}).items() if value is not None]
+        """The names of the fields that were ignored."""
+        return list(self.model_extra or {})
 
 
 class Item(BaseModel):
@@ -61,9 +72,10 @@ async def read_body(exchange: HttpExchange, kind: type[_B]) -> _B:
     exchange.watch()
     if not isinstance(value, dict):
         raise BadBody("the body must be a JSON object")
-    _refuse(kind, value)
+    given = {name: one for name, one in value.items() if one is not None}
+    _refuse(kind, given)
     try:
-        body = kind.model_validate(value)
+        body = kind.model_validate(given)
     except ValidationError as error:
         raise _first_problem(error) from None
     if ignored := body.ignored:
@@ -75,17 +87,19 @@ async def read_body(exchange: HttpExchange, kind: type[_B]) -> _B:
 
 def _refuse(kind: type[Body], value: dict[str, Any]) -> None:
     for name, reason in kind.refused.items():
-        if value.get(name) not in ASKS_FOR_NOTHING:
+        if name in value and value[name] not in ASKS_FOR_NOTHING:
             raise InvalidField(name, reason)
 
 
 def _first_problem(error: ValidationError) -> InvalidField:
-    problem = error.errors(include_url=False, include_input=False)[0]
-    # Which alternative of a union it was is pydantic's affair.
-    parts = (part for part in problem["loc"] if not _is_alternative(part))
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
-    message = problem["msg"]
-    return InvalidField(where.removeprefix(".") or "body", message[0].lower() + message[1:])
+    problems = error.errors(include_url=False, include_input=False)
+    # Which alternative of a union it was is pydantic's affair; the one that was meant
+    # has its problem furthest inside.
+    places = [[part for part in one["loc"] if not _is_alternative(part)] for one in problems]
+    place, problem = max(zip(places, problems, strict=True), key=lambda one: len(one[0]))
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
+    message = PROBLEMS.get(problem["type"]) or problem["msg"].replace("Input should be", "must be")
+    return InvalidField(where.removeprefix(".") or "body", message)
 
 
 def _is_alternative(part: int | str) -> bool:

@@ -10,7 +10,7 @@ from pydantic import AliasChoices, Field
 from llm_serving_engine.scheduler.errors import InvalidField
 from llm_serving_engine.server.api.body import Item
 from llm_serving_engine.server.api.choice_types import ChoicesBody
-from llm_serving_engine.server.api.sampling import CONSTRAINT, CONSTRAINTS
+from llm_serving_engine.server.api.sampling import CONSTRAINT, UNSERVED
 from llm_serving_engine.server.service.request import Chat, Message
 
 TOOLS = "tool calls are not served by this version"
@@ -55,7 +55,7 @@ class ChatBody(ChoicesBody):
     reasoning_effort: str | None = None
 
     refused: ClassVar[Mapping[str, str]] = {
-        **CONSTRAINTS,
+        **UNSERVED,
         "tools": TOOLS,
         "tool_choice": TOOLS,
         "functions": TOOLS,
@@ -99,14 +99,21 @@ def conversation_of(messages: Sequence[ChatMessage]) -> list[Message]:
 def _message(index: int, message: ChatMessage) -> Message:
     if message.tool_calls:
         raise InvalidField(f"messages[{index}].tool_calls", TOOLS)
-    content = _text(f"messages[{index}].content", message.content)
+    content = joined(f"messages[{index}].content", message.content)
     return Message(message.role, content, message.reasoning_content or "")
 
 
-def _text(field: str, content: str | list[Part] | None) -> str:
+def joined(field: str, content: str | Sequence[Part] | None) -> str:
+    """The text of a content, its parts on lines of their own. Raises InvalidField."""
     if content is None or isinstance(content, str):
         return content or ""
-    for index, part in enumerate(content):
-        if part.type not in TEXT_PARTS or part.text is None:
-            raise InvalidField(f"{field}[{index}]", f"is {part.type!r:.40}; {TEXT_ONLY}")
-    return "\n".join(part.text or "" for part in content)
+    return "\n".join(text_of(f"{field}[{index}]", part) for index, part in enumerate(content))
+
+
+def text_of(field: str, part: Part) -> str:
+    """The text of a part. Raises InvalidField."""
+    if part.type not in TEXT_PARTS:
+        raise InvalidField(field, f"is {part.type!r:.40}; {TEXT_ONLY}")
+    if part.text is None:
+        raise InvalidField(f"{field}.text", "is missing")
+    return part.text

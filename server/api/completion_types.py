@@ -7,13 +7,12 @@ from typing import ClassVar
 
 from llm_serving_engine.scheduler.errors import InvalidField
 from llm_serving_engine.server.api.choice_types import ChoicesBody
-from llm_serving_engine.server.api.sampling import CONSTRAINTS
+from llm_serving_engine.server.api.sampling import CONSTRAINT, UNSERVED
 from llm_serving_engine.server.service.request import Text, Tokens
 
 # What OpenAI's API produces where nothing is said.
 MAX_TOKENS_DEFAULT = 16
 
-PROMPT_LOGPROBS = "log-probabilities of the prompt are not served by this version"
 NO_TEMPLATE = "is for conversations; a prompt has no template"
 
 
@@ -28,10 +27,9 @@ class CompletionBody(ChoicesBody):
     parse_special: bool = False
 
     refused: ClassVar[Mapping[str, str]] = {
-        **CONSTRAINTS,
+        **UNSERVED,
         "suffix": "filling in the middle is not served by this version",
-        "response_format": CONSTRAINTS["grammar"],
-        "prompt_logprobs": PROMPT_LOGPROBS,
+        "response_format": CONSTRAINT,
         "template_arguments": NO_TEMPLATE,
         "chat_template_kwargs": NO_TEMPLATE,
         "continue_last": NO_TEMPLATE,
@@ -66,4 +64,4 @@ class CompletionBody(ChoicesBody):
         if self.best_of is not None and self.best_of != (self.n or 1):
             raise InvalidField("best_of", f"is {self.best_of}; it can be n, or left out")
         if self.echo and self.logprobs is not None:
-            raise InvalidField("echo", PROMPT_LOGPROBS)
+            raise InvalidField("echo", UNSERVED["prompt_logprobs"])

@@ -50,9 +50,12 @@ ANTHROPIC = Dialect(
     {"stop": "stop_sequences"},
     (REQUEST_ID_HEADER, "request-id"),
 )
+COMPLETIONS = Dialect(openai_body, event, {"top_logprobs": "logprobs"})
 TOKENS = Dialect(openai_body, event, {"token_ids": "tokens"})
 # The events of a response tell of its failure themselves.
-RESPONSES = Dialect(openai_body, lambda body: b"", {"max_tokens": "max_output_tokens"})
+RESPONSES = Dialect(
+    openai_body, lambda body: b"", {"max_tokens": "max_output_tokens", "messages": "input"}
+)
 
 
 class Endpoint:

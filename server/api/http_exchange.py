@@ -167,8 +167,12 @@ def _value(body: bytes) -> Any:
     try:
         # json.loads would guess the encoding of bytes, and accept lone surrogates.
         value = json.loads(body.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+    except UnicodeDecodeError as error:
+        raise BadBody(f"the body is not UTF-8: see its byte {error.start}") from None
+    except ValueError as error:
         raise BadBody(f"the body is not valid JSON: {error}") from None
+    except RecursionError:
+        raise BadBody("the body has too many levels of lists and objects") from None
     if _SURROGATE_ESCAPE.search(body):
         try:
             json.dumps(value, ensure_ascii=False).encode()

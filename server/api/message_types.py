@@ -10,8 +10,9 @@ from pydantic import Field
 
 from llm_serving_engine.scheduler.errors import InvalidField
 from llm_serving_engine.server.api.body import Item
-from llm_serving_engine.server.api.chat_types import TEXT_ONLY, TOOLS
+from llm_serving_engine.server.api.chat_types import TOOLS, Part, text_of
 from llm_serving_engine.server.api.extension_fields import NO_REASONING, ExtensionFields
+from llm_serving_engine.server.api.sampling import CONSTRAINT, UNSERVED
 from llm_serving_engine.server.service.request import Chat, Message, SamplingFields
 
 # Claude Code puts a line into the system prompt that differs in each request: the
@@ -21,11 +22,9 @@ BILLING_HEADER = "x-anthropic-billing-header"
 THINKING = ("thinking", "redacted_thinking")
 
 
-class Block(Item):
+class Block(Part):
     """A part of a message, or of the system prompt."""
 
-    type: str
-    text: str | None = None
     thinking: str | None = None
 
 
@@ -54,8 +53,9 @@ class ConversationBody(ExtensionFields):
         "tools": TOOLS,
         "tool_choice": TOOLS,
         "mcp_servers": TOOLS,
-        "output_config": "constrained output is not served by this version",
-        "output_format": "constrained output is not served by this version",
+        **UNSERVED,
+        "output_config": CONSTRAINT,
+        "output_format": CONSTRAINT,
     }
 
     def conversation(self) -> list[Message]:
@@ -119,8 +119,7 @@ def _text(field: str, content: str | list[Block]) -> str:
     for index, block in enumerate(content):
         if block.type in THINKING:
             continue
-        if block.type != "text" or block.text is None:
-            raise InvalidField(f"{field}[{index}]", f"is {block.type!r:.40}; {TEXT_ONLY}")
-        if not block.text.startswith(BILLING_HEADER):
-            texts.append(block.text)
+        text = text_of(f"{field}[{index}]", block)
+        if not text.startswith(BILLING_HEADER):
+            texts.append(text)
     return "\n".join(texts)

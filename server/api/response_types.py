@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from llm_serving_engine.scheduler.errors import InvalidField
 from llm_serving_engine.server.api.body import Item
-from llm_serving_engine.server.api.chat_types import TEXT_ONLY, TEXT_PARTS, TOOLS
-from llm_serving_engine.server.api.sampling import CONSTRAINT, CONSTRAINTS, GenerationBody
+from llm_serving_engine.server.api.chat_types import TOOLS, Part, joined
+from llm_serving_engine.server.api.sampling import CONSTRAINT, UNSERVED, GenerationBody
 from llm_serving_engine.server.service.request import Message
 
 # Tools that the service behind the API would have run itself. Clients that send
@@ -32,20 +32,13 @@ HOSTED_TOOLS = frozenset(
 LOGPROBS = "message.output_text.logprobs"
 
 
-class ContentPart(Item):
-    """A part of an item's content."""
-
-    type: str
-    text: str | None = None
-
-
 class InputItem(Item):
     """An item of the conversation. Without a type, it is a message."""
 
     type: str = "message"
-    role: str | None = None
-    content: str | list[ContentPart] | None = None
-    summary: list[ContentPart] | None = None
+    role: Literal["user", "assistant", "system", "developer"] | None = None
+    content: str | list[Part] | None = None
+    summary: list[Part] | None = None
 
 
 class Reasoning(Item):
@@ -86,7 +79,7 @@ class ResponseBody(GenerationBody):
     parallel_tool_calls: bool | None = None
 
     refused: ClassVar[Mapping[str, str]] = {
-        **CONSTRAINTS,
+        **UNSERVED,
         "background": "answers are given while the caller waits",
         "conversation": "conversations are not stored; use previous_response_id",
         "prompt": "prompts are not stored",
@@ -142,13 +135,8 @@ def _reasoning(item: InputItem) -> str:
 def _message(index: int, item: InputItem) -> Message:
     field = f"input[{index}]"
     if item.type != "message":
-        raise InvalidField(f"{field}.type", f"is {item.type!r:.40}; {TOOLS}")
+        why = TOOLS if "call" in item.type else "it can be message or reasoning"
+        raise InvalidField(f"{field}.type", f"is {item.type!r:.40}; {why}")
     if not item.role:
         raise InvalidField(f"{field}.role", "is missing")
-    content = item.content or ""
-    if isinstance(content, str):
-        return Message(item.role, content)
-    for number, part in enumerate(content):
-        if part.type not in TEXT_PARTS or part.text is None:
-            raise InvalidField(f"{field}.content[{number}]", f"is {part.type!r:.40}; {TEXT_ONLY}")
-    return Message(item.role, "\n".join(part.text or "" for part in content))
+    return Message(item.role, joined(f"{field}.content", item.content))

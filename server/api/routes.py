@@ -11,6 +11,7 @@ from llm_serving_engine.server.api.completion_types import CompletionBody
 from llm_serving_engine.server.api.completions import CompletionAnswer
 from llm_serving_engine.server.api.endpoint import (
     ANTHROPIC,
+    COMPLETIONS,
     OPENAI,
     RESPONSES,
     TOKENS,
@@ -60,11 +61,11 @@ def api_routes(
     tokens = Tokens(inference, catalog)
     handlers: list[tuple[str, str, Handler, Dialect]] = [
         ("POST", "/chat/completions", chats, OPENAI),
-        ("POST", "/completions", completions, OPENAI),
+        ("POST", "/completions", completions, COMPLETIONS),
         ("POST", "/messages", messages, ANTHROPIC),
         ("POST", "/messages/count_tokens", messages.count_tokens, ANTHROPIC),
         ("POST", "/responses", responses, RESPONSES),
-        ("POST", "/responses/input_tokens", responses.input_tokens, OPENAI),
+        ("POST", "/responses/input_tokens", responses.input_tokens, RESPONSES),
         ("GET", "/responses/{id}", responses.show, OPENAI),
         ("DELETE", "/responses/{id}", responses.forget, OPENAI),
         ("GET", "/responses/{id}/input_items", responses.show_input, OPENAI),

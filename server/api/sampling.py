@@ -31,6 +31,13 @@ CONSTRAINTS: Mapping[str, str] = dict.fromkeys(
 )
 """Names by which clients ask for constrained output."""
 
+UNSERVED: Mapping[str, str] = {
+    **CONSTRAINTS,
+    "adapters": "adapters are not served by this version",
+    "prompt_logprobs": "log-probabilities of the prompt are not served by this version",
+}
+"""Fields that would change an answer, and that no API of this version honours."""
+
 
 class GenerationBody(ExtensionFields):
     """What all of OpenAI's APIs that generate take."""

@@ -43,7 +43,7 @@ class TokenizeBody(Body):
         """The request for the service. Raises InvalidField."""
         given = [one for one in (self.prompt, self.content, self.messages) if one is not None]
         if len(given) != 1:
-            raise InvalidField("prompt", "or content or messages: give one of them")
+            raise InvalidField("prompt", "must be given, or content, or messages: one of them")
         ids_only = not (self.return_token_strs or self.with_pieces)
         if self.messages is not None:
             arguments = self.template_arguments or {}

@@ -32,7 +32,13 @@ async def test_a_whole_one(chatty: RunningServer, text: bytes) -> None:
 async def test_another_encoding(chatty: RunningServer, body: bytes) -> None:
     answer = await post(chatty, body)
     assert answer.status_code == 400
-    assert "not valid JSON: 'utf-8'" in answer.json()["error"]["message"]
+    assert "the body is not UTF-8: see its byte" in answer.json()["error"]["message"]
+
+
+async def test_nested_beyond_what_can_be_read(chatty: RunningServer) -> None:
+    answer = await post(chatty, b"[" * 100_000)
+    assert answer.status_code == 400
+    assert "too many levels of lists and objects" in answer.json()["error"]["message"]
 
 
 async def test_deep_template_arguments(chatty: RunningServer) -> None:

@@ -138,6 +138,13 @@ async def test_logprobs(client: openai.AsyncOpenAI) -> None:
         ({"messages": [{"content": "x"}]}, "messages[0].role"),
         ({"tools": [{"type": "function"}], "tool_choice": "auto"}, "tools"),
         ({"top_logprobs": 2}, "top_logprobs"),
+        ({"adapters": [{"name": "x"}]}, "adapters"),
+        ({"prompt_logprobs": 1}, "prompt_logprobs"),
+        ({"messages": [{"role": "bot", "content": "x"}]}, "messages[0].role"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+            "messages[0].content[0].text",
+        ),
         ({"logit_bias": {"x": 1}}, "logit_bias"),
         ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens"),
     ],
@@ -150,6 +157,36 @@ async def test_refusals_name_the_field(
     error = answer.json()["error"]
     assert error["param"] == param
     assert error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"messages": None}, "messages: is missing"),
+        ({"messages": "x"}, "messages: must be a list"),
+        ({"messages": [1]}, "messages[0]: must be an object"),
+        (
+            {"messages": [{"role": "user", "content": ["x"]}]},
+            "messages[0].content[0]: must be an object",
+        ),
+        ({"stream_options": "x"}, "stream_options: must be an object"),
+        ({"logit_bias": []}, "logit_bias: must be an object"),
+        ({"max_tokens": {}}, "max_tokens: must be a valid integer"),
+    ],
+)
+async def test_refusals_speak_of_json(
+    chatty: RunningServer, fields: dict[str, Any], message: str
+) -> None:
+    answer = await _post(chatty, {"messages": MESSAGES, **fields})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"] == message
+
+
+async def test_null_is_a_field_that_was_left_out(chatty: RunningServer) -> None:
+    nulls = dict.fromkeys(["model", "ignore_eos", "n", "tools", "stop", "priority", "timeout", "x"])
+    answer = await _post(chatty, {"messages": MESSAGES, "max_tokens": 2, **nulls})
+    assert answer.status_code == 200, answer.text
+    assert "x-ignored-fields" not in answer.headers
 
 
 async def test_ignored_fields_are_named(chatty: RunningServer) -> None:

@@ -73,7 +73,7 @@ async def test_logprobs(client: openai.AsyncOpenAI) -> None:
         ({"best_of": 4}, "best_of"),
         ({"echo": True, "logprobs": 1}, "echo"),
         ({"n": 17}, "n"),
-        ({"logprobs": 21}, "top_logprobs"),
+        ({"logprobs": 21}, "logprobs"),
     ],
 )
 async def test_refusals_name_the_field(

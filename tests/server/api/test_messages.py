@@ -88,6 +88,15 @@ async def test_errors_are_in_anthropics_shape(claude: anthropic.AsyncAnthropic) 
     assert body["error"]["type"] == "not_found_error"
 
 
+@pytest.mark.parametrize("choice", [{"type": "auto"}, {"type": "none"}, None])
+async def test_a_choice_among_no_tools_asks_for_nothing(chatty: RunningServer, choice: Any) -> None:
+    address = f"http://127.0.0.1:{chatty.app.http_port}/v1/messages"
+    asked = {"messages": MESSAGES, "max_tokens": 1, "tools": [], "tool_choice": choice}
+    async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
+        answer = await client.post(address, json=asked)
+    assert answer.status_code == 200, answer.text
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -96,6 +105,7 @@ async def test_errors_are_in_anthropics_shape(claude: anthropic.AsyncAnthropic) 
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content"),
         ({"temperature": 200}, "temperature"),
+        ({"regex": "a+"}, "regex"),
     ],
 )
 async def test_refusals_name_the_field(

@@ -163,6 +163,12 @@ async def test_input_tokens_are_counted(chatty: RunningServer) -> None:
             {"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
             "input[0].content[0]",
         ),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_text"}]}]},
+            "input[0].content[0].text",
+        ),
+        ({"input": [{"role": "bot", "content": "x"}]}, "input[0].role"),
+        ({"input": [{"role": "user", "content": "x" * 99_999}]}, "input"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
     ],
 )
