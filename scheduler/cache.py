@@ -6,7 +6,6 @@ import itertools
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import NamedTuple
 
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.cost import CostModel
@@ -22,7 +21,7 @@ from llm_serving_engine.scheduler.lifecycle import (
 from llm_serving_engine.scheduler.prefix import common_prefix, whole_units
 from llm_serving_engine.scheduler.queue import Awaited
 from llm_serving_engine.scheduler.sequence import Sequence
-from llm_serving_engine.scheduler.slots import Outlook, Slot, Snapshot, count_groups
+from llm_serving_engine.scheduler.slots import Outlook, Place, Slot, Snapshot, count_groups
 from llm_serving_engine.scheduler.step import (
     Capabilities,
     Close,
@@ -35,18 +34,6 @@ from llm_serving_engine.scheduler.step import (
     Step,
     StepResult,
 )
-
-# How likely it is that the prefix which was used last is asked for again. With 1.0 churn of 8
-# has 0.95 of the tokens/s (tests/benchmarks/scheduler_constants.py), and with 0.4 1.02.
-REUSE_CHANCE = 0.7
-
-
-class Place(NamedTuple):
-    """Where a sequence can go: an idle slot, and how many of its tokens are there then."""
-
-    slot: Slot
-    tokens: int = 0
-    operation: Operation | None = None
 
 
 class Cache:
@@ -120,7 +107,7 @@ class Cache:
         """The idle slot that costs least, with what a sequence begins with there.
 
         The slot most of whose tokens it goes on from is that one. Else what counts is the
-        prompt's rest, a copy, what is lost with the slot, and density.
+        prompt's rest, copies, and density.
         """
         source, tokens = self.match(sequence) or (None, 0)
         places: list[Place] = []
@@ -132,20 +119,20 @@ class Cache:
                 places.append(Place(slot, tokens))
             elif isinstance(source, Snapshot):
                 restore = Restore(slot.index, source.number, source.tokens)
-                places.append(Place(slot, tokens, restore))
+                places.append(Place(slot, tokens, (restore,)))
             elif source is not None and self._can.copy:
-                places.append(Place(slot, tokens, Copy(source.index, slot.index, tokens)))
+                places.append(Place(slot, tokens, (Copy(source.index, slot.index, tokens),)))
         held = [slot.index for slot in self.slots if slot.sequence is not None]
-        group_seconds = self._cost.rows.weights[0] * _expected_steps(sequence)
+        # Without copies, rows cannot be kept dense.
+        group_seconds = self._can.copy * self._cost.rows.weights[0] * _expected_steps(sequence)
 
-        def price(place: Place) -> tuple[float, float, int]:
-            slot, operations = place.slot, [place.operation] if place.operation else []
-            seconds = self._seconds_from(place.tokens, sequence) + self._loss(slot)
-            groups = count_groups(sorted([*held, slot.index]))
-            seconds += self._cost.operations(operations) + groups * group_seconds
-            return seconds, slot.last_used, slot.index
+        def price(place: Place) -> tuple[float, tuple[bool, float], int]:
+            groups = count_groups(sorted([*held, place.slot.index]))
+            seconds = self._seconds_from(place.tokens, sequence) + groups * group_seconds
+            seconds += self._cost.operations(place.operations)
+            return seconds, place.slot.last_use, place.slot.index
 
-        return min(places, key=price)
+        return min(map(self._keeping, places), key=price)
 
     def awaited(self, sequence: Sequence) -> Awaited | None:
         """What another sequence computes right now of this one's prompt.
@@ -201,10 +188,8 @@ class Cache:
     def take(self, place: Place, sequence: Sequence) -> None:
         """Give an idle slot to a sequence, with what it found there or elsewhere."""
         self.operations.append(sequence.opening())
-        if place.operation is not None:
-            self.operations.append(place.operation)
+        self._fill(place, sequence)
         self.drop(sequence)
-        self._fill(place.slot, sequence, place.tokens)
 
     def release(self, sequence: Sequence, usable: int, now: float) -> None:
         """Free a sequence's slot, and keep so many of its tokens for others to begin with."""
@@ -232,11 +217,11 @@ class Cache:
         target = min(holes, key=lambda slot: (after[slot], slot.index))
         saved = groups - after[target]
         gain = saved * self._cost.rows.weights[0] * _expected_steps(mover)
-        if gain <= self._cost.copy_seconds + self._loss(target):
+        place = self._keeping(Place(target, tokens, (Copy(last, target.index, tokens),)))
+        if gain <= self._cost.operations(place.operations):
             return False
         self._leave(mover, 0, now)
-        self._fill(target, mover, tokens)
-        self.operations.append(Copy(last, target.index, tokens))
+        self._fill(place, mover)
         return True
 
     def commit(self, run: Run, done: int, failed: bool) -> bool:
@@ -346,31 +331,47 @@ class Cache:
         """Seconds to compute a sequence where it has so many tokens."""
         return self._cost.prefill_seconds(tokens, sequence.known_tokens, self._can.chunk)
 
-    def _loss(self, slot: Slot) -> float:
-        """Seconds that are expected to be lost with what an idle slot retains.
+    def _keeping(self, place: Place) -> Place:
+        """A place, with the copy that keeps what its slot retains, where that pays.
 
-        Of as many as there are slots, what was used longest ago is asked for least.
+        What is lost instead is what was used longest ago.
         """
-        if not (self._config.prefix_cache and slot.usable):
-            return 0.0
-        newer = sum(o.usable > 0 and o.last_used > slot.last_used for o in self.idle())
-        seconds = self._cost.prefill_seconds(0, slot.usable, self._can.chunk)
-        return REUSE_CHANCE * seconds * (1 - newer / len(self.slots))
+        slot, used = place.slot, 0 if place.operations else place.tokens
+        if not (self._can.copy and self._config.prefix_cache and slot.usable > 2 * used):
+            return place
+        sources = [one.source for one in place.operations if isinstance(one, Copy)]
+        others = (one for one in self.idle() if one.index not in sources)
+        oldest = min(others, key=lambda one: one.last_use)
+        again = self._cost.prefill_seconds(0, slot.usable, self._can.chunk)
+        if oldest.last_use >= slot.last_use or again <= self._cost.copy_seconds:
+            return place
+        keep = Copy(slot.index, oldest.index, self.outlook.position(slot.index))
+        return place._replace(operations=(keep, *place.operations))
 
-    def _fill(self, slot: Slot, sequence: Sequence, usable: int) -> None:
+    def _fill(self, place: Place, sequence: Sequence) -> None:
+        slot = place.slot
+        for one in place.operations:
+            if isinstance(one, Copy) and one.source == slot.index and slot.retained:
+                kept = self.slots[one.target]
+                self._retain(kept, slot.retained, one.tokens, slot.last_used)
+        self.operations += place.operations
         slot.state = following(SLOT_TRANSITIONS, slot.state, SlotEvent.TAKE)
-        slot.sequence, slot.retained, slot.usable = sequence, None, usable
+        slot.sequence, slot.retained, slot.usable = sequence, None, place.tokens
         sequence.slot, self._outlook = slot.index, None
 
     def _leave(self, sequence: Sequence, usable: int, now: float) -> None:
         assert sequence.slot is not None
-        slot, self._outlook = self.slots[sequence.slot], None
-        slot.state = following(SLOT_TRANSITIONS, slot.state, SlotEvent.RELEASE)
+        slot = self.slots[sequence.slot]
         slot.sequence = sequence.slot = None
         # An error is not kept: its traceback would keep all that its caller had.
-        slot.retained = replace(sequence, error=None)
-        slot.usable, slot.last_used = min(usable, sequence.known_tokens), now
-        if not slot.usable:
+        retained = replace(sequence, error=None)
+        self._retain(slot, retained, min(usable, sequence.known_tokens), now)
+
+    def _retain(self, slot: Slot, sequence: Sequence, usable: int, last_used: float) -> None:
+        slot.state = following(SLOT_TRANSITIONS, slot.state, SlotEvent.RETAIN)
+        slot.retained, slot.usable, slot.last_used = sequence, usable, last_used
+        self._outlook = None
+        if not usable:
             self._empty(slot)
 
     @staticmethod

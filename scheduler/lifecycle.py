@@ -92,14 +92,16 @@ class SlotEvent(enum.Enum):
     """What can happen to a slot."""
 
     TAKE = "take"  # a request gets it
-    RELEASE = "release"  # its request leaves
+    RETAIN = "retain"  # its request leaves, or it gets what another slot keeps
     EVICT = "evict"  # what it keeps is of no use
 
 
 SLOT_TRANSITIONS: dict[tuple[SlotState, SlotEvent], SlotState] = {
     (SlotState.FREE, SlotEvent.TAKE): SlotState.HELD,
     (SlotState.RETAINED, SlotEvent.TAKE): SlotState.HELD,
-    (SlotState.HELD, SlotEvent.RELEASE): SlotState.RETAINED,
+    (SlotState.HELD, SlotEvent.RETAIN): SlotState.RETAINED,
+    (SlotState.RETAINED, SlotEvent.RETAIN): SlotState.RETAINED,
+    (SlotState.FREE, SlotEvent.RETAIN): SlotState.RETAINED,
     (SlotState.RETAINED, SlotEvent.EVICT): SlotState.FREE,
 }
 

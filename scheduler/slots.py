@@ -1,10 +1,11 @@
-"""The runner's slots and snapshots, and what slots will hold when what is in flight is done."""
+"""The runner's slots and snapshots, where sequences can go, and what slots will hold."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from llm_serving_engine.scheduler.lifecycle import (
     SNAPSHOT_TRANSITIONS,
@@ -41,6 +42,11 @@ class Slot:
     last_used: float = 0.0
 
     @property
+    def last_use(self) -> tuple[bool, float]:
+        """When what it retains was used: a slot that retains nothing comes before all others."""
+        return self.usable > 0, self.last_used
+
+    @property
     def key(self) -> int | None:
         """The key of the sequence that runs in it."""
         return None if self.sequence is None else self.sequence.key
@@ -59,6 +65,20 @@ class Snapshot:
     def advance(self, event: SnapshotEvent) -> None:
         """Take a transition. Raises IllegalTransition."""
         self.state = following(SNAPSHOT_TRANSITIONS, self.state, event)
+
+
+class Place(NamedTuple):
+    """Where a sequence can go.
+
+    Attributes:
+        slot: An idle slot, or the one that a row moves to.
+        tokens: How many of the sequence's tokens are there after the operations.
+        operations: The copies or the restore that go before.
+    """
+
+    slot: Slot
+    tokens: int = 0
+    operations: tuple[Copy | Restore, ...] = ()
 
 
 class Outlook:

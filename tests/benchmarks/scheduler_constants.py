@@ -1,7 +1,7 @@
 """What a constant of the scheduler is worth: simulated loads with other values of it.
 
     PYTHONPATH=tests/fixtures python tests/benchmarks/scheduler_constants.py \
-        cache.REUSE_CHANCE 0.2 0.5 1.0
+        planner.STRETCH 1 2 4
 
 Clients send one request after the other, as `bench` does, to 16 slots with the costs of a
 small model and of one seven times as slow. For each value it prints tokens/s, the first

@@ -67,17 +67,82 @@ def test_what_is_shared_ends_at_whole_units_only_where_bits_matter() -> None:
     assert cached == [200, 192]
 
 
-def test_a_newcomer_leaves_what_is_retained_where_slots_are_left() -> None:
+def told(scheduler: Scheduler, talk: tuple[int, ...], now: float) -> int:
+    """How much of a conversation's prompt was in the cache, when its answer is complete."""
+    sequence = scheduler.submit(Request("talk", talk, 4), now)
+    while not sequence.state.ended:
+        run_step(scheduler, now=now)
+    return sequence.cached_prompt_tokens or 0
+
+
+def talks(count: int, tokens: int = 300) -> list[tuple[int, ...]]:
+    """Prompts that have nothing in common."""
+    return [tuple(range(1000 * n, 1000 * n + tokens)) for n in range(count)]
+
+
+def test_a_newcomers_row_is_beside_the_others_and_no_conversation_is_lost() -> None:
     scheduler = new_scheduler(slots=16, context=2000, chunk=256)
-    talks = [tuple(range(1000 * n, 1000 * n + 300)) for n in range(8)]
-    for now, talk in enumerate(talks):
-        scheduler.submit(Request("talk", talk, 4), now)
-        while not scheduler.idle:
-            run_step(scheduler, now=now)
-    goes_on = scheduler.submit(Request("talk", (*talks[3], 7, 8), 64), 10.0)
+    for now, talk in enumerate(talks(8)):
+        assert told(scheduler, talk, now) == 0
+    goes_on = scheduler.submit(Request("talk", (*talks(8)[3], 7, 8), 64), 10.0)
     newcomer = scheduler.submit(Request("other", (9, 9, 9), 64), 10.0)
     while not newcomer.output:
         run_step(scheduler, now=10.0)
-    # Its row would be beside the other one in a slot that retains a conversation.
-    assert goes_on.slot == 3
-    assert newcomer.slot == 8
+    assert (goes_on.slot, newcomer.slot) == (3, 2)
+    for talk in talks(8):
+        assert told(scheduler, talk, 11.0) >= 299
+
+
+def test_a_row_moves_and_no_conversation_is_lost() -> None:
+    scheduler = new_scheduler(slots=8, context=2000, chunk=256)
+    rows = [scheduler.submit(Request("row", (n, n), 900), 0.0) for n in (1, 2, 3)]
+    ended = scheduler.submit(Request("talk", talks(1)[0], 4), 0.0)
+    while not ended.state.ended:
+        run_step(scheduler)
+    taken = {row.slot for row in rows}
+    assert taken == {0, 1, 2}
+    scheduler.cancel(rows[1].key, 1.0)
+    while rows[2].slot == 2:
+        run_step(scheduler, now=1.0)
+    assert {rows[0].slot, rows[2].slot} == {0, 1}
+    assert told(scheduler, talks(1)[0], 2.0) == 299
+
+
+def test_what_was_used_longest_ago_is_lost() -> None:
+    scheduler = new_scheduler(slots=4, context=2000, chunk=256)
+    for now, talk in enumerate(talks(5)):
+        assert told(scheduler, talk, now) == 0
+    assert [told(scheduler, talk, 9.0) for talk in talks(5)[:0:-1]] == [299] * 4
+    assert told(scheduler, talks(5)[0], 9.0) == 0
+
+
+@pytest.mark.parametrize(("copy", "slot"), [(True, 1), (False, 0)])
+def test_without_copies_a_newcomer_gets_the_slot_that_was_used_longest_ago(
+    copy: bool, slot: int
+) -> None:
+    scheduler = Scheduler(Capabilities(4, 2000, chunk=256, copy=copy))
+    for now, talk in enumerate(talks(4)):
+        assert told(scheduler, talk, now) == 0
+    goes_on = scheduler.submit(Request("talk", (*talks(4)[2], 7, 8), 64), 10.0)
+    newcomer = scheduler.submit(Request("other", (9, 9, 9), 64), 10.0)
+    while not newcomer.output:
+        run_step(scheduler, now=10.0)
+    assert (goes_on.slot, newcomer.slot) == (2, slot)
+    assert [told(scheduler, talks(4)[n], 11.0) for n in (1, 3, 0)] == [299, 299, 0]
+
+
+@pytest.mark.parametrize(("tokens", "cached"), [(100, 0), (101, 100)])
+def test_what_is_computed_sooner_than_copied_is_not_kept(tokens: int, cached: int) -> None:
+    scheduler = new_scheduler(slots=3, context=2000, chunk=256)
+    lengths = (300, tokens, 300)
+    prompts = [talk[:length] for talk, length in zip(talks(3), lengths, strict=True)]
+    for now, talk in enumerate(prompts):
+        told(scheduler, talk, now)
+    # The slot retains the first three tokens of the output, too.
+    scheduler.cost.copy_seconds = scheduler.cost.prefill_seconds(0, 103, 256)
+    scheduler.submit(Request("talk", (*prompts[2], 7, 8), 64), 10.0)
+    newcomer = scheduler.submit(Request("other", (9, 9, 9), 64), 10.0)
+    while not newcomer.output:
+        run_step(scheduler, now=10.0)
+    assert newcomer.slot == 1
+    assert told(scheduler, prompts[1], 11.0) == cached
