@@ -136,7 +136,6 @@ class Scheduler:
             return None
         self._live.expire_overdue(now)
         self.dispatch.admit(now)
-        self.tally.moves += self.cache.compact(self._planner.streams(), now)
         runs = self._planner.plan(self._window(now))
         if not runs and (flights or not self._must_operate()):
             return None
@@ -237,7 +236,7 @@ class Scheduler:
             self.cost.operations(step.operations) + step.calls * self.cost.predict(step.shape)
             for step in self.cache.flights
         )
-        begins = max(self._began + busy, now) + self.cost.operations(self.cache.operations)
+        begins = max(self._began + busy, now)
         last = self.cache.flights[-1] if self.cache.flights else self._last_step
         return Window(now, begins, bool(last.runs) and last.rows, self.dispatch.urgent(now))
 

@@ -1,35 +1,40 @@
 """The runs of one step: either a row of each stream, or a chunk of prompts.
 
 T is the step target. While streams run, one chunk goes after each rows step, so
-prefill always progresses, and more where the gap between two tokens of a stream
-stays within T, or 2 T where a short prompt ends, three prompts or more came, or one of
-a higher class computes.
+prefill always progresses, and more where no stream waits longer than it may for the
+prompt that is next:
+
+- 2 T for a prompt that one chunk ends, the first or the second one;
+- 2 T for a prompt of a higher class than all streams;
+- 2 T for one of three prompts or more that came together, if no higher class may arrive;
+- T for any other.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from llm_serving_engine.scheduler.part import Common, Part
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.slots import count_groups
-from llm_serving_engine.scheduler.step import FOLLOW, Output, Run, Shape, shape_of
+from llm_serving_engine.scheduler.step import FOLLOW, Output, Run, shape_of_runs
 
 # The figures here are of tests/benchmarks/scheduler_constants.py, with the costs of a small
 # model and of a large one.
-# Step targets between two tokens of a stream where a short prompt ends. With 1 the p99 first
-# token is 1.18 (small) and 1.27 (large) in steady of 16.
+# Step targets that streams wait at most. With 1 the p99 first token is 1.18 (small) and 1.27
+# (large) in steady of 16.
 STRETCH = 2
-# Prompts that came together from which on streams wait for so long, too. With 2 and 4 tokens/s
-# are the same within 2 %, and the p99 first token within 6 %. If streams wait for one target
-# only, tokens/s are 0.96 in long of 16, and the p99 first token is 1.22 (small).
+# Prompts that came together from which on streams wait for so long. With 2 and 4 tokens/s are
+# the same within 1 %, and the p99 first token within 6 %. Without it tokens/s are 0.98, and the
+# p99 first token is 1.07, in long of 16 (large).
 PROMPTS_MANY = 3
-# The part of the step target that a chunk beside streams takes. With 0.5 tokens/s are 0.96 in
-# churn of 8 (small), and the p99 first token is 1.07 in steady of 16 (large). With 1.0 they are
-# the same within 3 %, and one chunk may hold streams up for all of the target.
+# The part of that time that a chunk beside streams takes, and of the step target at least. With
+# 0.5 tokens/s are 0.97 and the p99 first token is 1.07 in steady of 16 (large). With 1.0 they are
+# the same within 1 %, and the median first token is 1.24 in chat of 8 (small).
 CHUNK_SHARE = 0.75
-# What is planned of a gap: calls take up to 1.15 of what is expected of them. With 1.0
-# tokens/s are 0.97 to 1.04, and gaps are up to 2.04 targets though no call takes longer.
+# What is planned of it: calls take up to 1.15 of what is expected of them. With 1.0 tokens/s
+# are 0.97 to 1.02, and gaps are up to 2.02 targets though no call takes longer.
 GAP_SHARE = 0.85
 # Prompts that differ by less than this part of the step target count as equally long. With
 # 0.001 tokens/s are 0.94 (small) and 0.87 (large) in long of 16, whose prompts differ by two
@@ -40,6 +45,10 @@ CHUNK_MIN = 32
 # A chunk of so many tokens may take all of the step target. Shorter ones are dear where
 # attention computes whole tiles of 64: behind 448 tokens, 64 go at 950 tokens/s and 32 at 695.
 CHUNK_WHOLE = 64
+# A prompt's rest of so many chunks is not cut in two. With 1.0 tokens/s are 0.97 in chat of 12
+# (large). With 1.5 they are 1.01 with four prompts of 400 words (small), and the worst gap
+# beside 900 words is 171 ms, not 123.
+END_SHARE = 1.25
 # Output that is computed again, under batch_invariant: few enough for the kernels
 # of rows, which are other ones from 64 tokens on.
 REPLAY_MAX = 32
@@ -50,7 +59,7 @@ class Window(NamedTuple):
 
     Attributes:
         now: The time.
-        begins: When what is in flight is expected to be done, and the operations too.
+        begins: When the steps in flight are expected to be done.
         after_rows: Whether the step before it is a rows step.
         urgent: The highest class that may arrive. Chunks of lower classes keep to
             the target even while nobody streams.
@@ -70,28 +79,33 @@ class Planner(Part):
         self._delivery = min(self._config.delivery_seconds, self._target / 2)
         self._invariant = self._config.determinism == "batch_invariant"
 
-    def streams(self) -> list[Sequence]:
-        """The sequences that have one token to compute: they make the rows."""
-        return [s for s in self._cache.holders() if self._rest(s) == 1]
-
     def plan(self, window: Window) -> tuple[Run, ...]:
-        """The runs of the next step; empty where there is nothing to do."""
-        streams = self.streams()
-        prompts = [s for s in self._cache.holders() if self._rest(s) > 1]
-        rows = tuple(self._run(s, 1) for s in streams)
+        """The runs of the next step; empty where there is nothing to do.
+
+        A sequence with one token to compute is a stream, and one with more is a prompt. Before
+        the runs are made, a stream may be moved to where rows are dense.
+        """
+        rests = {s: self._rest(s) for s in self._cache.holders()}
+        streams = [s for s, rest in rests.items() if rest == 1]
+        prompts = [s for s, rest in rests.items() if rest > 1]
+        self._tally.moves += self._cache.compact(streams, window.now)
+        rows = tuple(self._run(s, 1) for s in self._cache.holders() if rests[s] == 1)
         if not prompts:
             return rows
-        slots = [run.slot for run in rows]
-        first = self._first(prompts, slots, window.now)
-        gap_max, limit = self._limits(first, prompts, streams, rows, window)
-        chunk = self._join(first, prompts, limit)
-        if not streams or window.after_rows:
+        first = self._first(prompts, [run.slot for run in rows], window.now)
+        urgent = window.urgent > first.request.priority
+        if not rows:
+            return self._join(first, prompts, self._target if urgent else math.inf)
+        wait_max = self._wait_max(first, prompts, streams, urgent=urgent)
+        rows_seconds = self._cost.predict(shape_of_runs(rows))
+        chunk = self._join(first, prompts, self._chunk_max(wait_max, rows_seconds))
+        if window.after_rows:
             return chunk
         if any(s.request.priority > first.request.priority for s in streams):
             return rows
-        gap = self._gap(chunk, rows, streams, window)
-        gap_max = max(gap_max, self._gap_max(chunk, prompts, streams))
-        return chunk if gap <= GAP_SHARE * gap_max else rows
+        wait = self._wait(streams, window)
+        wait += self._cost.predict(shape_of_runs(chunk)) + rows_seconds
+        return chunk if wait <= GAP_SHARE * wait_max else rows
 
     def calls(self, runs: tuple[Run, ...]) -> int:
         """How many calls a step of those runs is: of rows several, while no prompt is computed.
@@ -99,7 +113,7 @@ class Planner(Part):
         A stream's tokens then come a few at a time, and less is spent around each call:
         what the server and its clients do takes a core from the threads that compute.
         """
-        shape, running = _shape(runs), list(self._cache.holders())
+        shape, running = shape_of_runs(runs), list(self._cache.holders())
         # Rows of several groups wait to be moved together, which several calls would delay.
         dense = shape.rows and shape.groups == 1
         if self._can.calls_max == 1 or len(runs) < len(running) or not dense:
@@ -109,41 +123,46 @@ class Planner(Part):
         seconds = self._cost.predict(shape)
         return next((n for n in calls if 0 < n * seconds <= self._delivery), 1)
 
-    # A chunk or rows
+    # How long streams wait
 
-    def _gap(
-        self,
-        chunk: tuple[Run, ...],
-        rows: tuple[Run, ...],
-        streams: list[Sequence],
-        window: Window,
+    def _wait_max(
+        self, first: Sequence, prompts: list[Sequence], streams: list[Sequence], *, urgent: bool
     ) -> float:
-        """The longest time between two tokens of a stream, if the chunk goes before the rows."""
-        steps = self._cost.predict(_shape(chunk)) + self._cost.predict(_shape(rows))
-        oldest = min(self._last_token(s, window) for s in streams)
-        return window.begins + steps - oldest
+        """How long streams may wait for the prompt that is next: STRETCH targets for any reason."""
+        longer = (
+            self._is_short(first),
+            all(first.request.priority > s.request.priority for s in streams),
+            not urgent and self._together(first, prompts, streams) >= PROMPTS_MANY,
+        )
+        return (STRETCH if any(longer) else 1) * self._target
 
-    def _last_token(self, stream: Sequence, window: Window) -> float:
-        if self._cache.outlook.draws[stream.key]:
-            return window.begins
-        return stream.since if stream.last_token_at is None else stream.last_token_at
-
-    def _gap_max(
-        self, chunk: tuple[Run, ...], prompts: list[Sequence], streams: list[Sequence]
-    ) -> float:
-        """How long streams may wait: longer for a first token, and for a class."""
-        by_key = {sequence.key: sequence for sequence in prompts}
-        first = by_key[chunk[0].key]
-        higher = all(first.request.priority > s.request.priority for s in streams)
-        if higher or any(self._ends_short(by_key[run.key], run) for run in chunk):
-            return STRETCH * self._target
-        return self._target
-
-    def _ends_short(self, sequence: Sequence, run: Run) -> bool:
-        """Whether a run ends a prompt of one chunk or two, as the turns of a chat are."""
+    def _is_short(self, sequence: Sequence) -> bool:
+        """Whether one chunk ends a prompt, the first or the second one, as in turns of a chat."""
         cached = sequence.cached_prompt_tokens
-        computed = 0 if cached is None else run.start - cached
-        return bool(run.output) and computed <= self._can.chunk
+        computed = 0 if cached is None else self._cache.position(sequence) - cached
+        return max(computed, self._rest(sequence) / END_SHARE) <= self._can.chunk
+
+    @staticmethod
+    def _together(first: Sequence, prompts: list[Sequence], streams: list[Sequence]) -> int:
+        """Count the prompts that came together with one, and those that it has waited for."""
+        waited_for = (
+            s
+            for s in streams
+            if s.arrived_at <= first.arrived_at and (s.first_token_at or 0.0) > first.since
+        )
+        priority = first.request.priority
+        return sum(s.request.priority == priority for s in (*prompts, *waited_for))
+
+    def _chunk_max(self, wait_max: float, rows_seconds: float) -> float:
+        """How long a chunk may take beside streams."""
+        rest = GAP_SHARE * wait_max - rows_seconds
+        return max(CHUNK_SHARE * self._target, min(CHUNK_SHARE * wait_max, rest))
+
+    def _wait(self, streams: list[Sequence], window: Window) -> float:
+        """How long some stream will have waited when the next call begins."""
+        draws = self._cache.outlook.draws
+        last = (window.begins if draws[s.key] else s.last_token_at or s.since for s in streams)
+        return window.begins + self._cost.operations(self._cache.operations) - min(last)
 
     # Chunks
 
@@ -170,31 +189,6 @@ class Planner(Part):
         position = self._cache.position(sequence)
         return self._cost.prefill_seconds(position, sequence.known_tokens, self._can.chunk)
 
-    def _limits(
-        self,
-        first: Sequence,
-        prompts: list[Sequence],
-        streams: list[Sequence],
-        rows: tuple[Run, ...],
-        window: Window,
-    ) -> tuple[float, float]:
-        """Seconds that streams may wait for prompts, and that the next chunk may take."""
-        target, priority = self._target, first.request.priority
-        urgent = window.urgent > priority
-        # The last of many that came together has waited for those that came before it.
-        waited_for = (
-            s
-            for s in streams
-            if s.arrived_at <= first.arrived_at and (s.first_token_at or 0.0) > first.since
-        )
-        together = sum(s.request.priority == priority for s in (*prompts, *waited_for))
-        many = together >= PROMPTS_MANY
-        gap_max = STRETCH * target if many and not urgent else target
-        if not rows:
-            return gap_max, target if urgent else float("inf")
-        limit = GAP_SHARE * gap_max - self._cost.predict(_shape(rows))
-        return gap_max, max(CHUNK_SHARE * target, min(CHUNK_SHARE * gap_max, limit))
-
     def _length(self, sequence: Sequence, limit: float) -> int:
         """Tokens of a sequence's next chunk."""
         start, rest = self._cache.position(sequence), self._rest(sequence)
@@ -207,7 +201,7 @@ class Planner(Part):
         fitting = (x for x, seconds in limits if self._cost.chunk_seconds(x, start) <= seconds)
         length = next(fitting, least)
         # A prompt's end is not left for a call of its own where it can go along.
-        end_too = rest <= min(length + length // 4, self._can.call_tokens_max)
+        end_too = rest <= min(END_SHARE * length, self._can.call_tokens_max)
         fits = self._cost.chunk_seconds(rest, start) <= most
         return rest if rest <= length or (end_too and fits) else length
 
@@ -252,7 +246,7 @@ class Planner(Part):
             return False
         room = min(self._cache.position(s) + longest <= self._can.context for s in lengths)
         runs = [self._run(s, n) for s, n in lengths.items()]
-        seconds = self._cost.predict(_shape(runs))
+        seconds = self._cost.predict(shape_of_runs(runs))
         return room and padded <= self._can.call_tokens_max and seconds <= limit
 
     # Sequences
@@ -281,7 +275,3 @@ class Planner(Part):
         request = sequence.request
         most = min(request.max_tokens, self._can.context - len(request.prompt))
         return most - len(sequence.output) - self._cache.outlook.draws[sequence.key]
-
-
-def _shape(runs: tuple[Run, ...] | list[Run]) -> Shape:
-    return shape_of((run.slot, run.start, len(run.tokens)) for run in runs)

@@ -214,7 +214,12 @@ class Step(NamedTuple):
     @property
     def shape(self) -> Shape:
         """What its call is made of, before the backend adds fillers."""
-        return shape_of((run.slot, run.start, len(run.tokens)) for run in self.runs)
+        return shape_of_runs(self.runs)
+
+
+def shape_of_runs(runs: Iterable[Run]) -> Shape:
+    """The shape of a call of those runs, without fillers."""
+    return shape_of((run.slot, run.start, len(run.tokens)) for run in runs)
 
 
 def shape_of(parts: Iterable[tuple[int, int, int]]) -> Shape:
