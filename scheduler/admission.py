@@ -180,10 +180,9 @@ class Admission(Part):
     @property
     def retry_after(self) -> float:
         """Seconds until the queue is expected to have room for one more."""
-        loads = [self._queue.classes[priority] for priority in Priority]
-        requests, many = sum(load.requests for load in loads), self._can.slots
-        seconds = sum(load.requests * self._mean_seconds(load, many) for load in loads)
-        return min(max(seconds / max(requests, 1) / many, RETRY_AFTER_MIN), RETRY_AFTER_MAX)
+        many = self._can.slots
+        seconds = self._mean_seconds(self._queue.load, many) / many
+        return min(max(seconds, RETRY_AFTER_MIN), RETRY_AFTER_MAX)
 
     def _room_after(self, priority: Priority, now: float) -> float:
         """Seconds after which a request that found the queue full is to be tried again."""

@@ -223,11 +223,6 @@ class Scheduler:
         """All requests that have not ended."""
         return tuple(self._live.by_key.values())
 
-    @property
-    def retry_after(self) -> float:
-        """Seconds after which a refused request should be tried again."""
-        return self.admission.retry_after
-
     # Time
 
     def _window(self, now: float) -> Window:

@@ -132,7 +132,7 @@ class Dispatch(Part):
 
     def _try_suspect(self, now: float) -> None:
         """Run the suspect that is next, and nothing beside it."""
-        suspect = self._live.by_key[self._live.suspects.next or 0]
+        suspect = self._live.by_key[self._live.suspects.suspected[0]]
         for passed in [holder for holder in self._cache.holders() if holder is not suspect]:
             self._preempt(passed, now)
         if suspect.slot is None:

@@ -53,18 +53,13 @@ class Suspects:
 
     @property
     def suspected(self) -> list[int]:
-        """Those that are suspected: first those with the most losses alone, then in their order."""
+        """In the order of their trials: first those with the most losses alone."""
         suspected = (
             key
             for key, record in self._records.items()
             if record.alone > 0 or record.losses >= self._losses_max
         )
         return sorted(suspected, key=lambda key: -self._records[key].alone)
-
-    @property
-    def next(self) -> int | None:
-        """The suspect that is tried."""
-        return next(iter(self.suspected), None)
 
     def lost(self, running: Mapping[int, int]) -> tuple[int, ...]:
         """Take in that the runner died, by nothing that is known to come from outside.

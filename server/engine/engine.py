@@ -241,7 +241,9 @@ class Engine:
         description = (
             f"the stream was not read: {stream.buffered} tokens wait, the limit is {limit}"
         )
-        error = LimitReached("stream.buffer_tokens", description, self.scheduler.retry_after)
+        error = LimitReached(
+            "stream.buffer_tokens", description, self.scheduler.admission.retry_after
+        )
         self.scheduler.cancel(stream.sequence.key, self.clock(), error=error)
 
     def _fail_all(self, error: RequestError) -> None:

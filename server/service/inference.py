@@ -156,7 +156,7 @@ def _check_queue(engine: Engine, text: TextExecutor) -> None:
         raise LimitReached(
             "queue.requests",
             f"the queue is full: {limit} requests wait or are being tokenized",
-            scheduler.retry_after,
+            scheduler.admission.retry_after,
         )
 
 

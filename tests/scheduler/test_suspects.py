@@ -29,7 +29,7 @@ CONTEXT = 120
 def test_nobody_is_suspected_at_first() -> None:
     suspects = Suspects(1)
     assert not suspects
-    assert suspects.next is None
+    assert suspects.suspected == []
     suspects.progressed(1, 100)
     suspects.left(1)
 
@@ -37,13 +37,13 @@ def test_nobody_is_suspected_at_first() -> None:
 def test_all_that_ran_at_a_loss_are_tried_in_order() -> None:
     suspects = Suspects(1)
     assert suspects.lost({1: 0, 2: 7}) == ()
-    assert (suspects.suspected, suspects.next) == ([1, 2], 1)
+    assert suspects.suspected == [1, 2]
     suspects.progressed(1, PROOF_TOKENS - 1)
-    assert suspects.next == 1
+    assert suspects.suspected[0] == 1
     suspects.progressed(1, PROOF_TOKENS)
-    assert suspects.next == 2
+    assert suspects.suspected[0] == 2
     suspects.progressed(2, 7 + PROOF_TOKENS - 1)
-    assert suspects.next == 2
+    assert suspects.suspected[0] == 2
     suspects.progressed(2, 7 + PROOF_TOKENS)
     assert not suspects
 
@@ -52,9 +52,9 @@ def test_two_losses_alone_convict() -> None:
     suspects = Suspects(1)
     suspects.lost({1: 0, 2: 7})
     assert suspects.lost({1: 0}) == ()
-    assert suspects.next == 1
+    assert suspects.suspected[0] == 1
     assert suspects.lost({1: 0}) == (1,)
-    assert suspects.next == 2
+    assert suspects.suspected[0] == 2
 
 
 def test_one_that_ran_alone_is_tried_before_those_that_had_company() -> None:
@@ -63,7 +63,7 @@ def test_one_that_ran_alone_is_tried_before_those_that_had_company() -> None:
     suspects.progressed(1, PROOF_TOKENS)
     suspects.lost({2: 0})
     suspects.lost({3: 0})
-    assert suspects.next == 2
+    assert suspects.suspected[0] == 2
 
 
 def test_progress_between_two_losses_alone_clears() -> None:
@@ -79,7 +79,6 @@ def test_company_is_suspected_from_the_configured_number_of_losses_on() -> None:
     suspects.lost({1: 0, 3: 0})
     assert not suspects
     suspects.lost({1: 0, 4: 0})
-    assert suspects.next == 1
     assert suspects.suspected == [1]
     assert suspects.lost({5: 0}) == ()
     assert suspects.suspected == [5, 1]  # it was alone
@@ -89,7 +88,7 @@ def test_who_has_left_is_forgotten() -> None:
     suspects = Suspects(1)
     suspects.lost({1: 0, 2: 0})
     suspects.left(1)
-    assert suspects.next == 2
+    assert suspects.suspected[0] == 2
     suspects.left(2)
     assert not suspects
 
