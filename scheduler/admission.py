@@ -41,31 +41,52 @@ class Work(NamedTuple):
     output: float
 
 
+class Share(NamedTuple):
+    """What requests produce of their `max_tokens`: the mean, and the mean of the squares."""
+
+    mean: float = 0.5
+    square: float = 0.25
+
+    def learned(self, share: float) -> Share:
+        """With what one more request produced."""
+        mean, square = self.mean, self.square
+        return Share(mean + RATE * (share - mean), square + RATE * (share**2 - square))
+
+    @property
+    def expected(self) -> float:
+        """The mean and a standard deviation: an answer that is longer than expected is late."""
+        return min(self.mean + math.sqrt(max(self.square - self.mean**2, 0.0)), 1.0)
+
+
 class OutputShare:
     """How much of `max_tokens` requests produce: learned, as few take all."""
 
     def __init__(self) -> None:
-        self._mean = 0.5
-        self._tenants: dict[str, float] = {}
+        self._all = Share()
+        self._tenants: dict[str, Share] = {}
 
     def learn(self, tenant: str, share: float) -> None:
         """Take in what a request produced, as a part of its `max_tokens`."""
-        self._learn_of(tenant, share)
-        self._mean += RATE * (share - self._mean)
+        self._keep(tenant, self._of(tenant).learned(share))
+        self._all = self._all.learned(share)
 
     def doubt(self, tenant: str) -> None:
         """Expect less of a tenant whose requests are refused unseen: answers may be short."""
-        self._learn_of(tenant, 0.0)
+        mean, square = self._of(tenant)
+        self._keep(tenant, Share(mean * (1 - RATE), square * (1 - RATE) ** 2))
 
-    def _learn_of(self, tenant: str, share: float) -> None:
-        mean = self._tenants.pop(tenant, self._mean)
-        self._tenants[tenant] = mean + RATE * (share - mean)
+    def expected(self, tenant: str) -> float:
+        """What is expected of a tenant's requests."""
+        return self._of(tenant).expected
+
+    def _of(self, tenant: str) -> Share:
+        return self._tenants.get(tenant, self._all)
+
+    def _keep(self, tenant: str, share: Share) -> None:
+        self._tenants.pop(tenant, None)
+        self._tenants[tenant] = share
         if len(self._tenants) > TENANTS_MAX:
             del self._tenants[next(iter(self._tenants))]
-
-    def of(self, tenant: str) -> float:
-        """What is expected of a tenant's requests."""
-        return self._tenants.get(tenant, self._mean)
 
 
 class Admission(Part):
@@ -84,7 +105,7 @@ class Admission(Part):
         """Take in what a request produced: if it did not finish, at least that."""
         tenant = sequence.request.tenant
         share = len(sequence.output) / sequence.request.max_tokens
-        if sequence.finish_reason is not None or share > self._share.of(tenant):
+        if sequence.finish_reason is not None or share > self._share.expected(tenant):
             self._share.learn(tenant, share)
 
     # At the door
@@ -271,14 +292,16 @@ class Admission(Part):
             match = self._cache.match(sequence)
             start = match[1] if match else 0
         rest = sequence.request.max_tokens - len(sequence.output)
-        return Work(start, sequence.known_tokens, self._share.of(sequence.request.tenant) * rest)
+        return Work(
+            start, sequence.known_tokens, self._share.expected(sequence.request.tenant) * rest
+        )
 
     def _mean_seconds(self, load: Load, many: int) -> float:
         """Seconds that a request of a load is expected to hold a slot, with so many running."""
         if not load.requests:
             return 0.0
         prompt = load.prompt_tokens // load.requests
-        output = self._share.of("") * (load.tokens - load.prompt_tokens) / load.requests
+        output = self._share.expected("") * (load.tokens - load.prompt_tokens) / load.requests
         return self._seconds(Work(0, prompt, output), many)
 
     def _seconds(self, work: Work, many: int) -> float:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from stepping import answer, run_step
 
+from llm_serving_engine.scheduler.admission import OutputShare
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.errors import DeadlinePassed, LimitReached
@@ -171,7 +172,7 @@ def test_what_cannot_end_in_time_gives_way_where_others_wait(others: bool) -> No
 
 def test_the_output_of_a_tenant_is_learned() -> None:
     scheduler = new_scheduler(slots=1)
-    for number in range(20):
+    for number in range(50):
         brief = ask(f"{number}", 10, 100, tenant="brief", stop_tokens=frozenset({9}))
         for request, tokens in ((brief, (5, 9)), (ask(f"{number}", 10, 1, tenant="long"), (5,))):
             sequence = scheduler.submit(request, 0.0)
@@ -184,6 +185,16 @@ def test_the_output_of_a_tenant_is_learned() -> None:
     scheduler.submit(ask("brief", 10, 1000, deadline=1.0, tenant="brief"), 0.0)
     # A tenant that is new is expected to be like the others.
     unreachable(scheduler, ask("new", 10, 1000, deadline=1.0, tenant="new"))
+
+
+def test_more_than_the_mean_is_expected_where_answers_differ() -> None:
+    alike, different = OutputShare(), OutputShare()
+    for _ in range(100):
+        alike.learn("", 0.5)
+        for share in (0.2, 0.8):
+            different.learn("", share)
+    assert alike.expected("") == pytest.approx(0.5, abs=0.01)
+    assert different.expected("") == pytest.approx(0.8, abs=0.05)
 
 
 def test_retry_after_grows_with_the_work_that_waits() -> None:
@@ -308,10 +319,10 @@ def test_what_runs_out_of_time_teaches_at_least_what_it_produced(
     sequence = scheduler.submit(ask("a", 10, 100, deadline=1.0), 0.0)
     while len(sequence.output) < produced:
         run_step(scheduler)
-    expected = scheduler.admission._share.of("")
+    expected = scheduler.admission._share.expected("")
     run_step(scheduler, now=1.0)
     assert sequence.state is State.EXPIRED
-    assert (scheduler.admission._share.of("") > expected) is learned
+    assert (scheduler.admission._share.expected("") > expected) is learned
 
 
 def test_an_idle_server_does_not_refuse_for_ever_what_may_be_short() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -31,6 +32,17 @@ def test_requests_of_all_sizes(deadline: float, part: float) -> None:
     tokens, requests = capacity(SERVER, mixed=True)
     records = offered(4 * requests, 20, deadline, mixed=True)
     assert goodput(replay(records, "fair", SERVER), records) >= part * tokens
+
+
+def test_few_answers_are_late_where_outputs_end_early() -> None:
+    dice = random.Random(1)
+    records = [
+        replace(record, output_tokens=dice.randint(1, record.max_tokens))
+        for record in offered(2 * capacity(SERVER)[1], 60, 5.0)
+    ]
+    done = replay(records, "fair", SERVER)
+    late = sum(o.state is not None and not o.in_time for o in done.outcomes)
+    assert late <= 0.02 * len(records)
 
 
 @pytest.mark.parametrize("load", [2, 4])
