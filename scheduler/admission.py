@@ -23,8 +23,8 @@ from llm_serving_engine.scheduler.sequence import Sequence
 RETRY_AFTER_MIN = 0.05
 RETRY_AFTER_MAX = 600.0
 # What an answer may take longer than expected. The mean goodput of mixed sizes under overload
-# (tests/benchmarks/scheduler_constants.py) is 0.82, and 0.60 where outputs end early; with 1.15
-# it is 0.80 and 0.52, with 1.5 0.81 and 0.64, but less for short deadlines of a large model.
+# (tests/benchmarks/scheduler_constants.py) is 0.73, and 0.56 where outputs end early; with 1.15
+# it is 0.69 and 0.54, with 1.5 0.75 and 0.55, but less for deadlines of 5 s.
 MARGIN = 1.3
 # Seconds that a refused request is promised for each second that it takes, as newcomers
 # come too. Simulated at 2 and 4 times the capacity, for a moment and for 20 s, the part of
@@ -42,7 +42,10 @@ class Work(NamedTuple):
 
 
 class Share(NamedTuple):
-    """What requests produce of their `max_tokens`: the mean, and the mean of the squares."""
+    """What requests produce of their `max_tokens`: the mean, and the mean of the squares.
+
+    It is half of them until requests have ended.
+    """
 
     mean: float = 0.5
     square: float = 0.25

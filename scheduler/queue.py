@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -90,9 +90,7 @@ class WaitingQueue:
                     self._leave(sequence)
                     self._stand(sequence, self._line(sequence))
 
-    def heads(
-        self, busy: frozenset[int] | set[int] = frozenset(), *, unhurried: bool = False
-    ) -> Iterator[Sequence]:
+    def heads(self, busy: Collection[int] = (), *, unhurried: bool = False) -> Iterator[Sequence]:
         """The first of each line that can run.
 
         Args:

@@ -3,9 +3,10 @@
     PYTHONPATH=tests/fixtures python tests/benchmarks/goodput_grid.py PICTURE.svg
 
 Simulated: costs of the built-in model and 2.5 times as high, 16 slots, twice and four times
-the capacity for two minutes. It prints the figures too, as parts of the capacity. What is
-possible is the best that any number of clients gets that send one request after the other,
-each in time by its length, which a server cannot know (`most_in_time`).
+the capacity for two minutes. It prints the figures too, as parts of the capacity, with the
+tokens of answers that came too late. What is possible is the best that any number of
+clients gets that send one request after the other, each in time by its length, which a
+server cannot know (`most_in_time`).
 """
 
 from __future__ import annotations
@@ -41,11 +42,12 @@ PANEL, BAR, HEIGHT, LEFT, TOP = 250, 26, 130, 150, 70
 
 
 class Cell(NamedTuple):
-    """Goodputs as parts of the capacity."""
+    """Goodputs as parts of the capacity, and the tokens of answers that came too late."""
 
     ours: float
     first_come: float
     possible: float
+    late: float
 
 
 @cache
@@ -62,11 +64,13 @@ def cell(sizes: str, load: int, deadline: float) -> Cell:
     tokens, requests = capacity(settings, mixed=mixed)
     records = offered(load * requests, SECONDS, deadline, mixed=mixed)
     unaware = [replace(record, deadline=None) for record in records]
-    goodputs = (
-        steady_goodput(replay(trace, policy, settings).outcomes, deadline, SECONDS)
+    ours, first_come = (
+        replay(trace, policy, settings).outcomes
         for trace, policy in ((records, "fair"), (unaware, "first_come"))
     )
-    return Cell(*(part / tokens for part in (*goodputs, possible(sizes, deadline))))
+    goodputs = (steady_goodput(outcomes, deadline, SECONDS) for outcomes in (ours, first_come))
+    late = sum(outcome.output_tokens for outcome in ours if not outcome.in_time) / SECONDS
+    return Cell(*(part / tokens for part in (*goodputs, possible(sizes, deadline), late)))
 
 
 def text(parent: ElementTree.Element, x: float, y: float, words: str, **more: str) -> None:
@@ -114,7 +118,7 @@ def draw(figures: dict[tuple[str, int, int], Cell]) -> str:
             ElementTree.SubElement(root, "line", line)
             for place, deadline in enumerate(DEADLINES):
                 x = left + 12 + place * PANEL / len(DEADLINES)
-                *bars, best = figures[sizes, load, deadline]
+                *bars, best, _ = figures[sizes, load, deadline]
                 for number, part in enumerate(bars):
                     bar(root, x + number * BAR, bottom, part, list(COLOURS.values())[number])
                 mark(root, x, bottom, best)
@@ -133,7 +137,8 @@ def main() -> None:
                 figures[sizes, load, deadline] = found = cell(sizes, load, deadline)
                 print(
                     f"{sizes}, {load}x, {deadline} s: {found.ours:.2f}, "
-                    f"first come {found.first_come:.2f}, possible {found.possible:.2f}",
+                    f"first come {found.first_come:.2f}, possible {found.possible:.2f}, "
+                    f"late {found.late:.2f}",
                     flush=True,
                 )
     Path(sys.argv[1]).write_text(draw(figures))
