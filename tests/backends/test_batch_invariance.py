@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given
-from steps import begin, chunk, draw, opened, row
+from steps import DRAW_WITH_LOGPROBS, begin, chunk, draw, opened, row
 
 from llm_serving_engine.backends.backend import BackendConfig
 from llm_serving_engine.backends.llama_cpp.backend import LlamaCppBackend
@@ -21,6 +22,7 @@ from llm_serving_engine.backends.llama_cpp.fillers import (
     complete_tiles,
 )
 from llm_serving_engine.backends.llama_cpp.part import FILLER, Part
+from llm_serving_engine.backends.llama_cpp.unit import INVARIANT_LENGTHS
 from llm_serving_engine.scheduler.planner import REPLAY_MAX
 from llm_serving_engine.scheduler.step import (
     Copy,
@@ -215,4 +217,34 @@ def test_a_filled_hole_changes_no_tokens(tiny_quantized_model_path: Path) -> Non
     # What was in the holes is there as it was.
     for slot in (2, 4):
         assert draw(other, rows[slot]) == [lone[slot]]
+    other.close()
+
+
+@pytest.mark.parametrize("unit", INVARIANT_LENGTHS)
+def test_each_unit_gives_the_bits_that_a_prompt_has_alone(
+    tiny_quantized_model_path: Path, unit: int
+) -> None:
+    config = replace(CONFIG, prefill_chunk=unit)
+    path = str(tiny_quantized_model_path)
+    other = LlamaCppBackend(path, config, lambda fraction: None)
+    assert other.report.capabilities.batch_invariant
+    length = 2 * unit + 70
+    prompt, neighbour = prompt_of(6, length), prompt_of(7, length - 3)
+    token, lone = begin(other, 1, prompt)
+    after = draw(other, row(1, length, token))
+    held = begin(other, 0, prompt_of(8, 40))
+    other.execute(Step(1, (opened(1), opened(2))))
+    for start in range(0, length, unit):
+        output = DRAW_WITH_LOGPROBS if start + unit >= length else Output.NONE
+        mine, its = (
+            chunk(slot, tokens[start : start + unit], start, output)
+            for slot, tokens in ((1, prompt), (2, neighbour))
+        )
+        # Chunks that have room in one call share it, the shorter one padded.
+        together = 2 * unit <= other.report.capabilities.call_tokens_max
+        drawn = draw(other, mine, its) if together else draw(other, mine) + draw(other, its)
+        held = draw(other, row(0, 40 + start // unit, held[0]))[0]
+    assert drawn[0] == (token, lone)
+    rows = (row(0, 40 + -(-length // unit), held[0]), row(1, length, token), row(2, length - 3, 9))
+    assert draw(other, *rows)[1:2] == after
     other.close()
