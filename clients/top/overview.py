@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from llm_serving_engine.clients.operations import SchedulerState, SlotActivity, StepState
+from llm_serving_engine.clients.top.formatting import counted, memory, plain, seconds, sparkline
 from llm_serving_engine.clients.top.history import History
-from llm_serving_engine.clients.top.words import counted, memory, plain, seconds, sparkline
 
 STYLES: dict[SlotActivity, str] = {
     "decode": "green",

@@ -7,10 +7,10 @@ from rich.table import Table
 from rich.text import Text
 
 from llm_serving_engine.clients.operations import SchedulerState
+from llm_serving_engine.clients.top.formatting import plain
 from llm_serving_engine.clients.top.history import History
 from llm_serving_engine.clients.top.overview import overview
 from llm_serving_engine.clients.top.tables import classes, slots, tenants
-from llm_serving_engine.clients.top.words import plain
 
 # Lines of all that does not grow: the heading, the overview, the classes, the
 # headings of tenants and slots, and an empty line before each of the parts.

@@ -13,9 +13,9 @@ from llm_serving_engine.clients.operations import (
     TenantState,
 )
 from llm_serving_engine.clients.requests import Priority
+from llm_serving_engine.clients.top.formatting import bar, plain, seconds
 from llm_serving_engine.clients.top.history import History
 from llm_serving_engine.clients.top.overview import STYLES
-from llm_serving_engine.clients.top.words import bar, plain, seconds
 
 CLASS_STYLES: dict[Priority, str] = {
     "critical": "red",

@@ -11,7 +11,7 @@ from google.protobuf import json_format
 from rich.console import Console
 
 from llm_serving_engine.clients.operations_conversion import scheduler_state
-from llm_serving_engine.clients.top import words
+from llm_serving_engine.clients.top import formatting
 from llm_serving_engine.clients.top.history import History
 from llm_serving_engine.clients.top.page import page
 from llm_serving_engine.v1 import operations_pb2
@@ -244,11 +244,11 @@ def test_rates_and_the_curve():
     ],
 )
 def test_times(value, text):
-    assert words.seconds(value) == text
+    assert formatting.seconds(value) == text
 
 
 def test_amounts_of_memory():
-    assert [words.memory(n) for n in (0, 1536, 512 * 2**20, 3 * 2**40)] == [
+    assert [formatting.memory(n) for n in (0, 1536, 512 * 2**20, 3 * 2**40)] == [
         "0 B",
         "1.5 KiB",
         "512 MiB",
@@ -257,7 +257,7 @@ def test_amounts_of_memory():
 
 
 def test_bars():
-    assert [words.bar(n, 8, 2) for n in (0, 0.001, 1, 4, 7, 8, 99)] == [
+    assert [formatting.bar(n, 8, 2) for n in (0, 0.001, 1, 4, 7, 8, 99)] == [
         "",
         "▏",
         "▎",
@@ -266,4 +266,4 @@ def test_bars():
         "██",
         "██",
     ]
-    assert words.bar(1, 0, 2) == ""
+    assert formatting.bar(1, 0, 2) == ""
