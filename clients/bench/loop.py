@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from llm_serving_engine.clients.bench.plan import Lane, PlannedRequest
+from llm_serving_engine.clients.bench.prompts import prompt
 from llm_serving_engine.clients.bench.settings import Settings
-from llm_serving_engine.clients.bench.words import prompt
 
 REQUESTS_PER_SECOND_MAX = 10  # of one client: more than any that waits for a slot gets through
 

@@ -16,10 +16,10 @@ from llm_serving_engine.clients.bench.plan import (
     with_deadline,
     with_nonce,
 )
+from llm_serving_engine.clients.bench.prompts import prompt
 from llm_serving_engine.clients.bench.record import PhaseRecord
 from llm_serving_engine.clients.bench.settings import Settings
 from llm_serving_engine.clients.bench.target import Target
-from llm_serving_engine.clients.bench.words import prompt
 from llm_serving_engine.clients.bench.workloads import Workload
 
 WARM_UP_WORDS = 16

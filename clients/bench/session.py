@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 
 from llm_serving_engine.clients.bench.facts import run_facts
 from llm_serving_engine.clients.bench.outcome import Outcome, outcome
+from llm_serving_engine.clients.bench.prompts import WORDS
 from llm_serving_engine.clients.bench.run import SETTLE_SECONDS, OnProgress, run
 from llm_serving_engine.clients.bench.settings import Settings
 from llm_serving_engine.clients.bench.targets import target_at
-from llm_serving_engine.clients.bench.words import WORDS
 from llm_serving_engine.clients.bench.workloads import WORKLOADS
 
 SLOTS = 16  # where the server does not tell

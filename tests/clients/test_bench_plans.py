@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from llm_serving_engine.clients.bench.plan import Gate
+from llm_serving_engine.clients.bench.prompts import prompt
 from llm_serving_engine.clients.bench.record import Arrival, PhaseRecord, Record
 from llm_serving_engine.clients.bench.settings import Settings
-from llm_serving_engine.clients.bench.words import prompt
 from llm_serving_engine.clients.bench.workloads import (
     WORKLOADS,
     burst,

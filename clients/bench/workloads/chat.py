@@ -15,10 +15,10 @@ from llm_serving_engine.clients.bench import measures
 from llm_serving_engine.clients.bench.figures import Figure, Figures, of_load, of_spread
 from llm_serving_engine.clients.bench.measures import Spread
 from llm_serving_engine.clients.bench.plan import Lane, Phase, Plan, PlannedRequest
+from llm_serving_engine.clients.bench.prompts import prompt
 from llm_serving_engine.clients.bench.record import PhaseRecord, PromptTokens, Record
 from llm_serving_engine.clients.bench.report import Report, counts, percent, spread_milliseconds
 from llm_serving_engine.clients.bench.settings import Settings
-from llm_serving_engine.clients.bench.words import prompt
 
 THINK_SECONDS = (0.5, 2.0)  # drawn, before each turn; before the first, from none on
 

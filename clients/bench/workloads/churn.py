@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 
 from llm_serving_engine.clients.bench.load_report import load_report
 from llm_serving_engine.clients.bench.plan import Lane, Phase, Plan, PlannedRequest
+from llm_serving_engine.clients.bench.prompts import prompt
 from llm_serving_engine.clients.bench.record import PhaseRecord
 from llm_serving_engine.clients.bench.report import Report
 from llm_serving_engine.clients.bench.settings import Settings
-from llm_serving_engine.clients.bench.words import prompt
 
 CLIENTS = (8,)
 REQUESTS = 6  # of each client in a round

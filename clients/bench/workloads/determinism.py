@@ -14,10 +14,10 @@ from typing import get_args
 
 from llm_serving_engine.clients.bench import measures
 from llm_serving_engine.clients.bench.plan import Gate, Phase, Plan, PlannedRequest
+from llm_serving_engine.clients.bench.prompts import prompt
 from llm_serving_engine.clients.bench.record import PhaseRecord, PromptTokens, Record
 from llm_serving_engine.clients.bench.report import Report, counts, percent
 from llm_serving_engine.clients.bench.settings import Settings
-from llm_serving_engine.clients.bench.words import prompt
 from llm_serving_engine.clients.requests import Priority
 
 ALONE, TOGETHER = "alone", "together"

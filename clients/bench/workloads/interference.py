@@ -13,10 +13,10 @@ from llm_serving_engine.clients.bench import measures
 from llm_serving_engine.clients.bench.figures import TIME, Figure, Figures
 from llm_serving_engine.clients.bench.measures import Gap, Spread
 from llm_serving_engine.clients.bench.plan import Gate, Phase, Plan, PlannedRequest
+from llm_serving_engine.clients.bench.prompts import prompt
 from llm_serving_engine.clients.bench.record import PhaseRecord
 from llm_serving_engine.clients.bench.report import Report, counts, milliseconds
 from llm_serving_engine.clients.bench.settings import Settings
-from llm_serving_engine.clients.bench.words import prompt
 
 RUNNING, LONG = "running", "long"
 RUNNING_TOKENS_MAX = 512  # enough to outlast the long prompt, which is when they are left

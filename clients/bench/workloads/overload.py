@@ -16,10 +16,10 @@ from llm_serving_engine.clients.bench.figures import COUNT, RATE, Figure, Figure
 from llm_serving_engine.clients.bench.loop import closed_loop
 from llm_serving_engine.clients.bench.measures import Spread
 from llm_serving_engine.clients.bench.plan import Lane, Phase, Plan, PlannedRequest
+from llm_serving_engine.clients.bench.prompts import prompt
 from llm_serving_engine.clients.bench.record import DEADLINE_EXCEEDED, PhaseRecord, Record
 from llm_serving_engine.clients.bench.report import Report, counts, milliseconds, percent
 from llm_serving_engine.clients.bench.settings import Settings
-from llm_serving_engine.clients.bench.words import prompt
 
 OVERLOAD = 2.0  # times what the server can do
 SECONDS = 30.0

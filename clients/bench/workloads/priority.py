@@ -17,10 +17,10 @@ from llm_serving_engine.clients.bench.figures import RATE, Figure, Figures, of_s
 from llm_serving_engine.clients.bench.loop import REQUESTS_PER_SECOND_MAX, closed_loop
 from llm_serving_engine.clients.bench.measures import Spread
 from llm_serving_engine.clients.bench.plan import Lane, Phase, Plan, PlannedRequest
+from llm_serving_engine.clients.bench.prompts import prompt
 from llm_serving_engine.clients.bench.record import PhaseRecord, Record
 from llm_serving_engine.clients.bench.report import Report, counts, spread_milliseconds
 from llm_serving_engine.clients.bench.settings import Settings
-from llm_serving_engine.clients.bench.words import prompt
 
 IDLE, LOADED = "idle", "loaded"
 HIGH, LOW = "high", "low"

@@ -13,10 +13,10 @@ from llm_serving_engine.clients.bench import measures
 from llm_serving_engine.clients.bench.figures import SHARE, TIME, Figure, Figures, of_spread
 from llm_serving_engine.clients.bench.measures import Spread
 from llm_serving_engine.clients.bench.plan import Phase, Plan, PlannedRequest
+from llm_serving_engine.clients.bench.prompts import prompt
 from llm_serving_engine.clients.bench.record import PhaseRecord, PromptTokens
 from llm_serving_engine.clients.bench.report import Report, counts, percent, spread_milliseconds
 from llm_serving_engine.clients.bench.settings import Settings
-from llm_serving_engine.clients.bench.words import prompt
 
 CLIENTS = (16,)
 
