@@ -123,7 +123,7 @@ def simulate(
         if json_file is not None:
             _write_json(json_file, replays, settings, recorded)
         if picture is not None:
-            from llm_serving_engine.server.commands.simulate_picture import draw
+            from llm_serving_engine.server.commands.simulate_chart import draw
 
             picture.write_text(draw(replays), encoding="utf-8")
         if timeline is not None and recorder is not None:

@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "fixtures"))
 from serve_process import serve_process
 
 from llm_serving_engine.clients.bench.html.axis import Axis, by_ratios
-from llm_serving_engine.server.commands.drawing import (
+from llm_serving_engine.server.commands.simulate_chart import shares
+from llm_serving_engine.server.commands.svg import (
     PANEL_HEIGHT,
     PANEL_WIDTH,
     Curve,
@@ -32,7 +33,6 @@ from llm_serving_engine.server.commands.drawing import (
     panel,
     text,
 )
-from llm_serving_engine.server.commands.simulate_picture import shares
 from llm_serving_engine.server.simulator.recorded import recorded_outcomes
 from llm_serving_engine.server.simulator.replay import Outcome, replay
 from llm_serving_engine.server.simulator.replay_report import Summary, summary

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from llm_serving_engine.clients.bench.html.axis import Axis, by_ratios, from_zero
 from llm_serving_engine.scheduler.request import Priority
-from llm_serving_engine.server.commands.drawing import (
+from llm_serving_engine.server.commands.svg import (
     FAINT,
     PANEL_HEIGHT,
     PANEL_WIDTH,
