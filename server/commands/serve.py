@@ -104,14 +104,14 @@ async def _run(config: ServerConfig, name: str, path: Path) -> int:
     from llm_serving_engine.server.allocator import bound_free_memory
     from llm_serving_engine.server.app import App
     from llm_serving_engine.server.commands.stop_signals import StopSignals
-    from llm_serving_engine.server.loading import load_until_it_works
+    from llm_serving_engine.server.load_retries import load_with_retries
     from llm_serving_engine.server.model import ServedModel
 
     bound_free_memory()
     signals = StopSignals()
     app = App(config, ServedModel(name, path, config))
     await app.start()
-    loading = asyncio.create_task(load_until_it_works(app, partial(_complain, app)))
+    loading = asyncio.create_task(load_with_retries(app, partial(_complain, app)))
     try:
         await _first_of(loading, signals.told.wait())
         if loading.done():

@@ -13,7 +13,7 @@ from llm_serving_engine.server.app import App
 DELAY_FIRST_SECONDS = 1.0
 
 
-async def load_until_it_works(app: App, on_failure: Callable[[str], None]) -> LoadReport:
+async def load_with_retries(app: App, on_failure: Callable[[str], None]) -> LoadReport:
     """Load the server's model; where its file cannot be loaded, try again with back-off.
 
     Meanwhile the server answers UNAVAILABLE. The delays double up to
