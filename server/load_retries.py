@@ -1,4 +1,4 @@
-"""Loading a model until it works: a file can be replaced, and memory can come back."""
+"""Loads the model, with retries: a file can be replaced, and memory can become free."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ DELAY_FIRST_SECONDS = 1.0
 
 
 async def load_with_retries(app: App, on_failure: Callable[[str], None]) -> LoadReport:
-    """Load the server's model; where its file cannot be loaded, try again with back-off.
+    """Load the server's model; retry with back-off if its file cannot be loaded.
 
-    Meanwhile the server answers UNAVAILABLE. The delays double up to
+    The server answers UNAVAILABLE meanwhile. The delays double up to
     `model.supervision.restart_delay_seconds_max`.
 
     Args:
         app: A server that listens.
-        on_failure: Told why a try failed, where that is another reason than of
-            the try before.
+        on_failure: Called with the reason of a failed attempt, unless the attempt
+            before had the same reason.
 
     Raises:
-        LoadError: The configuration cannot be met, and no other try will do better.
-        LibraryMissing: The same of the model's library.
+        LoadError: The configuration cannot be met, so a retry would fail as well.
+        LibraryMissing: The model's library is missing.
     """
     delay, told = DELAY_FIRST_SECONDS, ""
     delay_max = app.config.model.supervision.restart_delay_seconds_max

@@ -1,4 +1,4 @@
-"""Prompts that are alike in length and in nothing else."""
+"""Makes prompts of a given length whose texts differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How numbers, times, and names are written in little room."""
+"""Formats numbers, times, memory, and bars compactly for a terminal."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""The picture that `simulate` draws: an SVG without anything from outside.
+"""Draws the results of `simulate` as a self-contained SVG picture.
 
-A row for each policy: on the left how long the first token took, per class, as
-a cumulative distribution, and dashed as the trace recorded it; on the right what
-each tenant was served over time.
-All rows have the same axes, so that they can be compared.
+Each policy has a row. On the left is the cumulative distribution of the time to
+the first token by class, dashed as the trace recorded it; on the right the
+service of each tenant over time. All rows have the same axes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Panels with curves, as parts of an SVG picture without anything from outside."""
+"""Draws panels with curves as parts of a self-contained SVG picture."""
 
 from __future__ import annotations
 
