@@ -210,11 +210,6 @@ class Scheduler:
         """Whether no request is alive."""
         return not self._live.by_key
 
-    @property
-    def in_flight(self) -> tuple[Step, ...]:
-        """The steps that the runner has, the oldest first."""
-        return tuple(self.cache.flights)
-
     def get(self, key: int) -> Sequence | None:
         """The live request of that key."""
         return self._live.by_key.get(key)

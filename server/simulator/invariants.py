@@ -17,7 +17,8 @@ def check(scheduler: Scheduler) -> None:
     _check_slots(scheduler)
     _check_queue(scheduler)
     _check_snapshots(scheduler)
-    _require(len(scheduler.in_flight) <= STEPS_MAX, "more steps in flight than the runner takes")
+    in_flight = len(scheduler.cache.flights)
+    _require(in_flight <= STEPS_MAX, "more steps in flight than the runner takes")
 
 
 def check_step(scheduler: Scheduler, step: Step) -> None:
@@ -26,7 +27,8 @@ def check_step(scheduler: Scheduler, step: Step) -> None:
     slots = [run.slot for run in step.runs]
     _require(len(set(keys)) == len(keys), "two runs of one key")
     _require(slots == sorted(set(slots)), "runs are not in the order of slots")
-    first = scheduler.in_flight[0] if len(scheduler.in_flight) > 1 else None
+    flights = scheduler.cache.flights
+    first = flights[0] if len(flights) > 1 else None
     for run in step.runs:
         sequence = scheduler.get(run.key)
         _require(sequence is not None and sequence.slot == run.slot, "a run without its slot")

@@ -224,7 +224,7 @@ class Simulation:
 
     def _send(self) -> None:
         """Send steps until the runner has what it takes."""
-        while not self._lost and (self.ahead or not self.scheduler.in_flight):
+        while not self._lost and (self.ahead or not self.scheduler.cache.flights):
             step = self.scheduler.schedule(self.now)
             self._collect()
             if step is None:

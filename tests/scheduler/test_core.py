@@ -336,7 +336,7 @@ def test_a_lost_runner_sends_all_back_before_their_class() -> None:
     scheduler.schedule(4.0)
     scheduler.schedule(4.0)
     scheduler.runner_lost(5.0, outside=True)
-    assert scheduler.in_flight == ()
+    assert not scheduler.cache.flights
     assert [s.history[-1].event for s in (a, b)] == [Event.LOSE] * 2
     step = scheduler.schedule(6.0)
     assert step is not None

@@ -120,7 +120,7 @@ class Script:
 
     def do_step(self) -> Iterator[str]:
         yield from self.do_send()
-        if self.scheduler.in_flight:
+        if self.scheduler.cache.flights:
             yield from self.do_do()
 
     def do_send(self) -> Iterator[str]:
@@ -133,7 +133,7 @@ class Script:
         yield f"step {number} is called back" if number else "no step is called back"
 
     def do_do(self, how: str = "") -> Iterator[str]:
-        step = self.scheduler.in_flight[0]
+        step = self.scheduler.cache.flights[0]
         if step.number == self.recalled:
             yield f"step {step.number} was not begun"
             self.scheduler.apply(StepResult(step.number, recalled=True), self.now)
