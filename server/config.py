@@ -48,6 +48,8 @@ else:
 
 # What pydantic calls a name that a part does not have.
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+# What pydantic says where something else stands in the place of a table.
+_TABLES = ("model_type", "dataclass_type", "dict_type")
 ENVIRONMENT_PREFIX = "LLM_SERVING_ENGINE_"
 
 Positive = Annotated[int, Field(ge=1)]
@@ -367,7 +369,10 @@ def _problem(error: ErrorDetails, names: Iterable[str]) -> str:
     where = _where(error["loc"])
     if error["type"] in _UNKNOWN:
         return f"{where}: there is no such setting{did_you_mean(where, names)}"
-    return f"{where}: {error['msg'].removeprefix('Value error, ')}"
+    if error["type"] in _TABLES:
+        return f"{where}: must be a table"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{where}: {message.replace('Input should be', 'must be')}"
 
 
 def _where(location: tuple[int | str, ...]) -> str:

@@ -12,6 +12,8 @@ from llm_serving_engine.server.rpc_timeouts import RpcTimeouts
 from llm_serving_engine.server.unknown_methods import answer_unknown_methods, tolerated
 
 _MILLISECONDS = 1000
+# gRPC takes integers of 32 bits, and ends the process for the greatest of them.
+_OPTION_MAX = 2**31 - 2
 
 
 def make_server(
@@ -81,8 +83,8 @@ def _options(config: GrpcConfig) -> list[tuple[str, int]]:
     }
     if config.connection_age_max_seconds is not None:
         options["grpc.max_connection_age_ms"] = _ms(config.connection_age_max_seconds)
-    return list(options.items())
+    return [(name, min(value, _OPTION_MAX)) for name, value in options.items()]
 
 
 def _ms(seconds: float) -> int:
-    return round(seconds * _MILLISECONDS)
+    return round(min(seconds * _MILLISECONDS, _OPTION_MAX))

@@ -58,7 +58,8 @@ def _variable(name: str, prefix: str) -> str:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    names = list(known)
+    # Where nothing is near, the name's own table would be.
+    names = [other for other in known if not name.startswith(f"{other}.")]
     # A right name in the wrong part is nearer than any other.
     last = name.rpartition(".")[2]
     places = [other for other in names if other.rpartition(".")[2] == last]

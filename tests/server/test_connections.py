@@ -9,6 +9,8 @@ import grpc
 from raw_connection import RawConnection, framed, raw_connection
 from running_server import asked, gated, serving
 
+from llm_serving_engine.server.config import GrpcConfig
+
 OK = grpc.StatusCode.OK.value[0]
 
 
@@ -71,3 +73,11 @@ async def test_more_streams_than_a_connection_may_have() -> None:
         for number in (first, second):
             assert (await connection.answer(number)).status == OK
         assert len(server.recorder.states) == 2
+
+
+async def test_limits_beyond_what_grpc_can_count() -> None:
+    seconds = (name for name in GrpcConfig.model_fields if name.endswith("_seconds"))
+    limits = (name for name in GrpcConfig.model_fields if name.endswith("_max"))
+    boundless = {**dict.fromkeys(seconds, 1e308), **dict.fromkeys(limits, 10**18)}
+    async with serving(grpc={"port": 0, **boundless}) as server:
+        assert (await server.generate()).text

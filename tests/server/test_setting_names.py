@@ -60,6 +60,11 @@ def test_variables_that_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
             "did you mean generation.prompt_bytes_max?",
         ),
         ("[nonsense]\na = 1", "nonsense: there is no such setting"),
+        ("[scheduler]\nfoo = 1", "scheduler.foo: there is no such setting"),
+        ("scheduler = 1", "scheduler: must be a table"),
+        ("[model]\nrunner = 1", "model.runner: must be a table"),
+        ("[model]\ntemplate_arguments = 1", "model.template_arguments: must be a table"),
+        ("[grpc]\nport = 65536", "grpc.port: must be less than or equal to 65535"),
         (
             '[grpc]\nhost = "unix:"',
             "grpc.host: 'unix:' has no path; write unix:/run/server.sock",
