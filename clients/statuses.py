@@ -15,6 +15,8 @@ from llm_serving_engine.clients import errors
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 RUNNER_FAILED = "RUNNER_FAILED"
 MODELS_KEY = "models"
+# What gRPC says where the deadline passed on this side.
+GRPC_DEADLINE = "Deadline Exceeded"
 
 _Detail = TypeVar("_Detail", bound=Message)
 
@@ -44,6 +46,8 @@ def error_from(call: grpc.RpcError) -> errors.ServingError:
         unavailable.retry_never = details.retry_never
         return unavailable
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        if message == GRPC_DEADLINE:
+            message = "the deadline passed before the answer had come"
         late = errors.DeadlineExceeded(message, code=name, reason=reason)
         late.retry_after = details.retry_after
         return late

@@ -55,8 +55,9 @@ def serve(
 ) -> None:
     """Serve a model over gRPC and HTTP, until SIGTERM or Ctrl-C; the second ends it at once.
 
-    Exit codes: 0 told to stop, and all requests ended; 1 it cannot serve; 2 a wrong
-    flag; 130 and 143 ended by Ctrl-C or SIGTERM before it served, or by the second.
+    Exit codes: 0 told to stop, and all requests ended; 1 it cannot serve;
+    2 a wrong flag; 70 its engine failed again and again;
+    130 and 143 ended by Ctrl-C or SIGTERM before it served, or by the second.
     """
     import os
 

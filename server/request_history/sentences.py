@@ -116,7 +116,8 @@ def _prefilled(record: RequestRecord, visit: Visit) -> Iterator[str]:
 def _decoded(visit: Visit) -> str:
     tokens, seconds = visit.tokens, visit.seconds
     rate = f" ({tokens / seconds:.1f} a second)" if tokens > 1 and seconds > 0 else ""
-    return f"It produced {_count(tokens, 'token')} in {_seconds(seconds)}{rate}."
+    # The first tokens came with the prompt.
+    return f"It produced {_count(tokens, 'more token')} in {_seconds(seconds)}{rate}."
 
 
 def _outcome(record: RequestRecord, now: float) -> str:

@@ -8,7 +8,8 @@ from llm_serving_engine.server.commands.stop_signals import end_when_told
 end_when_told()
 
 import sys  # noqa: E402
-from typing import Any  # noqa: E402
+from importlib import metadata  # noqa: E402
+from typing import Annotated, Any  # noqa: E402
 
 import typer  # noqa: E402
 
@@ -21,12 +22,29 @@ from llm_serving_engine.server.commands import (  # noqa: E402
     tune,
 )
 
-app = typer.Typer(
-    name="llm-serving-engine",
-    help="Serve local language models over gRPC: batched, scheduled, streamed.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+NAME = "llm-serving-engine"
+
+app = typer.Typer(name=NAME, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"{NAME} {metadata.version(NAME)}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Serve local language models over gRPC and HTTP: batched, scheduled, streamed."""
+
+
 serve.register(app)
 client_commands.register(app)
 models.register(app)
@@ -52,7 +70,8 @@ def main() -> None:
 def _not_understood(error: Any) -> int:
     """Say what is wrong with a command, and where its help is. Returns the exit code."""
     # There is none where the help was shown instead, as of a command without arguments.
-    words = error.format_message().replace("Value error, ", "").split()
+    message = error.format_message().replace("Value error, ", "")
+    words = message.replace("Input should be", "must be").split()
     if message := " ".join(words).rstrip("."):
         context = getattr(error, "ctx", None)
         _fail(f"{message}; see {context.command_path} --help" if context else message)

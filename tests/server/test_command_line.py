@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 
@@ -14,6 +15,7 @@ import pytest
         ("serve --prot 1", "No such option: --prot (Possible options: --host, --port)"),
         ("bench --workload chur", "Invalid value for '--workload': 'chur' is not one of 'steady'"),
         ("nothing", "No such command 'nothing'"),
+        ("generate x --max-tokens 0", "Invalid value for '--max-tokens': must be greater than"),
     ],
 )
 def test_one_line_says_what_is_wrong_and_where_help_is(arguments: str, error: str) -> None:
@@ -25,6 +27,12 @@ def test_one_line_says_what_is_wrong_and_where_help_is(arguments: str, error: st
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: {error}")
     assert line.endswith(f"; see {asked} --help")
+
+
+def test_the_version() -> None:
+    done = run("--version")
+    assert done.returncode == 0
+    assert done.stdout == f"llm-serving-engine {metadata.version('llm-serving-engine')}\n"
 
 
 def test_without_a_command_there_is_help() -> None:
