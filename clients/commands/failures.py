@@ -33,6 +33,8 @@ def failing_in_one_line(*expected: type[Exception]) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
+    except UnicodeEncodeError:
+        raise fail("the text is not UTF-8") from None
     except expected as error:
         raise fail(str(error)) from None
     except BrokenPipeError:

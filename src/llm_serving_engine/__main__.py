@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 # Before the imports that take time.
+from llm_serving_engine.server.commands.standard_streams import open_standard_streams
 from llm_serving_engine.server.commands.stop_signals import end_when_told
 
 end_when_told()
+open_standard_streams()
 
 import sys  # noqa: E402
 from importlib import metadata  # noqa: E402
