@@ -55,9 +55,8 @@ def serve(
 ) -> None:
     """Serve a model over gRPC and HTTP, until SIGTERM or Ctrl-C; the second ends it at once.
 
-    Exit codes: 0 told to stop, and all requests ended; 1 it cannot serve;
-    2 a wrong flag; 70 its engine failed again and again;
-    130 and 143 ended by Ctrl-C or SIGTERM before it served, or by the second.
+    Exit codes: 0 all requests ended; 1 it cannot serve; 2 a wrong flag;
+    70 its engine failed; 130, 143 ended by a signal before it served, or twice.
     """
     import os
 
