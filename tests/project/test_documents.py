@@ -24,6 +24,7 @@ DOCUMENTS = sorted(
     for path in ROOT.glob(pattern)
 )
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)\s#]+)")
+ANCHOR = re.compile(r"\]\((?!https?:)([^)\s#]*\.md|)#([^)\s]+)\)")
 # `folder/file.py` in code type, from the root of the checkout.
 NAMED = re.compile(
     r"`((?:proto|server|scheduler|backends|clients|tests|deploy|docs|src|\.ci)/[\w./*-]*)`"
@@ -35,6 +36,17 @@ def test_links_lead_to_files(document: str) -> None:
     path = ROOT / document
     links = LINK.findall(path.read_text())
     assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_anchors_lead_to_headings(document: str) -> None:
+    path = ROOT / document
+    anchors = [
+        (file, anchor)
+        for file, anchor in ANCHOR.findall(path.read_text())
+        if anchor not in _headings(path.parent / file if file else path)
+    ]
+    assert anchors == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -69,3 +81,9 @@ def test_the_labels_of_errors_and_losses_are_explained() -> None:
 def _labels(kind: type[RequestError]) -> set[str]:
     own = {kind.label} if kind.__module__.startswith("llm_serving_engine.") else set()
     return own.union(*map(_labels, kind.__subclasses__()))
+
+
+def _headings(document: Path) -> set[str]:
+    """Return the anchors of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
