@@ -1,1 +1,1 @@
-"""The server: RPC services, HTTP, configuration, telemetry, and what composes them."""
+"""The server: RPC services, HTTP, configuration, telemetry, and their composition."""

@@ -1,4 +1,4 @@
-"""Addresses to listen on: HOST:PORT, [IPV6]:PORT, and unix:PATH."""
+"""Parses and binds listening addresses: HOST:PORT, [IPV6]:PORT, and unix:PATH."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PATH_BYTES_MAX = 107 if sys.platform == "linux" else 103
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen. A path for a socket in the file system, else host and port.
+    """A listening address: a path of a Unix socket, or host and port.
 
     Attributes:
         host: A name or an address without brackets; empty for a path.
@@ -43,7 +43,7 @@ class Address:
 
 
 def parse_address(text: str) -> Address:
-    """The address that `text` stands for. Raises ValueError where it is none."""
+    """Parse an address. Raises ValueError if `text` is not one."""
     if text.startswith(UNIX):
         path = text.removeprefix(UNIX).removeprefix("//")
         if not path:
@@ -63,7 +63,7 @@ def parse_address(text: str) -> Address:
 
 
 def check_address(text: str) -> str:
-    """`text`, if it is an address. Raises ValueError."""
+    """Return `text` if it is an address. Raises ValueError."""
     parse_address(text)
     return text
 
@@ -75,7 +75,7 @@ def check_host(text: str) -> str:
 
 
 def remove_stale_socket(path: str) -> None:
-    """Remove a socket file that no process listens on, as an ended server leaves it.
+    """Remove a socket file that an ended server left behind.
 
     Raises:
         OSError: A process listens on it, or it is no socket.

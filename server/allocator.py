@@ -1,4 +1,4 @@
-"""The C library's allocator, set up for a server that gets messages of megabytes."""
+"""Configures the C library's allocator for messages of megabytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LARGE_BYTES = 1024 * 1024
 
 
 def bound_free_memory() -> None:
-    """Have glibc give the memory of large messages back. Call before threads are started.
+    """Make glibc return the memory of large messages. Call before threads are started.
 
     By itself, glibc makes an arena for each of gRPC's threads, and keeps what
     is free in each of them: hundreds of megabytes after some hundreds of large

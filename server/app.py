@@ -1,4 +1,4 @@
-"""The composition: one server, from its configuration to its end."""
+"""Composes one server from its configuration, and runs it until its end."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ FLUSH_SECONDS = 2.0
 
 
 class App:
-    """Everything that one server process runs.
+    """Starts and stops all parts of a server process.
 
     It listens as soon as it is started, and answers UNAVAILABLE until the
     model is loaded, so that a balancer or a probe sees what goes on.
@@ -64,7 +64,7 @@ class App:
     """
 
     def __init__(self, config: ServerConfig, model: ServedModel) -> None:
-        """Put together a server for a model that is not loaded yet.
+        """Compose a server for a model that is not loaded yet.
 
         Must be called on the event loop that it is to run on.
 
@@ -120,17 +120,17 @@ class App:
 
     @property
     def grpc_port(self) -> int:
-        """The first port of the gRPC listener; 0 where it listens on paths alone."""
+        """The first port of the gRPC listener; 0 if it listens only on Unix sockets."""
         return next((address.port for address in self.grpc_addresses if address.port), 0)
 
     @property
     def http_addresses(self) -> tuple[Address, ...]:
-        """Where HTTP is answered; empty where it is switched off."""
+        """The addresses of the HTTP listener; empty if HTTP is disabled."""
         return () if self._http is None else self._http.addresses
 
     @property
     def http_port(self) -> int | None:
-        """The first port of the HTTP listener; None where it is switched off."""
+        """The first port of the HTTP listener; None if HTTP is disabled."""
         return None if self._http is None else self._http.port
 
     async def start(self) -> None:
@@ -176,7 +176,7 @@ class App:
         await asyncio.to_thread(self.tracer.shutdown)
 
     async def hurry(self) -> None:
-        """Have `stop` wait for no request any more: those that run end with UNAVAILABLE."""
+        """Make `stop` end all running requests with UNAVAILABLE at once."""
         self._hurried.set()
         await self.model.drain(0)
 

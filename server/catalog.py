@@ -14,7 +14,7 @@ NAME_BYTES_MAX = 100
 
 
 class Catalog:
-    """All models; the first is the one that requests get which name none."""
+    """All models; the first is the default of requests without a model name."""
 
     def __init__(self, models: Iterable[ServedModel]) -> None:
         self._models = {model.name: model for model in models}

@@ -1,4 +1,4 @@
-"""Bodies of requests: fields that are honoured, refused, or ignored on purpose."""
+"""Request bodies: fields are honoured, refused, or ignored on purpose."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Item(BaseModel):
 
 
 async def read_body(exchange: HttpExchange, kind: type[_B]) -> _B:
-    """Read the request's body as a `kind`, and tell in a header what is ignored in it.
+    """Read the request's body as a `kind`; list the ignored fields in a header.
 
     Raises:
         InvalidField: A field has the wrong type, or asks for what is not done.

@@ -1,4 +1,4 @@
-"""The caller of an HTTP request."""
+"""Derives the caller from an HTTP request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TIMEOUT_HEADER = "x-request-timeout"
 
 
 def caller_of(exchange: HttpExchange, route: str, timeout: float | None = None) -> Caller:
-    """Who calls, and until when the answer is wanted. From now on, the service observes.
+    """Return the caller with its deadline; mark the request as observed by the service.
 
     Args:
         exchange: The request.
@@ -38,7 +38,7 @@ def caller_of(exchange: HttpExchange, route: str, timeout: float | None = None) 
 
 
 def tenant_of(exchange: HttpExchange) -> str:
-    """On whose behalf a request is made; empty where it does not say."""
+    """Return the request's tenant; empty if it names none."""
     return exchange.headers.get(TENANT_HEADER, "")
 
 

@@ -70,7 +70,7 @@ class ChatBody(ChoicesBody):
         return (self.top_logprobs or 0) if self.logprobs else None
 
     def output_tokens(self) -> int | None:
-        """Tokens to produce at most. Raises InvalidField where the two names disagree."""
+        """The limit of output tokens. Raises InvalidField if its two names disagree."""
         given = {self.max_tokens, self.max_completion_tokens} - {None}
         if len(given) > 1:
             raise InvalidField("max_tokens", "is not max_completion_tokens; give one of them")

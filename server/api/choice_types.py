@@ -1,4 +1,4 @@
-"""What the bodies have in common that ask for choices."""
+"""The common base of request bodies that ask for choices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llm_serving_engine.server.service.request import Chat, GenerationRequest, T
 
 
 class StreamOptions(Item):
-    """What a stream tells beside the output."""
+    """Options of a stream."""
 
     include_usage: bool | None = None
 
@@ -44,7 +44,7 @@ class ChoicesBody(GenerationBody):
 
     @abstractmethod
     def sources(self) -> Sequence[Chat | Text | Tokens]:
-        """What is to be continued. Raises InvalidField."""
+        """The inputs to continue. Raises InvalidField."""
 
     @abstractmethod
     def output_tokens(self) -> int | None:

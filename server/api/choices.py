@@ -1,4 +1,4 @@
-"""Answers that consist of choices: what chat completions and completions have in common."""
+"""Responses that consist of choices: the common base of chat completions and completions."""
 
 from __future__ import annotations
 
@@ -73,19 +73,19 @@ class ChoicesAnswer(ABC, Generic[B]):
 
     @abstractmethod
     def whole_choice(self, index: int, answer: Answer) -> dict[str, Any]:
-        """What a complete choice says, beside its index and the reason for its end."""
+        """The fields of a complete choice, except its index and finish reason."""
 
     @abstractmethod
     def first(self, index: int) -> dict[str, Any] | None:
-        """What the first chunk of a choice says; None for no such chunk."""
+        """The fields of a choice's first chunk; None for no such chunk."""
 
     @abstractmethod
     def parts(self, index: int, delta: Delta) -> Iterable[dict[str, Any]]:
-        """What the chunks of a delta say."""
+        """The fields of the chunks for a delta."""
 
     @abstractmethod
     def last(self) -> dict[str, Any]:
-        """What the chunk with the reason for the end says beside that."""
+        """The other fields of the chunk with the finish reason."""
 
     async def whole(self) -> dict[str, Any]:
         """All choices, complete. Raises RequestError."""

@@ -36,7 +36,7 @@ class CompletionAnswer(ChoicesAnswer[CompletionBody]):
         return {"text": text, "logprobs": self._taken(index, answer.logprobs)}
 
     def first(self, index: int) -> dict[str, Any] | None:
-        """The prompt, where it is to be echoed."""
+        """The prompt, if the request asks for an echo."""
         return {"text": self._echoed(index)} if self.body.echo else None
 
     def parts(self, index: int, delta: Delta) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""An endpoint: a handler, and how its errors are answered."""
+"""An endpoint calls a handler and turns its errors into responses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Refused = Callable[[str, RequestError], None]
 
 
 class Dialect(NamedTuple):
-    """How an API tells errors.
+    """An API's form of errors.
 
     Attributes:
         body: The body of an answer.

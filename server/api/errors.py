@@ -1,4 +1,4 @@
-"""Errors as HTTP answers: the status, the body, and the headers that clients act on."""
+"""Turns errors into HTTP responses: status, body, and the headers that clients read."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _PARAMS = {"unknown_model": "model", "unknown_request": "request_id"}
 
 
 class HttpError(NamedTuple):
-    """How a request that fails is answered.
+    """The response to a failed request.
 
     Attributes:
         status: The HTTP status.

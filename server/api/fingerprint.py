@@ -1,4 +1,4 @@
-"""The fingerprint of whatever changes tokens: version, weights, and settings."""
+"""Computes a fingerprint of all that changes tokens: version, weights, and settings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llm_serving_engine.server.model import ServedModel
 
 
 def fingerprint(model: ServedModel) -> str:
-    """Equal fingerprints and seeds give equal answers, where the model keeps its bits."""
+    """Return the fingerprint; equal ones with equal seeds give equal answers if batch-invariant."""
     try:
         status = model.path.stat()
         file = f"{model.path.name} {status.st_size} {status.st_mtime_ns}"

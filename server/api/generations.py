@@ -1,4 +1,4 @@
-"""Several answers to one request, under way at the same time."""
+"""Runs several generations for one request concurrently."""
 
 from __future__ import annotations
 

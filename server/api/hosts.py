@@ -1,4 +1,4 @@
-"""The Host that requests name: a page of a foreign name must not reach a local server.
+"""Checks the Host header, so that a page of a foreign host cannot reach a local server.
 
 A browser lets a page talk to the host that the page came from. A name that first
 stands for the page's server and then for 127.0.0.1 (DNS rebinding) would make

@@ -1,4 +1,4 @@
-"""Log-probabilities as OpenAI's clients read them."""
+"""Converts log-probabilities to the form of OpenAI's API."""
 
 from __future__ import annotations
 

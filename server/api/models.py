@@ -37,7 +37,7 @@ class Models:
         return JSONResponse(content)
 
     async def show(self, request: Request) -> JSONResponse:
-        """One model; its name may hold slashes. All, where none is named."""
+        """Return one model, whose name may contain slashes, or all models without a name."""
         name = request.path_params["name"]
         if not name:
             return await self.list(request)

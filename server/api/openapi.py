@@ -1,4 +1,4 @@
-"""The OpenAPI document, from the types of the bodies."""
+"""Builds the OpenAPI document from the types of the bodies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The events of a response: items open, grow, and close, one after the other."""
+"""Makes the events of a response: items open, grow, and close, one after the other."""
 
 from __future__ import annotations
 

@@ -40,13 +40,13 @@ class Resource:
 
     @property
     def status(self) -> str:
-        """Where it is."""
+        """Its status."""
         if self._finished is None:
             return "in_progress"
         return "incomplete" if self.incomplete else "completed"
 
     def snapshot(self, error: dict[str, Any] | None = None) -> dict[str, Any]:
-        """All of it, as it is now; with an error, as it failed."""
+        """Return the whole resource in its current state, or as failed with `error`."""
         body, finished = self._body, self._finished
         sampling = self._generation.call.request.sampling
         return {
@@ -105,7 +105,7 @@ def text_part(text: str, logprobs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def reasoning_item(item_id: str, status: str, text: str, *, summarized: bool) -> dict[str, Any]:
-    """What the model thought, as a summary where the caller asked for one."""
+    """Return the reasoning as an item, as a summary if the caller asked for one."""
     summary = [{"type": "summary_text", "text": text}] if summarized and text else []
     content = [] if summarized or not text else [{"type": "reasoning_text", "text": text}]
     return {

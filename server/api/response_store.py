@@ -1,4 +1,4 @@
-"""Responses that are kept, so that the next request can go on from them."""
+"""Stores responses, so that later requests can continue them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Stored:
         turns: Sequence[Message],
         input_items: Sequence[dict[str, Any]],
     ) -> Stored:
-        """What is to be kept of a response, and of the input of its own turn."""
+        """Make the stored form of a response, with the input of its own turn."""
         encoded = json.dumps([response, input_items]).encode()
         texts = sum(len(turn.content) + len(turn.reasoning) + TURN_BYTES for turn in turns)
         size = len(encoded) + texts + ENTRY_BYTES
@@ -89,7 +89,7 @@ class ResponseStore:
         return len(self._kept)
 
     def put(self, stored: Stored) -> bool:
-        """Keep a response; False where it alone is too large to be kept."""
+        """Store a response; return False if it alone exceeds the limit."""
         share = self._bytes_max // TENANT_SHARE
         if stored.size > share:
             return False
@@ -107,7 +107,7 @@ class ResponseStore:
         return True
 
     def get(self, tenant: str, response_id: str) -> Stored | None:
-        """A tenant's response; None where there is none of that id."""
+        """Return a tenant's response; None if the id is unknown."""
         stored, _ = self._kept.get(response_id, (None, 0.0))
         if stored is None or stored.tenant != tenant:
             return None
@@ -119,7 +119,7 @@ class ResponseStore:
         return stored
 
     def remove(self, tenant: str, response_id: str) -> bool:
-        """Forget a response; False where the tenant has none of that id."""
+        """Remove a response; return False if the tenant has none with that id."""
         if self.get(tenant, response_id) is None:
             return False
         self._remove(response_id)
@@ -141,7 +141,7 @@ class ResponseStore:
 
 @dataclass(slots=True)
 class _Tenant:
-    """What is kept of a tenant: the ids, the least recently used first, and their bytes."""
+    """A tenant's stored ids, the least recently used first, and their bytes."""
 
     ids: OrderedDict[str, None] = field(default_factory=OrderedDict)
     size: int = 0

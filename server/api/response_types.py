@@ -127,7 +127,7 @@ class ResponseBody(GenerationBody):
 
 
 def _reasoning(item: InputItem) -> str:
-    """The reasoning before the assistant's next message, or its summary where that is all."""
+    """Return the reasoning before the assistant's next message, or only its summary."""
     content = item.content if isinstance(item.content, list) else []
     return "".join(part.text or "" for part in (content or item.summary or []))
 

@@ -1,4 +1,4 @@
-"""`POST /v1/responses`, and what is kept of responses."""
+"""`POST /v1/responses`, and the routes of stored responses."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class _Turn:
         )
 
     async def run(self) -> None:
-        """Generate, and tell nobody until it is done. Raises RequestError."""
+        """Generate the whole response, without a stream. Raises RequestError."""
         async for _ in self._all():
             pass
 

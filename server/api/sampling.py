@@ -1,4 +1,4 @@
-"""The fields of sampling and control that several APIs share."""
+"""Sampling and control fields that several APIs share."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ UNSERVED: Mapping[str, str] = {
 
 
 class GenerationBody(ExtensionFields):
-    """What all of OpenAI's APIs that generate take."""
+    """The fields of all generating OpenAI APIs."""
 
     model: str = ""
     temperature: float | None = None

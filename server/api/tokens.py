@@ -68,7 +68,7 @@ class Tokens:
 
 
 def _piece(name: bytes) -> str | list[int]:
-    """A token's text; its bytes where they are no text by themselves, as llama-server has it."""
+    """Return a token's text, or its bytes if they are not UTF-8, like llama-server."""
     try:
         return name.decode("utf-8")
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""Usage and timings as HTTP callers read them."""
+"""Converts usage and timings to their form in HTTP responses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llm_serving_engine.server.service.events import Finished, Usage
 
 
 def usage_of_prompts(usages: Sequence[Usage], choices: int) -> dict[str, Any]:
-    """The usage of the answers to prompts, each of which counts once.
+    """Return the usage of several answers; each prompt counts once.
 
     Args:
         usages: Of all answers; those to the first prompt come first.
@@ -30,7 +30,7 @@ def usage_of_prompts(usages: Sequence[Usage], choices: int) -> dict[str, Any]:
 
 
 def timings_of(finished: Finished) -> dict[str, float | None]:
-    """Where the time of an answer went, in milliseconds."""
+    """Return an answer's times in milliseconds."""
     timings = finished.timings
     first = timings.time_to_first_token
     return {

@@ -68,7 +68,7 @@ def _look(model: str | None, file: Path | None, address: str | None) -> Iterator
 
 
 def _look_at_plan(config: ServerConfig, file: Path | None, *, served: bool) -> Iterator[Finding]:
-    """What a server with this configuration would meet."""
+    """Check the plan of a server with this configuration."""
     from llm_serving_engine.server.doctor.configuration import look_at_configuration
     from llm_serving_engine.server.doctor.model import look_at_model
     from llm_serving_engine.server.doctor.ports import look_at_ports

@@ -1,4 +1,4 @@
-"""How `doctor` tells what it found: a list with marks, lines with tabs in a pipe, or JSON."""
+"""Prints the findings of `doctor`: a list with marks, tab-separated lines in a pipe, or JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STYLES = {Verdict.OK: "green", Verdict.NOTE: "yellow", Verdict.PROBLEM: "bold re
 
 
 def print_findings(findings: Iterable[Finding], as_json: bool) -> list[Finding]:
-    """Show findings, each as soon as it is there; returns them."""
+    """Print findings as they arrive, and return them."""
     if as_json:
         found = list(findings)
         ok = not any(finding.verdict is Verdict.PROBLEM for finding in found)

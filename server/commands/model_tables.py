@@ -1,4 +1,4 @@
-"""How the `models` commands show models: a table on a terminal, tabs in a pipe."""
+"""Prints models for the `models` commands: a table on a terminal, tabs in a pipe."""
 
 from __future__ import annotations
 
@@ -79,13 +79,13 @@ def print_model(name: str, info: ModelInfo) -> None:
 
 
 def _recommended(info: ModelInfo) -> str:
-    """What the file recommends where a request says nothing."""
+    """Return the sampling that the file recommends as defaults."""
     words = (f"{name} {value:g}" for name, value in info.sampling.items())
     return ", ".join(words) or "nothing recommended"
 
 
 def _kernel_rows(info: ModelInfo) -> Iterable[tuple[str, str]]:
-    """The kernels that it is computed with here, and the memory that it takes with them."""
+    """Return rows for the model's kernels on this machine, and its memory with them."""
     try:
         settings = Settings.choose(BackendConfig(), info)
     except LoadError as error:

@@ -96,7 +96,7 @@ def serve(
 
 
 async def _run(config: ServerConfig, name: str, path: Path) -> int:
-    """Serve until told to stop; the exit code."""
+    """Serve until a stop signal; return the exit code."""
     import asyncio
     import os
     from functools import partial
@@ -137,7 +137,7 @@ async def _run(config: ServerConfig, name: str, path: Path) -> int:
 
 
 def _bound_collections() -> None:
-    """Have the garbage collector hold up nobody for long."""
+    """Keep the pauses of the garbage collector short."""
     import gc
 
     # What is there now stays: the collector need not look through the
@@ -167,7 +167,7 @@ async def _first_of(task: asyncio.Future[Any], other: Coroutine[Any, Any, Any]) 
 
 
 def _find_model(config: ServerConfig) -> tuple[str, Path]:
-    """The model's name and its file; fetches it where it is on a hub. Raises ModelError."""
+    """Return the model's name and file; download it from a hub if needed. Raises ModelError."""
     from llm_serving_engine.backends import registry
     from llm_serving_engine.backends.models.reference import parse_reference
     from llm_serving_engine.backends.models.resolve import resolve

@@ -1,4 +1,4 @@
-"""What `simulate` shows in a terminal."""
+"""Builds the tables that `simulate` prints."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def class_table(replay: Replay) -> Table:
 
 
 def policy_table(replays: Sequence[Replay]) -> Table:
-    """What the scheduler did under each policy."""
+    """Return a table of the scheduler's totals under each policy."""
     table = _table("What the scheduler did", "policy", _POLICY_COLUMNS)
     for replay in replays:
         tally = replay.tally
@@ -68,7 +68,7 @@ def policy_table(replays: Sequence[Replay]) -> Table:
 
 
 def recorded_table(recorded: Summary, replays: Sequence[Replay]) -> Table:
-    """What the server took that recorded the trace, and each replay as a part of that."""
+    """Return a table of the recorded times, and of each replay as a ratio to them."""
     table = _table("Recorded, and the same replayed", "", _RECORDED_COLUMNS)
     table.add_row("recorded", *map(_three_digits, _compared(recorded)))
     for replay in replays:

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C, from the first line of the process to the last."""
+"""Handles SIGTERM and Ctrl-C for the whole life of the process."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _end_at_once(number: int, frame: FrameType | None) -> NoReturn:
 
 
 class StopSignals:
-    """What the process was told, on the running event loop.
+    """The stop signals received so far, on the running event loop.
 
     Attributes:
         told: Set by the first signal.
