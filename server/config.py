@@ -64,14 +64,14 @@ _file_content: ContextVar[dict[str, Any]] = ContextVar("file_content", default={
 
 
 def _text(value: object) -> str:
-    """Text as it is: pydantic's own would refuse a path that is not UTF-8."""
+    """Accept any text: pydantic's own type refuses a path that is not UTF-8."""
     if not isinstance(value, str):
         raise ValueError(f"{value!r} is not text")
     return value
 
 
 class ConfigError(Exception):
-    """The configuration makes no sense; the message says where, one line a problem."""
+    """The configuration is invalid; the message has one line per problem."""
 
 
 class Part(BaseModel):
@@ -81,7 +81,7 @@ class Part(BaseModel):
 
 
 class ModelConfig(Part):
-    """Which model is served, and how it is run."""
+    """The served model and its runner's settings."""
 
     reference: Annotated[str, PlainValidator(_text)] = "builtin"
     """A path to a GGUF or GGML file, hf:OWNER/REPO[/FILE], hf:OWNER/REPO:QUANT, the
@@ -136,7 +136,7 @@ class GenerationConfig(Part):
 
 
 class QuotaConfig(Part):
-    """What a tenant may ask for: a bucket of tokens, prompts and max_tokens added up.
+    """A tenant's quota: a token bucket that counts prompts plus max_tokens.
 
     Tokens that a request asked for and did not take go back.
     """
@@ -262,7 +262,7 @@ class HttpConfig(Part):
 
 
 class LogConfig(Part):
-    """What is written to stderr."""
+    """The log on stderr."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     """The least level. At "info" there is one line for each request."""
@@ -320,7 +320,7 @@ class ServerConfig(BaseSettings):
 
 
 class _FileSource(PydanticBaseSettingsSource):
-    """What the TOML file holds."""
+    """Reads the TOML file."""
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
         return _file_content.get().get(field_name), field_name, False

@@ -1,4 +1,4 @@
-"""From wire messages to the service's requests. Nothing is validated or copied here."""
+"""Converts wire messages to the service's requests, without validation or copies."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SAMPLING_SCALARS = (*SCALARS, "seed")
 
 
 def decode_generate(message: inference_pb2.GenerateRequest) -> GenerationRequest:
-    """What Generate and Stream are asked for."""
+    """Decode a request of Generate or Stream."""
     return GenerationRequest(
         input=_input(message),
         request_id=message.request_id,
@@ -43,7 +43,7 @@ def decode_generate(message: inference_pb2.GenerateRequest) -> GenerationRequest
 
 
 def decode_tokenize(message: inference_pb2.TokenizeRequest) -> TokenizeRequest:
-    """What Tokenize is asked for."""
+    """Decode a request of Tokenize."""
     kind = message.WhichOneof("input")
     source: Text | Chat | None = None
     if kind == "text":
@@ -54,7 +54,7 @@ def decode_tokenize(message: inference_pb2.TokenizeRequest) -> TokenizeRequest:
 
 
 def decode_detokenize(message: inference_pb2.DetokenizeRequest) -> DetokenizeRequest:
-    """What Detokenize is asked for."""
+    """Decode a request of Detokenize."""
     return DetokenizeRequest(message.token_ids, message.model, message.show_special)
 
 
@@ -95,5 +95,5 @@ def _sampling(sampling: generation_pb2.Sampling) -> SamplingFields:
 
 
 def _optional(message: WireMessage, field: str) -> Any:
-    """An optional field's value; None where it is not set."""
+    """Return an optional field's value; None if it is not set."""
     return getattr(message, field) if message.HasField(field) else None

@@ -1,4 +1,4 @@
-"""From the domain to the wire."""
+"""Encodes domain objects as wire messages."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def encode_usage(usage: Usage) -> generation_pb2.Usage:
 
 
 def encode_timings(timings: Timings) -> generation_pb2.Timings:
-    """Where the time of a request went."""
+    """Encode a request's times."""
     first = timings.time_to_first_token
     return generation_pb2.Timings(
         queue=encode_seconds(timings.queue),
@@ -134,7 +134,7 @@ def encode_seconds(seconds: float) -> Duration:
 
 
 def encode_model(model: ServedModel, is_default: bool) -> models_pb2.Model:
-    """What there is to know of a model."""
+    """Encode the description of a model."""
     message = models_pb2.Model(
         name=model.name,
         backend=model.backend,

@@ -1,4 +1,4 @@
-"""The gRPC server: its options, its services, its port."""
+"""Makes the gRPC server with its options, services, and ports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OPTION_MAX = 2**31 - 2
 def make_server(
     config: GrpcConfig, string_bytes_max: int, refused: Refused = lambda error: None
 ) -> grpc.aio.Server:
-    """A server without services and without a port.
+    """Make a server without services and ports.
 
     Args:
         config: Its options and limits.
@@ -40,7 +40,7 @@ def make_server(
 
 
 def listen(server: grpc.aio.Server, config: GrpcConfig) -> tuple[Address, ...]:
-    """Take the ports, and tell which. Raises ConfigError where one cannot be had."""
+    """Bind the ports and return them. Raises ConfigError if one is not available."""
     wanted = (Address.of(config.host, config.port), *map(parse_address, config.listen))
     return tuple(_listen(server, address) for address in wanted)
 

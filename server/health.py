@@ -23,27 +23,27 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
-    """Tells whether services and models can answer; the name "" stands for the server."""
+    """Reports whether services and models can answer; the name "" is the whole server."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
-        """Know `names`, none of which serves yet."""
+        """Register `names`, none of which serves yet."""
         self._statuses: dict[str, Status] = dict.fromkeys(names, NOT_SERVING)
         self._changed = asyncio.Condition()
         self._closing = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     def set(self, name: str, serving: bool) -> None:
-        """Say whether something can answer."""
+        """Set whether a name can answer."""
         self._statuses[name] = SERVING if serving else NOT_SERVING
         self._notify()
 
     def set_all(self, serving: bool) -> None:
-        """Say it of everything."""
+        """Set whether all names can answer."""
         for name in self._statuses:
             self.set(name, serving)
 
     def serving(self, name: str = "") -> bool:
-        """Whether something can answer."""
+        """Return whether a name can answer."""
         return self._statuses[name] == SERVING
 
     def close(self) -> None:
@@ -54,7 +54,7 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     async def Check(  # noqa: N802
         self, request: health_pb2.HealthCheckRequest, context: Context
     ) -> health_pb2.HealthCheckResponse:
-        """The status now; NOT_FOUND for an unknown name, as the protocol has it."""
+        """Return the current status; NOT_FOUND for an unknown name, by the protocol."""
         status = self._statuses.get(request.service)
         if status is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service[:100]!r}")
@@ -63,7 +63,7 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     async def Watch(  # noqa: N802
         self, request: health_pb2.HealthCheckRequest, context: Context
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        """The status now and whenever it changes."""
+        """Stream the current status and its changes."""
         shown = None
         while True:
             # The last word is sent even where all watches have been ended meanwhile.
@@ -88,7 +88,7 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         )
 
     async def _change(self, name: str, status: Status) -> None:
-        """Wait until a status is another, or all watches end."""
+        """Wait until a status changes, or all watches end."""
 
         def changed() -> bool:
             return self._closing or self._statuses.get(name, SERVICE_UNKNOWN) != status

@@ -1,4 +1,4 @@
-"""HTTP beside gRPC: API, console, /metrics for Prometheus, and probes for orchestrators."""
+"""Composes the HTTP application: API, console, /metrics for Prometheus, and probes."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _missing(request: Request) -> str:
 
 
 def _browser_rules(config: HttpConfig, metrics: Metrics) -> list[Middleware]:
-    """Which hosts requests may name, and whose pages may read the answers."""
+    """Return the allowed hosts, and the origins whose pages may read responses."""
     cors = Middleware(
         CORSMiddleware,
         allow_origins=config.cors_origins,

@@ -1,4 +1,4 @@
-"""The HTTP listener: its sockets, and an application on the running event loop."""
+"""Serves the HTTP application on its sockets, on the running event loop."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class HttpListener:
 
 
 class _Server(uvicorn.Server):
-    """Leaves the process's signals alone, and listens on Unix domain sockets too."""
+    """A uvicorn server that keeps the process's signals and supports Unix sockets."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -122,7 +122,7 @@ def _bind(address: Address) -> socket.socket:
 
 
 def _taken(wanted: Address, listener: socket.socket) -> Address:
-    """The address with the port that was taken for it."""
+    """Return the address with its bound port."""
     if wanted.path:
         return wanted
     return Address(wanted.host, listener.getsockname()[1])

@@ -1,4 +1,4 @@
-"""HTTP/1.1 connections that are bounded in time, in size, and in number.
+"""Limits HTTP/1.1 connections in time, in size, and in number.
 
 uvicorn waits without end for a request that is half sent and for a reader that
 has stopped, and takes headers of any size. This protocol bounds each of them.
@@ -34,7 +34,7 @@ SMALL_BODY_BYTES = 64 * 1024
 
 
 class Bodies:
-    """What all connections hold of bodies that are not complete yet.
+    """Counts the bytes of incomplete bodies over all connections.
 
     Attributes:
         total: In bytes.
@@ -45,7 +45,7 @@ class Bodies:
 
 
 class _Refusal(Exception):
-    """A request is refused while it is parsed."""
+    """Raised to refuse a request while it is parsed."""
 
     def __init__(self, reason: str, status: HTTPStatus, message: str) -> None:
         super().__init__(message)
@@ -91,7 +91,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     # The connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take the connection, or turn it away where there are too many."""
+        """Accept the connection, or refuse it above the limit."""
         super().connection_made(transport)
         if len(self.connections) > self._limits.connections_max:
             message = f"{self._limits.connections_max} connections are open, which is the limit"
@@ -100,7 +100,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._start_timer(self._limits.header_timeout_seconds, self._headers_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timers, and what has come of a body."""
+        """Cancel the timers, and release the bytes of an incomplete body."""
         self._forget_body()
         self._stop_timer()
         self._stop_write_timer()
@@ -110,7 +110,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came."""
+        """Parse received bytes."""
         if self._over:
             return
         if self._in_headers:
@@ -143,7 +143,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._start_timer(self._limits.header_timeout_seconds, self._headers_late)
 
     def on_headers_complete(self) -> None:
-        """The headers are there: check their size."""
+        """The headers are complete: check their size."""
         # What came with the headers may be a part of the body: count the headers alone.
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         self._in_headers, self._header_bytes, self._bytes_beside_body = False, 0, 0
@@ -169,7 +169,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request is complete: nothing more is waited for."""
+        """The request is complete: stop its timers."""
         self._forget_body()
         self._stop_timer()
         self._in_headers = True
@@ -183,7 +183,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._refuse(refusal)
 
     def _refuse(self, refusal: _Refusal) -> None:
-        """Answer with the refusal, and close."""
+        """Respond with the refusal, and close the connection."""
         self._over = True
         self._forget_body()
         self._stop_timer()

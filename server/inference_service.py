@@ -36,7 +36,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     async def Generate(  # noqa: N802
         self, request: inference_pb2.GenerateRequest, context: Context
     ) -> inference_pb2.GenerateResponse:
-        """Run a request to its end, and answer once."""
+        """Run a request to its end, and return one response."""
         caller = _caller("Generate", context)
         async with self._inference.generate(decode_generate(request), caller) as generation:
             return encode_answer(await self._with_headers(generation.answer(), context))
@@ -55,20 +55,20 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     async def Tokenize(  # noqa: N802
         self, request: inference_pb2.TokenizeRequest, context: Context
     ) -> inference_pb2.TokenizeResponse:
-        """Tell a text's tokens."""
+        """Tokenize a text."""
         caller = _caller("Tokenize", context)
         return encode_tokens(await self._inference.tokenize(decode_tokenize(request), caller))
 
     async def Detokenize(  # noqa: N802
         self, request: inference_pb2.DetokenizeRequest, context: Context
     ) -> inference_pb2.DetokenizeResponse:
-        """Tell the text of tokens."""
+        """Detokenize tokens."""
         caller = _caller("Detokenize", context)
         model, text = await self._inference.detokenize(decode_detokenize(request), caller)
         return inference_pb2.DetokenizeResponse(model=model, text=text)
 
     async def _with_headers(self, waiting: Coroutine[Any, Any, T], context: Context) -> T:
-        """Wait, and send the headers of the answer if that takes long."""
+        """Wait; send the response headers if the wait takes long."""
         task = asyncio.ensure_future(waiting)
         try:
             await asyncio.wait({task}, timeout=self._headers_seconds)

@@ -1,4 +1,4 @@
-"""What callers feel: the times of the last requests that finished."""
+"""Computes latency percentiles of the last finished requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REQUESTS_MAX = 1000
 
 
 class Percentiles(NamedTuple):
-    """Of some times, in seconds."""
+    """Percentiles of times, in seconds."""
 
     p50: float
     p95: float
@@ -45,7 +45,7 @@ class _Times(NamedTuple):
 
 
 class Latencies:
-    """Remembers the last requests that finished."""
+    """Keeps the times of the last finished requests."""
 
     def __init__(self, requests_max: int = REQUESTS_MAX) -> None:
         self._times: deque[_Times] = deque(maxlen=requests_max)
@@ -74,7 +74,7 @@ class Latencies:
         self._times.append(_Times(request.priority, first - sequence.arrived_at, each))
 
     def read(self) -> Iterator[Latency]:
-        """Over all classes, then by class from the highest down; nothing where nothing finished."""
+        """Yield latencies over all classes, then by class, highest first."""
         if not self._times:
             return
         yield _latency(None, self._times)
@@ -84,7 +84,7 @@ class Latencies:
 
 
 def percentiles(values: Iterable[float]) -> Percentiles | None:
-    """By nearest rank; None of nothing."""
+    """Return percentiles by nearest rank; None without values."""
     ranked = sorted(values)
     if not ranked:
         return None

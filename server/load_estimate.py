@@ -1,4 +1,4 @@
-"""How long the load of a model still takes."""
+"""Estimates the remaining time of a model's load."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class LoadEstimate:
         self.begin()
 
     def begin(self) -> None:
-        """A load begins."""
+        """Start the estimate of another load."""
         self._began = self._told = self._clock()
         self._fraction = 0.0
 
     def progressed(self, fraction: float) -> None:
-        """So much of the weights has been read, from 0 to 1."""
+        """Record the part of the weights that has been read, from 0 to 1."""
         self._fraction, self._told = fraction, self._clock()
 
     def done(self) -> None:
-        """The load is over: the next one is expected to take as long."""
+        """Record the end of a load: the next one is expected to take as long."""
         self._seconds_before = self._clock() - self._began
 
     def remaining(self) -> float:

@@ -1,4 +1,4 @@
-"""How much is in a message's bytes, counted before they are parsed.
+"""Counts the contents of a message's bytes before they are parsed.
 
 A message of a few megabytes can hold millions of fields. Parsing makes an
 object of each and holds the interpreter meanwhile, so the event loop stands
@@ -32,7 +32,7 @@ _NUMBERS_PER_FIELD = 128
 
 
 class MessageTooLarge(InvalidField):
-    """A request message has more bytes, or more in them, than the configuration allows."""
+    """A request message exceeds a limit of the configuration."""
 
     label = "message_too_large"
 
@@ -43,7 +43,7 @@ _kinds: dict[str, _Kinds] = {}
 
 @dataclass(frozen=True, slots=True)
 class MessageLimits:
-    """What a request message may hold.
+    """Enforces the limits of request messages.
 
     Attributes:
         bytes_max: All of it.
@@ -59,7 +59,7 @@ class MessageLimits:
     metadata_bytes_max: int
 
     def check_metadata(self, metadata: Iterable[tuple[str, str | bytes]]) -> None:
-        """Count metadata: gRPC's library lets some pass that are above its limit.
+        """Check metadata: gRPC's library accepts some that exceed its limit.
 
         Raises:
             MessageTooLarge: They are too large.
@@ -70,7 +70,7 @@ class MessageLimits:
             raise MessageTooLarge("metadata", f"have {size} bytes; the limit is {limit}")
 
     def check(self, data: bytes, kind: Descriptor) -> None:
-        """Count what is in a message. Bytes that are no message pass: the parser refuses them.
+        """Check a message's contents. Invalid bytes pass here; the parser refuses them.
 
         Raises:
             MessageTooLarge: It is too large, or it has too many fields or too long a text.

@@ -49,7 +49,7 @@ class ModelState(enum.Enum):
 
 
 class ServedModel:
-    """A model from its loading to its end.
+    """A served model from its load to its end.
 
     Attributes:
         name: What requests call it.
@@ -114,7 +114,7 @@ class ServedModel:
         self.on_progress: Callable[[float], None] = lambda fraction: None
 
     async def load(self, observers: ObserverFactory = lambda capabilities: ()) -> LoadReport:
-        """Load the vocabulary and the runner, and begin to take requests.
+        """Load the vocabulary and the runner, then accept requests.
 
         Args:
             observers: Makes the engine's observers, once it is known what the
@@ -151,11 +151,11 @@ class ServedModel:
         return report
 
     def retries_in(self, seconds: float) -> None:
-        """Tell callers to come again after so many seconds, and the time that loading takes."""
+        """Set the delay until the next load, for the retry delays of callers."""
         self._retry_at = time.monotonic() + seconds
 
     async def drain(self, grace: float) -> None:
-        """Take no more requests, and let those that run finish within `grace` seconds."""
+        """Refuse new requests, and let running ones finish within `grace` seconds."""
         # Whoever comes after that finds the server that takes this one's place.
         self.retries_in(grace)
         self._enter(ModelState.DRAINING)
@@ -174,7 +174,7 @@ class ServedModel:
 
     @property
     def engine(self) -> Engine:
-        """The engine. Raises Unavailable where the model cannot answer.
+        """The engine. Raises Unavailable if the model cannot answer.
 
         While its runner restarts, it takes requests into the queue.
         """
@@ -184,29 +184,29 @@ class ServedModel:
 
     @property
     def state_reason(self) -> str:
-        """Why it FAILED, or what it does without while it is READY."""
+        """The reason for FAILED, or a limitation while READY."""
         if self._engine is None or self.state is not ModelState.READY:
             return self._state_reason
         return self._engine.scheduler.policy.failure
 
     @property
     def serving(self) -> bool:
-        """What health says: whether it answers, restarts within the grace included."""
+        """Whether health reports SERVING, also during a restart within the grace."""
         return self._serving
 
     @property
     def aliases(self) -> tuple[str, ...]:
-        """More names by which requests may call it, with "*"."""
+        """More names for requests; "*" is a wildcard."""
         return self._config.model.aliases
 
     @property
     def runner_config(self) -> BackendConfig:
-        """How its runner was told to run it."""
+        """The runner's configuration."""
         return self._config.model.runner
 
     @property
     def loaded_engine(self) -> Engine | None:
-        """The engine, whether or not it takes requests; None before loading."""
+        """The engine, even if it refuses requests; None before the load."""
         return self._engine
 
     @property
@@ -228,22 +228,22 @@ class ServedModel:
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the runner can do. Raises Unavailable before it is loaded."""
+        """The runner's capabilities. Raises Unavailable before the load."""
         return self.engine.scheduler.capabilities
 
     @property
     def context_per_sequence(self) -> int:
-        """Tokens that prompt and output can have together."""
+        """The limit of prompt plus output tokens."""
         return self.capabilities.context
 
     @property
     def runner_memory_bytes(self) -> int:
-        """The runner's resident memory; 0 where there is none."""
+        """The runner's resident memory; 0 without a runner."""
         return self._runner.memory_bytes
 
     @property
     def runner_process_id(self) -> int | None:
-        """The runner's process; None where there is none."""
+        """The runner's process id; None without a process."""
         return self._runner.process_id
 
     # Inside
@@ -364,7 +364,7 @@ class ServedModel:
 
 
 async def _first_of(runner: asyncio.Task[LoadReport], survived: asyncio.Event) -> None:
-    """Wait until the vocabulary was survived. Raises what the runner's start raises before that."""
+    """Wait until the runner has read the vocabulary. Raises what its start raises."""
     waiting = asyncio.create_task(survived.wait())
     try:
         await asyncio.wait({runner, waiting}, return_when=asyncio.FIRST_COMPLETED)

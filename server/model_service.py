@@ -17,7 +17,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class ModelService(models_pb2_grpc.ModelServiceServicer):
-    """Tells of the models of a catalog."""
+    """Describes the models of a catalog."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog

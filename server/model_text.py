@@ -1,4 +1,4 @@
-"""A model's text side: its vocabulary, its chat template, and the tokens that end its output."""
+"""A model's vocabulary, its chat template, and the tokens that end its output."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEMPLATE_BYTES_MAX = 1_048_576
 
 @dataclass(frozen=True, slots=True)
 class ModelText:
-    """What turns a model's text into tokens and back.
+    """Converts a model's text to tokens and back.
 
     Attributes:
         tokenizer: The vocabulary.
@@ -35,7 +35,7 @@ class ModelText:
 
     @classmethod
     def make(cls, name: str, tokenizer: Tokenizer, config: ModelConfig) -> ModelText:
-        """Compile the chat template that the configuration names, or else the file's.
+        """Compile the configured chat template, or by default the file's.
 
         Args:
             name: The model's, for the log.
@@ -67,7 +67,7 @@ class ModelText:
 
 
 def read_template(path: str) -> str:
-    """The text of a template's file. Raises LoadError."""
+    """Read a template's file. Raises LoadError."""
     try:
         with Path(path).open("rb") as file:
             data = file.read(TEMPLATE_BYTES_MAX + 1)

@@ -1,4 +1,4 @@
-"""How many files, and so connections, the process may have open."""
+"""Raises the process's limit of open files, which limits its connections."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _logger = logging.getLogger(__name__)
 
 
 def allow_connections(count: int) -> None:
-    """Raise the soft limit of open files as far as `count` connections need it.
+    """Raise the soft limit of open files to what `count` connections need.
 
     Many systems begin at 1,024, which would be reached long before the
     configured limit of connections. Where even the hard limit is lower, the

@@ -30,7 +30,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class OperationsService(operations_pb2_grpc.OperationsServiceServicer):
-    """Shows what the schedulers do."""
+    """Reports the schedulers' states and explains requests."""
 
     def __init__(
         self,
@@ -60,14 +60,14 @@ class OperationsService(operations_pb2_grpc.OperationsServiceServicer):
     async def GetSchedulerState(  # noqa: N802
         self, request: operations_pb2.GetSchedulerStateRequest, context: Context
     ) -> operations_pb2.GetSchedulerStateResponse:
-        """The state now. Raises UnknownModel, and Unavailable before it is loaded."""
+        """Return the state. Raises UnknownModel, and Unavailable before the load."""
         state = self._read(self._catalog.get(request.model))
         return operations_pb2.GetSchedulerStateResponse(state=state)
 
     async def WatchSchedulerState(  # noqa: N802
         self, request: operations_pb2.WatchSchedulerStateRequest, context: Context
     ) -> AsyncIterator[operations_pb2.WatchSchedulerStateResponse]:
-        """The state, and again whenever it has changed, until the server shuts down."""
+        """Stream the state and its changes until the server shuts down."""
         model, interval = self._catalog.get(request.model), self._interval(request)
         if self._watchers >= self._watchers_max:
             description = f"{self._watchers_max} watch the schedulers, which is the limit"

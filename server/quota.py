@@ -1,4 +1,4 @@
-"""How many tokens a tenant may ask for: a bucket that fills at a rate."""
+"""Limits the tokens that a tenant may request, with a token bucket."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RETRY_AFTER_MIN = 0.05
 
 
 class TenantQuota:
-    """An observer that takes what requests ask for, and gives back what they did not use.
+    """An observer that takes the tokens requests reserve, and returns those they did not use.
 
     There is one bucket for each tenant that has asked lately. A request for more
     than a whole bucket passes when the bucket is full, and leaves it below zero.
@@ -26,7 +26,7 @@ class TenantQuota:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def check(self, request: Request, now: float) -> None:
-        """Let a request pass. Raises LimitReached where its tenant's quota is spent."""
+        """Check a request. Raises LimitReached if its tenant's quota is used up."""
         rate = self._config.tokens_per_second
         if not rate:
             return
@@ -40,7 +40,7 @@ class TenantQuota:
             )
 
     def transitioned(self, sequence: Sequence) -> None:
-        """Take the tokens of a new request, or give back those that it did not use."""
+        """Take the tokens of a new request, or return the unused ones of an ended one."""
         request, now = sequence.request, sequence.since
         if not sequence.has_run and not sequence.state.ended:
             self._put(request.tenant, -request.tokens, now)

@@ -18,7 +18,7 @@ V1 = "grpc.reflection.v1"
 
 
 def add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
-    """Let clients ask `server` for its services and their messages."""
+    """Add the reflection services to `server`."""
     pool = descriptor_pool.Default()
     _describe_v1(pool)
     names = [*services, f"{V1}.ServerReflection", f"{V1ALPHA}.ServerReflection"]
@@ -35,7 +35,7 @@ def add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
 
 
 def _describe_v1(pool: descriptor_pool.DescriptorPool) -> None:
-    """Make the v1 service known, by renaming the package of its twin."""
+    """Register the v1 service by renaming the package of v1alpha."""
     file = descriptor_pb2.FileDescriptorProto()
     reflection_pb2.DESCRIPTOR.CopyToProto(file)
     file.name = "grpc/reflection/v1/reflection.proto"

@@ -1,4 +1,4 @@
-"""Log lines of connections and requests that the HTTP listener refuses."""
+"""Logs the connections and requests that the HTTP listener refuses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _logger = logging.getLogger(__name__)
 
 
 class RefusalLog:
-    """Writes one line at most per reason and interval, with the number of those left out."""
+    """Writes at most one line per reason and interval, with the number of suppressed ones."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Write with the logging module; `clock` is in seconds."""

@@ -1,4 +1,4 @@
-"""Why requests are refused, in words that can be counted."""
+"""Derives the metric label of a refusal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HTTP_REFUSALS = (
 
 
 def refusal_reason(error: RequestError) -> str:
-    """The limit that was reached, "deadline_unreachable", or else the error's label.
+    """Return the limit that was reached, "deadline_unreachable", or the error's label.
 
     There are only so many of them: callers cannot make any up.
     """

@@ -1,4 +1,4 @@
-"""When a refused caller is told to come again: not all at the same moment."""
+"""Adds jitter to retry delays, so that refused callers do not retry together."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ JITTER = 0.25
 
 
 def with_jitter(seconds: float) -> float:
-    """The delay, longer by a random part: an earlier return would be refused again."""
+    """Lengthen a delay by a random part; a shorter delay would lead to another refusal."""
     return seconds * random.uniform(1.0, 1.0 + JITTER)

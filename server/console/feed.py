@@ -1,4 +1,4 @@
-"""The scheduler's state as server-sent events: one producer for all tabs that watch.
+"""Sends the scheduler's state as server-sent events, from one producer to all open tabs.
 
 What is new is encoded once an interval, and all tabs get the same bytes. A tab that
 does not keep up skips: it gets everything anew when it is ready again. Without a tab
@@ -27,14 +27,14 @@ RETRY_SECONDS = 5.0
 
 
 class _Tab:
-    """What waits for one tab."""
+    """The queue of events for one tab."""
 
     def __init__(self) -> None:
         self._events: asyncio.Queue[bytes | None] = asyncio.Queue(EVENTS_BEHIND_MAX)
         self.behind = False
 
     def put(self, event: bytes | None) -> None:
-        """Let an event wait; where there is no room, all of them are skipped."""
+        """Queue an event; if the queue is full, drop all of its events."""
         if self._events.full():
             while not self._events.empty():
                 self._events.get_nowait()
@@ -42,12 +42,12 @@ class _Tab:
         self._events.put_nowait(event)
 
     async def get(self) -> bytes | None:
-        """The next event; None where there is none any more."""
+        """Return the next event; None after the end."""
         return await self._events.get()
 
 
 class SchedulerFeed:
-    """Tells tabs what a model's scheduler does."""
+    """Sends the state of a model's scheduler to tabs."""
 
     def __init__(
         self,
@@ -77,11 +77,11 @@ class SchedulerFeed:
 
     @property
     def tabs(self) -> int:
-        """How many watch."""
+        """The number of open tabs."""
         return len(self._tabs)
 
     async def watch(self, exchange: HttpExchange) -> None:
-        """Tell a tab until it goes away, or the server does. Raises LimitReached."""
+        """Send events to a tab until it or the server ends. Raises LimitReached."""
         if len(self._tabs) >= self._tabs_max:
             description = f"{self._tabs_max} pages watch the scheduler, which is the limit"
             raise LimitReached("http.console_watchers_max", description, RETRY_SECONDS)
@@ -126,13 +126,13 @@ class SchedulerFeed:
                 tab.put(event)
 
     def _everything(self) -> bytes:
-        """All that is kept of the requests, and the state."""
+        """Return the whole request history and the state as an event."""
         offset = self._history.wall_offset
         records = [record_content(record, offset) for record in self._history]
         return named_event("all", {**self._state(), "lives": records})
 
     def _news(self) -> bytes:
-        """What changed since the last event, and the state."""
+        """Return the changes since the last event, and the state."""
         offset = self._history.wall_offset
         return named_event(
             "news",

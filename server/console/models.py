@@ -1,4 +1,4 @@
-"""What the console shows of the models: what GetModel tells, memory, and the build's self-check."""
+"""Provides the console's model page: GetModel's data, memory, and the build's self-check."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _BUILD_FIELDS = (
 
 
 class ModelsData:
-    """Tells the console of the models and of the build that runs them."""
+    """Provides the data of the models and of the build that runs them."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
 
     async def show(self, request: Request) -> JSONResponse:
-        """All models, and the build of llama.cpp where one of them needs it."""
+        """Return all models, and the build of llama.cpp if one of them uses it."""
         build = None
         if any(model.backend == LLAMA_CPP for model in self._catalog):
             build = _described(await asyncio.to_thread(read_build_record))

@@ -1,4 +1,4 @@
-"""The console's files, with headers that let its page load nothing from anywhere else."""
+"""Serves the console's files, with headers that forbid its page to load from other origins."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ConsoleFiles(StaticFiles):
     def file_response(
         self, full_path: str | os.PathLike[str], *arguments: Any, **named: Any
     ) -> Response:
-        """A file, or that it has not changed; with the console's headers."""
+        """Return a file, or "not modified", with the console's headers."""
         response = super().file_response(full_path, *arguments, **named)
         response.headers.update({**SECURITY_HEADERS, **CACHING})
         return response

@@ -67,12 +67,12 @@ class Console:
         ]
 
     async def watch(self, exchange: HttpExchange) -> None:
-        """What a scheduler does, as server-sent events. Raises UnknownModel or LimitReached."""
+        """Stream a scheduler's state as server-sent events. Raises UnknownModel or LimitReached."""
         model = self._catalog.get(exchange.path_parameters.get("model", ""))
         await self.feeds[model.name].watch(exchange)
 
     async def explain(self, exchange: HttpExchange) -> None:
-        """What became of a request, as ExplainRequest tells it. Raises RequestError."""
+        """Explain a request like ExplainRequest. Raises RequestError."""
         request_id = exchange.path_parameters["id"]
         found = [name for name, history in self._histories.items() if history.of_id(request_id)]
         name = found[0] if found else self._catalog.default.name

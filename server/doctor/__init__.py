@@ -1,1 +1,1 @@
-"""What `doctor` looks at: the machine, the build, the model, the ports, and the configuration."""
+"""The checks of `doctor`: machine, build, model, ports, and configuration."""

@@ -1,4 +1,4 @@
-"""The build of llama.cpp: how it was compiled, and whether it computes right."""
+"""Checks the build of llama.cpp: its compilation, and its self-check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The configuration in force: where it comes from, and what differs from the defaults."""
+"""Reports the configuration: its sources, and the settings that are not defaults."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SECTION = "configuration"
 
 
 def look_at_configuration(config: ServerConfig, file: Path | None) -> Iterator[Finding]:
-    """Say where settings come from, and each that is not its default.
+    """Report the sources of settings, and each setting that is not its default.
 
     Args:
         config: The configuration in force.
@@ -30,7 +30,7 @@ def look_at_configuration(config: ServerConfig, file: Path | None) -> Iterator[F
 
 
 def invalid_configuration(error: Exception, file: Path | None) -> Iterator[Finding]:
-    """Say what is wrong with it, a line each."""
+    """Report the problems of an invalid configuration, one line each."""
     where = "the environment and the options" if file is None else f"{file}, and the environment"
     for line in str(error).splitlines():
         yield problem(SECTION, "invalid", line, f"correct it in {where}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 class Verdict(enum.Enum):
-    """What a finding means."""
+    """The severity of a finding."""
 
     OK = "ok"
     NOTE = "note"  # it works, and could do better
@@ -44,10 +44,10 @@ class Finding:
 
 
 def problem(section: str, name: str, value: str, advice: str) -> Finding:
-    """A finding that keeps a server from working."""
+    """Make a finding that prevents a server from working."""
     return Finding(section, name, value, Verdict.PROBLEM, advice)
 
 
 def note(section: str, name: str, value: str, advice: str) -> Finding:
-    """A finding that a server works with, though not as well as it could."""
+    """Make a finding that a server works with, but less well."""
     return Finding(section, name, value, Verdict.NOTE, advice)

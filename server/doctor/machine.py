@@ -1,4 +1,4 @@
-"""The machine: processor, cores, and memory that are free for a server."""
+"""Checks the machine: the processor, and the cores and memory available to a server."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _processor() -> Finding:
 
 
 def _busy(pause: Callable[[float], None]) -> float:
-    """Cores' worth of time that others take of those that are ours."""
+    """Return how many of this process's cores other processes use."""
     began, had = time.monotonic(), machine.core_seconds_of_others()
     pause(WATCH_SECONDS)
     elapsed = max(time.monotonic() - began, 1e-3)

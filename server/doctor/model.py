@@ -1,4 +1,4 @@
-"""The model that is configured: its file, the memory it takes, and its kernels."""
+"""Checks the configured model: its file, its memory, and its kernels."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _look_at_file(path: Path, config: ServerConfig, served: bool) -> Iterator[Fi
 
 
 def _speed(path: Path, runner: BackendConfig, settings: Settings) -> Iterator[Finding]:
-    """Attention and unit as an earlier load measured them, or that none has."""
+    """Report attention and unit from an earlier load, or that there was none."""
     choice = remembered_speed(path, runner, settings)
     for reason in choice.reasons if choice else ():
         yield Finding(SECTION, "speed", reason)
@@ -93,7 +93,7 @@ def _memory(info: ModelInfo, settings: Settings, limit: int | None, served: bool
 
 
 def _chat_template(info: ModelInfo, config: ModelConfig) -> Finding:
-    """Try the chat template, as far as that goes without the vocabulary."""
+    """Test the chat template, as far as possible without the vocabulary."""
     name, configured = "chat template", config.chat_template
     try:
         source = read_template(configured) if configured else info.chat_template

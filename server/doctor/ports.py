@@ -1,4 +1,4 @@
-"""The addresses that a server is to listen on: free, or in use."""
+"""Checks whether the listening addresses are free."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _look(name: str, address: Address, option: str, served: bool) -> Finding:
 
 
 def _check_path(path: str) -> None:
-    """Raise OSError where a process listens on a socket, or its folder is not there."""
+    """Raise OSError if a process listens on the socket, or its folder is missing."""
     if not Path(path).parent.is_dir():
         raise FileNotFoundError(2, "there is no such folder")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

@@ -1,4 +1,4 @@
-"""A server that runs: what it says of its models."""
+"""Reports what a running server says of its models."""
 
 from __future__ import annotations
 

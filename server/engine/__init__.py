@@ -1,1 +1,1 @@
-"""The asyncio shell of a scheduler: it has the clock, drives a runner, and hands out tokens."""
+"""The asyncio shell of a scheduler: it has the clock, drives a runner, and delivers tokens."""

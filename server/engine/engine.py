@@ -68,7 +68,7 @@ class Engine:
     # For callers
 
     def submit(self, request: Request) -> TokenStream:
-        """Take a request into the queue; its output comes through the stream.
+        """Queue a request; its output arrives on the returned stream.
 
         Raises:
             RequestError: It cannot be taken: see `Scheduler.submit`, and
@@ -89,7 +89,7 @@ class Engine:
         return stream
 
     def cancel(self, key: int, *, error: RequestError | None = None, expired: bool = False) -> None:
-        """End a request whose caller has gone, or whose time is up: see `Scheduler.cancel`."""
+        """Cancel a request, or expire it at its deadline: see `Scheduler.cancel`."""
         self.scheduler.cancel(key, self.clock(), error=error, expired=expired)
         self._changed()
 
@@ -107,13 +107,13 @@ class Engine:
             self._fail_all(Unavailable("the server shut down before the answer was complete"))
 
     def runner_lost(self) -> None:
-        """Take in that the runner died while no step was under way: bring it back."""
+        """Handle the death of an idle runner: replace it."""
         self._runner_lost = True
         self._work.set()
 
     @property
     def tokens_behind(self) -> int:
-        """Tokens that wait for the caller who is furthest behind."""
+        """The unread tokens of the slowest reader."""
         # A copy, as this is asked from other threads too.
         return max((stream.buffered for stream in list(self._streams.values())), default=0)
 
@@ -131,7 +131,7 @@ class Engine:
             raise
 
     async def _turn(self) -> None:
-        """Take in what has come, send what can be sent, and wait for more."""
+        """Apply results that have arrived, send the next steps, and wait for more."""
         self._work.clear()
         if self._runner_lost or not self._take_results():
             await self._recover()
@@ -148,7 +148,7 @@ class Engine:
         await self._work.wait()
 
     def _take_results(self) -> bool:
-        """Take in the results that have come, in their order; False where the runner is lost."""
+        """Apply the results that have arrived, in order; return False if the runner is lost."""
         while self._pending and self._pending[0][1].done():
             step, pending = self._pending[0]
             try:
@@ -225,7 +225,7 @@ class Engine:
             stream.end()
 
     def _tell(self, tell: Callable[[Observer], None]) -> None:
-        """Tell all observers; one that raises is told nothing more."""
+        """Call all observers; drop one that raises."""
         for observer in self._observers:
             try:
                 tell(observer)
@@ -253,7 +253,7 @@ class Engine:
         self._changed()
 
     def _abandon(self, error: RequestError) -> None:
-        """End all streams, in whatever state the scheduler is."""
+        """End all streams, in any state of the scheduler."""
         try:
             self._fail_all(error)
         except Exception:

@@ -1,4 +1,4 @@
-"""Where telemetry listens: everything it shows comes from these calls."""
+"""The interface through which telemetry observes an engine."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from llm_serving_engine.scheduler.step import Step, StepResult
 
 
 class Observer(Protocol):
-    """Told of what the engine does, on the event loop, after the fact.
+    """Receives the engine's events, on the event loop, after they have happened.
 
     An observer must not block and must not raise: it is called between steps.
     """
 
     def transitioned(self, sequence: Sequence) -> None:
-        """`sequence.history` has grown, by several states where a step took it through them.
+        """`sequence.history` has grown, by one or several states.
 
         Called once for each state that a sequence is left in, so once for its end.
         """
 
     def refused(self, request: Request, error: RequestError) -> None:
-        """`request` was not taken into the queue."""
+        """The scheduler has refused `request`."""
 
     def stepped(self, step: Step, result: StepResult) -> None:
         """A step is done; `result.seconds` is the time of its calls."""

@@ -1,4 +1,4 @@
-"""A request's output on its way to whoever asked for it."""
+"""Buffers a request's output for its reader."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ class TokenStream:
         self._changed.set()
 
     def start(self) -> None:
-        """Say that the request has left the queue, and what it found in the cache is settled."""
+        """Mark that the request has left the queue, so its cached tokens are known."""
         self._started = True
         self._changed.set()
 
     def end(self) -> None:
-        """Say that no more will come: the sequence has ended."""
+        """Mark the end of the stream: the sequence has ended."""
         self._ended = True
         self._changed.set()
 
     @property
     def buffered(self) -> int:
-        """Tokens that the reader has not taken."""
+        """The number of unread tokens."""
         return len(self._buffer)
 
     async def started(self) -> None:
@@ -55,7 +55,7 @@ class TokenStream:
             self._raise_error()
 
     async def __aiter__(self) -> AsyncIterator[list[Produced]]:
-        """Yield the tokens in batches of what has come, until the sequence has ended.
+        """Yield batches of the tokens that have arrived, until the sequence has ended.
 
         Raises:
             RequestError: The sequence ended with an error; tokens that came
