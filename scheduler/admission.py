@@ -244,8 +244,8 @@ class Admission(Part):
         """
         request, running = sequence.request, self._rivals(sequence)
         above = request.priority + (request.deadline == math.inf)
-        minded = (s.request for s in running)
-        deadlines = [r.deadline if r.priority >= above else math.inf for r in minded]
+        others = (other.request for other in running)
+        deadlines = [r.deadline if r.priority >= above else math.inf for r in others]
         deadlines.append(request.deadline)
         if not running or min(deadlines) == math.inf:
             return False
