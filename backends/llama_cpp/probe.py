@@ -83,7 +83,8 @@ def _logits(model: LlamaModel, prompt: Tokens, unit: int, slot: int, others: Tok
     logits = _prompt_logits(model, prompt, unit, slot, others[:NEIGHBOURS_MAX])
     for other in others:
         model.clear(other)
-        model.decode([Part(other, 0, prompt[other : other + 2], wanted=False)])
+    if others:
+        model.decode([Part(other, 0, prompt[other : other + 2], wanted=False) for other in others])
     model.drop_from(slot, length)
     for step, neighbours in enumerate(STEP_NEIGHBOURS):
         token = (int(prompt[step]),)

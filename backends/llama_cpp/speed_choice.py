@@ -54,7 +54,10 @@ SECONDS_MAX, ATTENTION_SECONDS_MAX = 2.5, 2.0
 # Of a choice that is not remembered.
 AGAIN = " (beside other processes: the next load measures again)"
 # What doctor says where no earlier load has chosen.
-NOT_MEASURED = "not measured yet: the first load without other processes beside it remembers"
+NOT_MEASURED = (
+    "attention and unit are not measured yet: the first load without other processes beside it "
+    "measures and remembers them"
+)
 # The cells of a slot in trials: the context that is filled, and the longest chunk behind
 # it; llama.cpp rounds up to it.
 TRIED_CONTEXT = -(-(sum(FILL) + max(LENGTHS_DEEP)) // CONTEXT_UNIT) * CONTEXT_UNIT
