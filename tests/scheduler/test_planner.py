@@ -114,6 +114,19 @@ def test_streams_wait_longer_for_the_end_of_a_short_prompt_only(
     assert rows[-2:] == [rows_between, False]
 
 
+@pytest.mark.parametrize(("priority", "length"), [(Priority.NORMAL, 128), (Priority.HIGH, 256)])
+def test_chunks_of_a_class_above_all_streams_may_take_twice_as_long(
+    priority: Priority, length: int
+) -> None:
+    scheduler = new_scheduler(context=4000, chunk=256, step_target_seconds=0.6)
+    clock = Clock(scheduler)
+    scheduler.submit(ask("running", max_tokens=400), now=0.0)
+    clock.step()
+    scheduler.submit(Request("long", (5,) * 3000, 4, priority=priority), clock.now)
+    chunks = [step.prompt_tokens for _ in range(4) if not (step := clock.step()).rows]
+    assert chunks[0] == length
+
+
 def test_chunks_have_the_machines_length_while_nobody_streams() -> None:
     scheduler = new_scheduler(context=4000, chunk=256, step_target_seconds=0.1)
     scheduler.submit(ask("long", prompt=3000), now=0.0)
