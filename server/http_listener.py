@@ -84,7 +84,7 @@ class HttpListener:
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that keeps the process's signals and supports Unix sockets."""
+    """A uvicorn server that leaves signal handlers alone and supports Unix sockets."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

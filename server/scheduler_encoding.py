@@ -1,4 +1,4 @@
-"""The scheduler's parts on the wire, as the operations service shows them."""
+"""Encodes the scheduler's parts as messages of the operations service."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def encode_queues(scheduler: Scheduler) -> list[operations_pb2.QueueState]:
 
 
 def encode_slots(scheduler: Scheduler) -> list[operations_pb2.Slot]:
-    """All slots, with the tokens that they hold once what is in flight is done."""
+    """Encode all slots, with their tokens after the steps in flight."""
     outlook = scheduler.cache.outlook
     return [_slot(slot, outlook.position(slot.index)) for slot in scheduler.cache.slots]
 
@@ -89,7 +89,7 @@ def encode_tenants(
 def encode_step(
     number: int, step: Step, result: StepResult, scheduler: Scheduler
 ) -> operations_pb2.StepState:
-    """What a step was made of, how long it took, and how long it should have."""
+    """Encode a step's contents, its duration, and the predicted one."""
     kinds = [type(operation) for operation in step.operations]
     rows = [run.slot for run in step.runs] if step.rows else []
     cost = scheduler.cost
@@ -110,7 +110,7 @@ def encode_step(
 
 
 def encode_totals(tally: Tally) -> operations_pb2.SchedulerTotals:
-    """What the scheduler has done so far."""
+    """Encode the scheduler's totals."""
     return operations_pb2.SchedulerTotals(
         preemptions=tally.preemptions,
         saves=tally.saves,
@@ -170,7 +170,7 @@ def _queues_of(live: Iterable[Sequence]) -> Iterator[operations_pb2.QueueState]:
 
 
 def _service(policy: Policy) -> dict[str, float]:
-    """How far each active tenant is ahead, where the policy counts that."""
+    """Return each active tenant's lead in service, if the policy counts it."""
     active = policy.service()
     least = min(active.values(), default=0.0)
     return {tenant: service - least for tenant, service in active.items()}

@@ -1,4 +1,4 @@
-"""What a scheduler looks like from outside."""
+"""Provides the scheduler's state for the operations service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The names of all settings, and the nearest one to a name that is none."""
+"""Lists the names of all settings, and finds the nearest one to an unknown name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DELIMITER = "__"
 
 
 def setting_names(tree: BaseModel) -> dict[str, bool]:
-    """Every setting and every part, dotted; whether what is below it is free to choose."""
+    """Return all dotted names of settings and parts, and whether keys below them are free."""
     return dict(_names(tree, ""))
 
 
@@ -32,7 +32,7 @@ def unknown_variables(
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """The end of a sentence: the setting nearest to a name; empty where none is near."""
+    """Return a suggestion of the nearest setting, to end a sentence; empty if none is near."""
     near = _nearest(name, names)
     return f"; did you mean {near}?" if near else ""
 

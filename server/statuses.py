@@ -1,4 +1,4 @@
-"""Errors as gRPC statuses: the code, the message, and google.rpc details."""
+"""Turns errors into gRPC statuses: code, message, and google.rpc details."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Answer(NamedTuple):
 
 
 def to_answer(error: RequestError) -> Answer:
-    """What a caller is told of an error; see the table in README.md."""
+    """Return a caller's answer to an error; see the table in README.md."""
     trailers: tuple[tuple[str, str], ...] = ()
     details = list(_details(error))
     if error.retry_after:
@@ -44,7 +44,7 @@ def to_answer(error: RequestError) -> Answer:
 
 
 def internal_answer() -> Answer:
-    """What a caller is told of a bug: nothing but that it was one."""
+    """Return a caller's answer to a bug, without details."""
     return _answer(code_pb2.INTERNAL, INTERNAL_MESSAGE)
 
 

@@ -1,4 +1,4 @@
-"""How many tokens each tenant has had."""
+"""Counts each tenant's tokens."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Tokens(NamedTuple):
 
 
 class TenantTokens:
-    """Adds up the requests that ended, of the tenants that were here last.
+    """Sums the tokens of ended requests, for the most recent tenants.
 
     Requests that are alive are added when somebody looks: nothing is counted
     step by step.
@@ -42,11 +42,11 @@ class TenantTokens:
             del self._ended[next(iter(self._ended))]
 
     def latest(self) -> Iterator[str]:
-        """The tenants that are remembered, those that were here last first."""
+        """The known tenants, most recent first."""
         return reversed(self._ended)
 
     def of(self, tenant: str, live: Iterable[Sequence]) -> Tokens:
-        """What a tenant has had, with what its `live` requests have had so far."""
+        """Return a tenant's tokens, including those of its `live` requests so far."""
         tokens = self._ended.get(tenant, Tokens())
         for sequence in live:
             tokens = tokens.plus(sequence)

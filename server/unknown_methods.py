@@ -1,4 +1,4 @@
-"""Calls of methods that there are not, whatever their name is made of.
+"""Answers calls of unknown methods, with any name.
 
 grpc.aio decodes the name of a method that it does not know as UTF-8, and where
 that fails its accept loop ends, and with it the server: one request of anybody
@@ -25,7 +25,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class _Server(cygrpc.AioServer):  # type: ignore[misc]
-    """Takes the calls of unknown methods as calls of one that is known."""
+    """Handles calls of unknown methods as calls of a known one."""
 
     def _make_request_call_future(self, method: bytes | None) -> asyncio.Future[Any]:
         if method is None:

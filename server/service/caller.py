@@ -1,4 +1,4 @@
-"""The caller of one call, as its transport knows it."""
+"""The caller of a call: its transport's identity, deadline, and attributes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def no_deadline() -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls what, and until when the answer is wanted.
+    """The caller of a call, with its deadline.
 
     Attributes:
         method: What was called: `package.Service/Method`, or `POST /v1/completions`.

@@ -1,4 +1,4 @@
-"""What callers are told of errors that are not theirs."""
+"""The messages for errors that a caller did not cause."""
 
 from __future__ import annotations
 

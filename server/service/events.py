@@ -1,4 +1,4 @@
-"""What a generation tells its caller: `Started`, any number of `Delta`, `Finished`.
+"""The events of a generation: `Started`, any number of `Delta`, `Finished`.
 
 A generation that fails raises a `RequestError` in place of the next event.
 """
@@ -81,7 +81,7 @@ class Usage(NamedTuple):
 
 
 class Timings(NamedTuple):
-    """Where the time went, in seconds; `time_to_first_token` is None without a token."""
+    """A request's times in seconds; `time_to_first_token` is None without a token."""
 
     queue: float
     prefill: float
@@ -125,5 +125,5 @@ class Answer:
 
     @property
     def logprobs(self) -> list[PositionLogprobs]:
-        """The log-probabilities of all tokens, where the request asked for them."""
+        """The log-probabilities of all tokens, if requested."""
         return [position for delta in self.deltas for position in delta.logprobs]

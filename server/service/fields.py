@@ -1,4 +1,4 @@
-"""Checks of a request's fields."""
+"""Checks a request's fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One generation: from the stream of tokens to the events that a caller sees."""
+"""Turns the token stream of one generation into the caller's events."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Generation:
     """
 
     def __init__(self, engine: Engine, tokenizer: Tokenizer, call: Call) -> None:
-        """Put the request into the queue. Raises RequestError where it is refused."""
+        """Queue the request. Raises RequestError if it is refused."""
         self.call = call
         self.finished: Finished | None = None
         self._engine = engine
@@ -51,7 +51,7 @@ class Generation:
 
     @property
     def sequence(self) -> RequestSequence:
-        """What the scheduler knows of the request."""
+        """The scheduler's sequence of the request."""
         return self._stream.sequence
 
     async def started(self) -> None:
@@ -77,7 +77,7 @@ class Generation:
         yield self.finished
 
     async def answer(self) -> Answer:
-        """All events at once. Raises RequestError where the request fails."""
+        """Collect all events into an answer. Raises RequestError if the request fails."""
         events = [event async for event in self.events()]
         started, *deltas, finished = events
         assert isinstance(started, Started)
@@ -85,7 +85,7 @@ class Generation:
         return Answer(started, [delta for delta in deltas if isinstance(delta, Delta)], finished)
 
     def abandon(self, error: RequestError | None) -> None:
-        """End the request if it is still alive: its call has ended, with that error."""
+        """Cancel the request if it is still alive, after its call has ended with `error`."""
         expired = isinstance(error, DeadlinePassed)
         failure = None if isinstance(error, (Cancelled, DeadlinePassed)) else error
         self._engine.cancel(self.sequence.key, error=failure, expired=expired)
@@ -123,7 +123,7 @@ class Generation:
 
     @property
     def timings(self) -> Timings:
-        """Where the time went."""
+        """The request's times."""
         sequence = self.sequence
         first = sequence.first_token_at
         return Timings(

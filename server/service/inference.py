@@ -1,4 +1,4 @@
-"""Inference, whatever transport asks for it."""
+"""Serves inference requests of all transports."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ NAME_BYTES = 3
 
 
 class Tokenized(NamedTuple):
-    """A text's tokens, and the model whose vocabulary was used.
+    """The tokens of a text, and the model with the vocabulary.
 
     Attributes:
         model: The model's name.
@@ -77,7 +77,7 @@ class Inference:
     async def generate(
         self, request: GenerationRequest, caller: Caller
     ) -> AsyncIterator[Generation]:
-        """Validate a request and put it into its model's queue; then run the block.
+        """Validate a request and queue it at its model; then run the block.
 
         When the block ends, however it ends, so does the request. A caller
         that has gone is told by cancelling the task.
@@ -100,7 +100,7 @@ class Inference:
             return Tokenized(model.name, tokens, names)
 
     async def detokenize(self, request: DetokenizeRequest, caller: Caller) -> tuple[str, str]:
-        """The model whose vocabulary was used, and the tokens' text. Raises RequestError."""
+        """Return the model with the vocabulary, and the tokens' text. Raises RequestError."""
         async with self._observed(caller) as telemetry:
             model = self._catalog.get(request.model)
             telemetry.model = model.name

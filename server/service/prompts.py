@@ -1,4 +1,4 @@
-"""From a request's input to the prompt's tokens: template and tokenizer."""
+"""Turns a request's input into prompt tokens, with chat template and tokenizer."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _ROLE = re.compile(r"[\w.-]+")
 
 
 class Prompt(NamedTuple):
-    """What a request's input became.
+    """The prompt made from a request's input.
 
     Attributes:
         tokens: At least one.

@@ -1,4 +1,4 @@
-"""Requests as a transport hands them over: neutral, and not validated yet.
+"""Transport-neutral requests, before validation.
 
 Sequences may convert their items when they are read (`Converted`), so that a
 request can be counted, and refused, before anything in it is converted.
@@ -15,7 +15,7 @@ T = TypeVar("T", covariant=True)
 
 
 class Converted(Sequence[T], Generic[S, T]):
-    """A sequence whose items are converted from those of another when they are read."""
+    """A sequence that converts another's items when they are read."""
 
     def __init__(self, source: Sequence[S], convert: Callable[[S], T]) -> None:
         self._source = source
@@ -108,7 +108,7 @@ class SamplingFields:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """What to generate, and how. None stands for "not said".
+    """A request for a generation. None means that a field is absent.
 
     Attributes:
         input: What to continue.

@@ -1,4 +1,4 @@
-"""How tokens are chosen: from a request's fields to the scheduler's settings."""
+"""Parses a request's sampling fields."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCALARS = (*_CONFIGURABLE, "presence_penalty", "frequency_penalty")
 
 
 def default_sampling(config: GenerationConfig, info: ModelInfo | None) -> Sampling:
-    """What holds where a request says nothing.
+    """Return the default sampling of a model.
 
     The configuration counts most, then the model's file, then `Sampling`.
     """
@@ -32,12 +32,12 @@ def default_sampling(config: GenerationConfig, info: ModelInfo | None) -> Sampli
 
 
 def told(sampling: Sampling) -> dict[str, Any]:
-    """What callers are told of defaults, by the names of the fields."""
+    """Return the default sampling by field names, for callers."""
     return {name: getattr(sampling, name) for name in SCALARS}
 
 
 def parse_sampling(fields: SamplingFields, defaults: Sampling, vocabulary_size: int) -> Sampling:
-    """How tokens are chosen. Raises InvalidField.
+    """Parse a request's sampling. Raises InvalidField.
 
     Args:
         fields: What the request says.

@@ -1,4 +1,4 @@
-"""From a neutral request to a valid one. A `Call` is not checked again anywhere."""
+"""Validates neutral requests. Later code does not check a `Call` again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TOP_LOGPROBS_MAX = 20
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A valid generation: the scheduler's request, and what only the text's side needs.
+    """A valid generation: the scheduler's request, and the fields of text processing.
 
     Attributes:
         request: For the scheduler.

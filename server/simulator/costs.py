@@ -1,4 +1,4 @@
-"""What steps cost, as eight numbers: for reports, files, and simulated machines."""
+"""The cost of steps as eight numbers, for reports, files, and simulated machines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What always holds in a scheduler, whatever it was told: checked in tests and on demand."""
+"""Checks the scheduler's invariants, in tests and on demand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the requests of a trace took on the server that recorded it, for comparing a replay."""
+"""Reads the recorded times of a trace, to compare with a replay."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llm_serving_engine.server.simulator.trace import TraceRecord
 
 
 def recorded_outcomes(records: Iterable[TraceRecord]) -> list[Outcome]:
-    """What became of those that got a token; the trace does not say whether one ended early."""
+    """Return the outcomes of requests with a token; the trace omits whether one ended early."""
     return [
         Outcome(
             record,
@@ -27,7 +27,7 @@ def recorded_outcomes(records: Iterable[TraceRecord]) -> list[Outcome]:
 
 
 def recorded_summary(records: Iterable[TraceRecord]) -> Summary | None:
-    """The summary of these; None where the trace does not say what they took."""
+    """Return their summary; None if the trace has no recorded times."""
     outcomes = recorded_outcomes(records)
     if not outcomes:
         return None

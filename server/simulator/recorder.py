@@ -1,4 +1,4 @@
-"""What the requests of simulated runs did when, as a file that the console draws."""
+"""Records simulated runs in a timeline file for the console."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Recorder:
         self._runs: list[tuple[str, RequestHistory, Scheduler]] = []
 
     def begin(self, name: str) -> ObserverFactory:
-        """Begin a run; makes what is told of it."""
+        """Start a run; return a function that makes its observer."""
 
         def observer(scheduler: Scheduler, clock: Callable[[], float]) -> Observer:
             history = RequestHistory(self._requests, clock, clock, STEPS_MAX)

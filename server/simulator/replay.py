@@ -1,4 +1,4 @@
-"""A trace through the real scheduler, under virtual time: what a policy would have made of it."""
+"""Replays a trace through the real scheduler under virtual time."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ObserverFactory = Callable[[Scheduler, Callable[[], float]], Observer]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one request.
+    """The outcome of one request.
 
     Attributes:
         record: What was asked.
@@ -64,7 +64,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What a policy made of a trace.
+    """The result of a trace under a policy.
 
     Attributes:
         policy: Its name.
@@ -93,7 +93,7 @@ def replay(
     settings: ReplaySettings | None = None,
     observer: ObserverFactory | None = None,
 ) -> Replay:
-    """Run a trace. Raises ValueError where there is no such policy.
+    """Replay a trace. Raises ValueError for an unknown policy.
 
     Args:
         records: The trace.
@@ -219,7 +219,7 @@ class _Run(Simulation):
         self._ended(request, Outcome(self._records[request.id], None, error.label))
 
     def _ended(self, request: Request, outcome: Outcome) -> None:
-        """Keep what became of a request; whoever waited for its answer goes on."""
+        """Record a request's outcome, and submit the requests that waited for its answer."""
         self.outcomes.append(outcome)
         del self._continuations[request.id]
         for number, pause in self._next_turns.pop(request.id, ()):
@@ -281,7 +281,7 @@ class Line:
             self._interval = max(2 * self._interval, at / self.POINTS_MAX)
 
     def points(self, end: float) -> tuple[tuple[float, float], ...]:
-        """What is kept, and the last value, at the end."""
+        """Return the kept points with the last value at the end."""
         return (*self._points, (end, self._last))
 
 

@@ -1,4 +1,4 @@
-"""What replays come to, in numbers: per policy, per class, per tenant."""
+"""Summarizes replays per policy, per class, and per tenant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server that a trace is replayed on: as a recording server was, or a made-up one."""
+"""The settings of the simulated server: those of a recording server, or defaults."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ReplaySettings:
     config: SchedulerConfig = field(default_factory=SchedulerConfig)
 
     def __post_init__(self) -> None:
-        """Raises ValueError where something is out of range."""
+        """Raise ValueError if a value is out of range."""
         for name in _AT_LEAST_ONE:
             if getattr(self.capabilities, name) < 1:
                 raise ValueError(f"{name} is less than 1")

@@ -1,4 +1,4 @@
-"""The scheduler under virtual time: no runner, no clock, thousands of requests a second.
+"""Runs the scheduler under virtual time, without a runner, at thousands of requests a second.
 
 The runner is a virtual one: it has two steps at most, one that it computes and one
 that is queued, and gives the queued one back when it is recalled in time.
@@ -40,7 +40,7 @@ class StepRecord(NamedTuple):
 
 
 class RunnerDied(Exception):
-    """What `execute` raises for a runner that dies."""
+    """Raised by `execute` to let the runner die."""
 
 
 @dataclass
@@ -84,7 +84,7 @@ class VirtualRunner:
 
     @property
     def ends(self) -> float:
-        """When the oldest step ends; infinity where there is none."""
+        """The end of the oldest step; infinity without a step."""
         if not self._steps:
             return math.inf
         if self._outcome is None:
@@ -92,7 +92,7 @@ class VirtualRunner:
         return self.begins + self._seconds
 
     def finish(self) -> tuple[Step, StepResult]:
-        """End the oldest step. Raises RunnerDied where that ends the runner."""
+        """End the oldest step. Raises RunnerDied if the runner dies at it."""
         self.ready, outcome = self.ends, self._outcome
         self._outcome = None
         step, _ = self._steps.popleft()
@@ -232,7 +232,7 @@ class Simulation:
             self.runner.send(step, self.now)
 
     def _act(self) -> None:
-        """Do what is next on the agenda; a newcomer may call the queued step back."""
+        """Execute the next event; a new request may recall the queued step."""
         action = heapq.heappop(self._agenda)[2]
         self.now = max(self.now, action.at)
         action.do(self.scheduler, self.now)

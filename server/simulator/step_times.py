@@ -1,4 +1,4 @@
-"""What steps took on a server, as costs for the simulator.
+"""Fits the simulator's costs to a server's step times.
 
 All calls count alike, from the first to the last: the scheduler's own costs follow the
 newest ones, to notice when the machine slows down.
@@ -26,7 +26,7 @@ class StepTimes:
         self._done_at = 0.0
 
     def add(self, step: Step, result: StepResult, now: float) -> None:
-        """Take in a step that was done.
+        """Add a completed step.
 
         Args:
             step: What was asked.
@@ -50,13 +50,13 @@ class StepTimes:
         (self._rows if shape.rows else self._chunks).add(shape, seconds)
 
     def costs(self, learned: CostModel) -> Costs:
-        """What the steps cost; operations as the scheduler has learned them."""
+        """Return the fitted costs, with those of operations as the scheduler learned them."""
         weights = (*self._rows.weights(ROWS), *self._chunks.weights(CHUNKS))
         return Costs(*weights, learned.copy_seconds, learned.snapshot_token_seconds)
 
     @property
     def handover_seconds(self) -> float:
-        """What a step took beside its call and its operations, on average."""
+        """The mean time of a step beside its calls and operations."""
         return max(self._handover_seconds, 0.0) / max(self._handovers, 1)
 
 

@@ -1,4 +1,4 @@
-"""A trace: which requests came when and what they were like, never what they said.
+"""Reads and writes traces: arrivals and sizes of requests, without their text.
 
 One JSON object a line, in any order:
 
@@ -68,7 +68,7 @@ class TraceRecord:
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError where something is out of range."""
+        """Raise ValueError if a value is out of range."""
         _require(self.at >= 0, "at is less than 0")
         _require(self.prompt_tokens >= 1, "prompt_tokens is less than 1")
         _require(self.max_tokens >= 1, "max_tokens is less than 1")
@@ -97,7 +97,7 @@ _OPTIONAL_SECONDS = ("deadline", "first_token_seconds", "seconds")
 
 
 def parse_line(line: str) -> TraceRecord:
-    """The record of a line. Raises ValueError saying what is wrong with it."""
+    """Parse a line. Raises ValueError with the fault."""
     try:
         values = json.loads(line)
     except (json.JSONDecodeError, RecursionError):
@@ -153,7 +153,7 @@ def write_trace(path: Path, records: Iterable[TraceRecord]) -> None:
 def synthetic_tokens(
     record: TraceRecord, number: int, tokens_max: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Tokens that stand for a record's prompt and for the beginning of its output.
+    """Make tokens for a record's prompt and for the beginning of its output.
 
     They are the same at every call. Where records have no run in common, no two of
     them begin alike.

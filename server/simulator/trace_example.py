@@ -1,4 +1,4 @@
-"""A trace to try the scheduler on: two tenants, one of which asks for ten times as much."""
+"""Makes an example trace: two tenants, one with ten times the requests of the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which requests of a trace go on with the answer to another one."""
+"""Finds requests of a trace that continue the answer to another one."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from llm_serving_engine.server.simulator.trace import TraceRecord
 
 
 class Previous(NamedTuple):
-    """The request whose answer another one contains, and the seconds from its end."""
+    """The request whose answer another one contains, and the delay from its end."""
 
     number: int
     pause: float
 
 
 def previous_turns(records: Sequence[TraceRecord]) -> Mapping[int, Previous]:
-    """For the numbers of requests whose prompts contain an answer, which one that is.
+    """Map each request whose prompt contains an answer to the request of that answer.
 
     A prompt that contains an answer was sent after it, so it comes later where the
     answer does. That is known of answers whose end was recorded.

@@ -1,4 +1,4 @@
-"""What the server tells about itself: a trace per request, metrics, and logs.
+"""Telemetry: a trace per request, metrics, and logs.
 
 Telemetry observes. Everything here is derived from the transitions that a
 request went through (`Sequence.history`) and from the steps that were run;

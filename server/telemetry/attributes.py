@@ -1,4 +1,4 @@
-"""What a span says of a request, by OpenTelemetry's RPC and GenAI conventions.
+"""Makes span attributes by OpenTelemetry's RPC and GenAI conventions.
 
 Pure functions from the domain to attributes: counts, settings, and outcomes.
 Prompt and output are not among them.
@@ -22,19 +22,19 @@ _INT64_MAX = 2**63 - 1
 
 
 def rpc_attributes(method: str) -> Attributes:
-    """What is known when the RPC arrives. `method` is `package.Service/Method`."""
+    """Return the attributes at an RPC's arrival. `method` is `package.Service/Method`."""
     return {"rpc.system.name": "grpc", "rpc.method": method}
 
 
 def http_attributes(method: str, route: str) -> Attributes:
-    """What is known when an HTTP request arrives; `route` is the route's template."""
+    """Return the attributes at an HTTP request's arrival; `route` is the route's template."""
     return {"http.request.method": method, "http.route": route}
 
 
 def request_attributes(
     request: Request, model: str, *, request_id: str, operation: str, stop: Iterable[str]
 ) -> Attributes:
-    """What was asked for.
+    """Return the attributes of a valid request.
 
     Args:
         request: The validated request.
@@ -71,7 +71,7 @@ def request_attributes(
 
 
 def result_attributes(sequence: Sequence, finished: Finished | None = None) -> Attributes:
-    """What came of it, however it ended; `finished` is what the caller was told, if it was."""
+    """Return the attributes of the result; `finished` is the caller's last event, if any."""
     completion = finished.usage.completion_tokens if finished else len(sequence.output)
     reason = finished.finish_reason if finished else sequence.finish_reason
     attributes: Attributes = {

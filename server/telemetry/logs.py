@@ -1,4 +1,4 @@
-"""Structured logs: one line per request at its end, and whatever else is worth a line.
+"""Structured logs: one line per request at its end, and lines for other events.
 
 Lines go through the standard `logging`, as JSON or as text. They hold counts,
 times, and outcomes, never prompt or output.
@@ -65,7 +65,7 @@ def configure(
     level: str = "info",
     stream: TextIO | None = None,
 ) -> None:
-    """Send every logger's lines, libraries' included, to one handler.
+    """Send the lines of all loggers, also of libraries, to one handler.
 
     Args:
         format: "json" for one object per line, "text" for people.
@@ -108,7 +108,7 @@ def log_request(
     error: RequestError | None = None,
     finished: Finished | None = None,
 ) -> None:
-    """Write the line of a request that has ended.
+    """Log a request that has ended.
 
     Args:
         rpc: `package.Service/Method`.
@@ -178,7 +178,7 @@ class TextFormatter(logging.Formatter):
     """Time, level, message, and the fields as `name=value`; a value with blanks is quoted."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as a line, followed by a traceback where there is one."""
+        """Format a record as a line, followed by its traceback, if any."""
         words = [_time(record), record.levelname.ljust(7), record.getMessage()]
         words += [f"{name}={_plain(value)}" for name, value in _fields(record).items()]
         line = " ".join(words)

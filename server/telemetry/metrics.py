@@ -1,4 +1,4 @@
-"""Prometheus metrics, fed by what the scheduler's observers are told.
+"""Prometheus metrics, updated by an observer of the scheduler.
 
 Every server has a registry of its own. What is touched per step or per
 transition is resolved once, when the model's observer is made.
@@ -96,7 +96,7 @@ class Metrics:
         return ModelObserver(self, model, sequences_max)
 
     def refused(self, model: str, error: RequestError) -> None:
-        """Count a request that was refused before it came to a model's queue.
+        """Count a request that was refused before it reached a model's queue.
 
         Args:
             model: The model's name; empty where there is no such model, as
@@ -121,7 +121,7 @@ class Metrics:
         self._schedulers.watch(model, read)
 
     def read(self) -> Readings:
-        """All metrics now, as a copy. On the event loop, where nothing changes them meanwhile."""
+        """Return a copy of all metrics. Call on the event loop, so that they cannot change."""
         return Readings(list(self.registry.collect()))
 
     def render(self) -> tuple[bytes, str]:
@@ -281,7 +281,7 @@ class ModelObserver:
         metrics.sequences_max.labels(model).set(sequences_max)
 
     def transitioned(self, sequence: Sequence) -> None:
-        """A request is in a new state.
+        """Count a request's new states.
 
         A step can take a request through several states before anybody is
         told, so whatever is new in its history counts, and nothing twice.

@@ -1,4 +1,4 @@
-"""Traces that are exported over OTLP. The only module that imports OpenTelemetry's SDK.
+"""Exports traces over OTLP. Only this module imports OpenTelemetry's SDK.
 
 A request's `queue`, `prefill`, and `decode` spans are made from its history
 when it has ended, so that a running request costs nothing. All times of a
@@ -153,7 +153,7 @@ class OtlpTracer(RequestTracer):
         return OtlpSpan(self._tracer, span, self._clock, epoch_offset)
 
     def shutdown(self, seconds: float = 5.0) -> None:
-        """Send what is not sent yet, and end; blocks for `seconds` at most."""
+        """Send the remaining spans, and end; blocks for at most `seconds`."""
         # The SDK's own bound is 30 s and cannot be set.
         flush = threading.Thread(target=self._provider.shutdown, name="trace-flush", daemon=True)
         flush.start()

@@ -1,4 +1,4 @@
-"""The processes: their memory, and what became of those that were lost."""
+"""Metrics of processes: their memory, and lost runners."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llm_serving_engine.backends.process.runner_loss import LossReason
 
 
 class ProcessMetrics:
-    """Registered once for each server; what is watched is read when metrics are read."""
+    """Reads process metrics at each scrape. Register it once per server."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._losses = Counter(
@@ -52,7 +52,7 @@ class ProcessMetrics:
         ).set_function(lambda: psutil.Process().memory_info().rss)
 
     def watch_memory(self, model: str, read: Callable[[], float], limit: int | None = None) -> None:
-        """Have `read` tell the runner's resident memory in bytes.
+        """Set the function that reads a runner's resident memory in bytes.
 
         Args:
             model: The model's name.

@@ -1,4 +1,4 @@
-"""What only the scheduler knows, read when metrics are read: it costs no step anything."""
+"""Collects the scheduler's metrics at each scrape, at no cost per step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ F = TypeVar("F", CounterMetricFamily, GaugeMetricFamily)
 
 
 class _Limited(NamedTuple):
-    """Something that has a limit: what is used of it, and what the limit is."""
+    """A limited resource: the used amount, and the limit."""
 
     name: str
     documentation: str

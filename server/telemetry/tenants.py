@@ -1,4 +1,4 @@
-"""Tokens by tenant: counted as plain numbers, many times a step, and read when metrics are read."""
+"""Counts tokens by tenant as plain numbers, which each scrape reads."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ OTHER = "other"
 
 @dataclass(slots=True)
 class TenantTokens:
-    """What is counted under one label."""
+    """The counters of one label."""
 
     prompt: int = 0
     completion: int = 0
 
 
 class ModelTenants:
-    """The tenants of one model; those that come late share one label, as labels must not grow."""
+    """The tenants of one model; later ones share a label, so that labels stay bounded."""
 
     def __init__(self, tenants_max: int = TENANTS_MAX) -> None:
         self._tenants_max = tenants_max
         self._tokens: dict[str, TenantTokens] = {}
 
     def of(self, tenant: str) -> TenantTokens:
-        """Where a tenant's tokens are counted."""
+        """Return a tenant's counters."""
         if tenant not in self._tokens and len(self._tokens) >= self._tenants_max:
             tenant = OTHER
         return self._tokens.setdefault(tenant, TenantTokens())

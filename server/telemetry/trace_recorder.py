@@ -1,4 +1,4 @@
-"""Records which requests come, as a trace for `llm-serving-engine simulate`; never what they say.
+"""Records requests as a trace for `llm-serving-engine simulate`, without their text.
 
 That texts begin alike is seen by hashes under a key that is drawn at start and
 kept nowhere: a trace tells neither what they begin with, nor whether those of
@@ -52,7 +52,7 @@ class TraceRecorder:
     def __init__(
         self, path: Path, bytes_max: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Begin a file, in place of one that is there.
+        """Start the file; overwrite an existing one.
 
         Args:
             path: The trace.
@@ -88,7 +88,7 @@ class TraceRecorder:
         self._times.add(step, result, self._clock())
 
     def close(self, scheduler: Scheduler | None = None) -> None:
-        """End the file.
+        """Close the file.
 
         Args:
             scheduler: What it can do, its configuration, and what steps took go into a
@@ -139,7 +139,7 @@ class TraceRecorder:
 
 
 class Prefixes:
-    """Finds what texts begin with that others begin with too, and keeps none of their tokens.
+    """Finds common prefixes of texts without keeping their tokens.
 
     A block is known by a hash of all that its text has up to the block's end; a text's
     last block may be a part of one. So where a text goes on with all of another one,
@@ -154,7 +154,7 @@ class Prefixes:
         self._blocks: OrderedDict[bytes, Pieces] = OrderedDict()
 
     def find(self, request: Request, output: Several[int]) -> dict[str, int]:
-        """The runs that prompt and output begin with, and where each of them ends.
+        """Return the runs at the beginning of prompt and output, with the end of each.
 
         Prefixes are shared within a tenant and a salt only.
         """

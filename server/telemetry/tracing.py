@@ -1,4 +1,4 @@
-"""One trace per request, or none.
+"""Makes one trace per request, or none.
 
 `RequestTracer.from_environment` reads the standard OTEL_* variables. Where they
 ask for no traces, the tracer is the null object defined here, and OpenTelemetry
@@ -31,7 +31,7 @@ _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]
 
 
 class RequestSpan:
-    """The trace of one RPC. This one records nothing.
+    """The trace of one RPC; this class records nothing.
 
     Attributes:
         trace_id: The trace's id, 32 hexadecimal digits, for the logs; empty
@@ -50,7 +50,7 @@ class RequestSpan:
         operation: str = TEXT_COMPLETION,
         stop: Iterable[str] = (),
     ) -> None:
-        """Say what was asked for, once it is validated.
+        """Add the attributes of a valid request.
 
         Args:
             request: The request.
@@ -67,7 +67,7 @@ class RequestSpan:
         error: RequestError | None = None,
         finished: Finished | None = None,
     ) -> None:
-        """The RPC has ended; call once.
+        """End the RPC's span. Call once.
 
         Args:
             sequence: The request's course; None where it never got to the queue.
@@ -100,7 +100,7 @@ class RequestTracer:
         metadata: Metadata | None,
         attributes: Mapping[str, Value] | None = None,
     ) -> RequestSpan:
-        """Begin the span of a call that has arrived.
+        """Start the span of a call.
 
         Args:
             method: What was called, such as `package.Service/Method`: the span's name.
@@ -111,7 +111,7 @@ class RequestTracer:
         return RequestSpan(_caller_trace_id(metadata or ()))
 
     def shutdown(self, seconds: float = 5.0) -> None:
-        """Send what is not sent yet, and end; blocks for `seconds` at most."""
+        """Send the remaining spans, and end; blocks for at most `seconds`."""
 
 
 def exports_traces(environ: Mapping[str, str]) -> bool:
