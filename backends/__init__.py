@@ -1,1 +1,1 @@
-"""What runs models: runners behind the step contract, tokenizers, and finding model files."""
+"""Backends: runners behind the step contract, tokenizers, and finding model files."""

@@ -1,4 +1,4 @@
-"""What a backend is: something that holds a model and executes steps on it.
+"""The interface of backends, which hold a model and execute steps on it.
 
 A backend runs alone in a process of its own, on one thread. To add one, write
 a class with the members of `Backend` and of `BackendFactory`, and name it in
@@ -125,14 +125,14 @@ class Backend(Protocol):
         """What loading came to."""
 
     def execute(self, step: Step) -> StepResult:
-        """Do a step's parts in order. What fails for one slot fails that slot alone."""
+        """Execute a step's parts in order. A failure of one slot fails only that slot."""
 
     def close(self) -> None:
         """Give the memory back."""
 
 
 class BackendFactory(Protocol):
-    """What a backend's class itself can do."""
+    """The interface of a backend's class."""
 
     def __call__(self, path: str, config: BackendConfig, progress: Progress, /) -> Backend:
         """Load the model file at `path`, in the runner's process. Raises LoadError."""

@@ -1,4 +1,4 @@
-"""What is known of the installed llama.cpp: how it was compiled, and what its self-check found.
+"""Reads and writes the record of the installed llama.cpp: its build, and its self-check.
 
 `make setup` writes the record beside the libraries. A llama-cpp-python that was
 installed otherwise has none.
@@ -22,7 +22,7 @@ _LIBRARIES = ("*.so", "*.dylib")
 
 
 class Outcome(enum.Enum):
-    """What the self-check found for a weight type."""
+    """The self-check's result for a weight type."""
 
     OK = "ok"
     WRONG = "wrong"  # the logits are too far from the reference, or not finite
@@ -106,7 +106,7 @@ class BuildRecord:
         }
 
     def missing(self, flags: frozenset[str]) -> list[str]:
-        """What this build needs and a CPU with these flags does not have, in order."""
+        """Return the flags that this build needs and a CPU with these flags lacks, in order."""
         return sorted(set(self.needs) - flags)
 
     def to_json(self) -> dict[str, Any]:
@@ -119,7 +119,7 @@ class BuildRecord:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> BuildRecord:
-        """Read what `to_json` gave. Raises KeyError, TypeError, or ValueError."""
+        """Parse the output of `to_json`. Raises KeyError, TypeError, or ValueError."""
         checks = {
             name: Check(Outcome(check["outcome"]), check["error"], check["detail"])
             for name, check in content["checks"].items()
@@ -130,7 +130,7 @@ class BuildRecord:
 
 
 def library_folder() -> Path | None:
-    """Where the installed llama.cpp's libraries are; None where it is not installed."""
+    """Return the folder of the installed llama.cpp's libraries; None if it is not installed."""
     override = os.environ.get("LLAMA_CPP_LIB_PATH")  # llama-cpp-python loads from there
     if override:
         return Path(override)

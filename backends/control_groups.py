@@ -1,4 +1,4 @@
-"""What Linux's control groups grant this process: a container's or a service's limits.
+"""Reads the limits of Linux's control groups: those of a container or a service.
 
 A limit may be set on the process's own group or on any group above it, so all
 of them are read, from the process's own up to the root that this process sees.
@@ -45,13 +45,13 @@ class ControlGroups:
                 self._folders[controller] = list(mount.upwards(groups[controller]))
 
     def cores(self) -> float | None:
-        """Cores' worth of processor time; None where there is no limit."""
+        """Return the granted processor time in cores; None without a limit."""
         shares = [_share_v2(folder) for folder in self._folders.get("", ())]
         shares += [_share_v1(folder) for folder in self._folders.get("cpu", ())]
         return min((share for share in shares if share is not None), default=None)
 
     def memory(self) -> MemoryLimit | None:
-        """The limit that leaves the least; None where there is none."""
+        """Return the limit that leaves the least memory; None without a limit."""
         limits = [_memory_v2(folder) for folder in self._folders.get("", ())]
         limits += [_memory_v1(folder) for folder in self._folders.get("memory", ())]
         found = (limit for limit in limits if limit is not None)
@@ -147,7 +147,7 @@ def _number(path: Path) -> int | None:
 
 
 def fields(path: Path) -> dict[str, int]:
-    """A file of lines of a name and a number; empty where it cannot be read."""
+    """Read a file of lines with a name and a number; empty if it cannot be read."""
     pairs = (line.split() for line in _lines(path))
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdecimal()}
 

@@ -40,7 +40,7 @@ def apple_silicon() -> bool:
 
 
 def _siblings(number: int, root: Path) -> frozenset[int]:
-    """The logical cores that share a core with one; none where the system does not tell."""
+    """Return the logical cores that share a physical core; none if unknown."""
     try:
         text = (root / _SIBLINGS.format(number)).read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError):

@@ -43,7 +43,7 @@ _LIBRARY_FLAGS = {
 
 @functools.cache
 def cpu_flags() -> frozenset[str]:
-    """All flags of this CPU, in the system's names; empty where the system does not say."""
+    """Return all flags of this CPU, by the system's names; empty if unknown."""
     if platform.system() == "Darwin":
         listed = _sysctl("hw.optional.arm")
         return frozenset(re.findall(r"^hw\.optional\.arm\.(\w+): 1$", listed, re.MULTILINE))
@@ -62,7 +62,7 @@ def library_flags(features: Iterable[str]) -> frozenset[str]:
 
 
 def cpu_name() -> str:
-    """What the CPU calls itself, such as "AMD EPYC"."""
+    """Return the CPU's name, such as "AMD EPYC"."""
     if platform.system() == "Darwin":
         found = _sysctl("-n", "machdep.cpu.brand_string").strip()
     else:

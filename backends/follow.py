@@ -1,4 +1,4 @@
-"""Steps that were planned before the tokens of the step before them were known."""
+"""Fills in the tokens of steps that were planned before those tokens were known."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llm_serving_engine.scheduler.step import (
 
 
 class Follower:
-    """Puts the tokens that keys drew last in the place of FOLLOW.
+    """Replaces FOLLOW by the token that the key drew last.
 
     Backends see known tokens only. A run that has nothing to follow is skipped:
     its key drew a stop token, or drew nothing because its run was refused.
@@ -27,7 +27,7 @@ class Follower:
         execute: Callable[[Step], StepResult],
         recalling: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Follow what a backend draws.
+        """Wrap a backend's `execute`.
 
         Args:
             execute: Does a step of one call.
@@ -90,7 +90,7 @@ def _continued(step: Step, result: StepResult) -> Step:
 
 
 def _joined(result: StepResult, last: StepResult) -> StepResult:
-    """What came of all calls, the last one included."""
+    """Return the joined result of all calls, including the last one."""
     runs = tuple(
         RunResult(
             one.key,

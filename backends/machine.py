@@ -1,4 +1,4 @@
-"""What this machine offers to a runner: cores and memory that are free for it."""
+"""Reports the cores and the memory of this machine that a runner can use."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def available_memory() -> int:
 
 
 def memory_limit() -> int | None:
-    """The bytes that control groups grant this process; None where they set no limit."""
+    """Return the memory limit of control groups in bytes; None without a limit."""
     limit = ControlGroups(_ROOT).memory()
     return None if limit is None else limit.bytes
 
@@ -71,7 +71,7 @@ def memory_within(limit: int | None) -> int:
 
 
 def oom_kills() -> int:
-    """Processes that the system has killed for want of memory; 0 where it is no Linux.
+    """Return the number of processes killed by the system for lack of memory; 0 outside Linux.
 
     A container's limit counts too.
     """

@@ -56,7 +56,7 @@ class AsyncStream(StreamState):
     """
 
     def __init__(self, begin: Callable[[], _StreamCall], attempts: Attempts) -> None:
-        """Begin the request, and again where the server cannot take it now."""
+        """Start the request; retry it if the server cannot accept it now."""
         super().__init__()
         self._begin = begin
         self._attempts = attempts
@@ -185,7 +185,7 @@ class AsyncClient:
         parse_special: bool = False,
         timeout: float | None = None,
     ) -> Tokenization:
-        """Tell which tokens a text or a conversation becomes.
+        """Tokenize a text or a conversation.
 
         `parse_special` makes the control tokens that a text names these tokens.
         """
@@ -214,7 +214,7 @@ class AsyncClient:
         return tuple(map(conversion.model, response.models))
 
     async def model(self, name: str = "", *, timeout: float | None = None) -> Model:
-        """One model; the default one where no name is given."""
+        """Return one model; without a name, the default one."""
         request = models_pb2.GetModelRequest(name=name)
         response = await self._call(self._models.GetModel, request, timeout)
         return conversion.model(response.model)
@@ -222,7 +222,7 @@ class AsyncClient:
     async def scheduler_state(
         self, model: str = "", *, timeout: float | None = None
     ) -> SchedulerState:
-        """What a model's scheduler is doing now."""
+        """Return the state of a model's scheduler."""
         request = operations_pb2.GetSchedulerStateRequest(model=model)
         response = await self._call(self._operations.GetSchedulerState, request, timeout)
         return scheduler_state(response.state)
@@ -230,7 +230,7 @@ class AsyncClient:
     async def explain(
         self, request_id: str, *, model: str = "", timeout: float | None = None
     ) -> tuple[Explanation, ...]:
-        """What became of the last requests of that id, the newest first. Raises NotFound."""
+        """Explain the last requests with that id, newest first. Raises NotFound."""
         request = operations_pb2.ExplainRequestRequest(request_id=request_id, model=model)
         response = await self._call(self._operations.ExplainRequest, request, timeout)
         return tuple(map(explanation, response.explanations))

@@ -1,4 +1,4 @@
-"""What the server says of its models."""
+"""The server's description of its models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a channel to a server is set up, the same for both clients."""
+"""Sets up channels to a server, for both clients."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ class Client:
         parse_special: bool = False,
         timeout: float | None = None,
     ) -> Tokenization:
-        """Tell which tokens a text or a conversation becomes.
+        """Tokenize a text or a conversation.
 
         `parse_special` makes the control tokens that a text names these tokens.
         """
@@ -162,12 +162,12 @@ class Client:
         return tuple(map(conversion.model, response.models))
 
     def model(self, name: str = "", *, timeout: float | None = None) -> Model:
-        """One model; the default one where no name is given."""
+        """Return one model; without a name, the default one."""
         request = models_pb2.GetModelRequest(name=name)
         return conversion.model(self._call(self._models.GetModel, request, timeout).model)
 
     def scheduler_state(self, model: str = "", *, timeout: float | None = None) -> SchedulerState:
-        """What a model's scheduler is doing now."""
+        """Return the state of a model's scheduler."""
         request = operations_pb2.GetSchedulerStateRequest(model=model)
         response = self._call(self._operations.GetSchedulerState, request, timeout)
         return scheduler_state(response.state)
@@ -175,7 +175,7 @@ class Client:
     def explain(
         self, request_id: str, *, model: str = "", timeout: float | None = None
     ) -> tuple[Explanation, ...]:
-        """What became of the last requests of that id, the newest first. Raises NotFound."""
+        """Explain the last requests with that id, newest first. Raises NotFound."""
         request = operations_pb2.ExplainRequestRequest(request_id=request_id, model=model)
         response = self._call(self._operations.ExplainRequest, request, timeout)
         return tuple(map(explanation, response.explanations))

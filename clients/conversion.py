@@ -1,4 +1,4 @@
-"""From wire messages to results: pure functions, shared by both clients."""
+"""Converts wire messages to results: pure functions, shared by both clients."""
 
 from __future__ import annotations
 

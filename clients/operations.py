@@ -1,4 +1,4 @@
-"""What the server says of its scheduler."""
+"""The server's description of its scheduler."""
 
 from __future__ import annotations
 

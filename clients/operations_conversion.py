@@ -1,4 +1,4 @@
-"""From the scheduler's wire messages to what callers read: pure functions, for both clients."""
+"""Converts the scheduler's wire messages to results: pure functions, for both clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What callers ask, and its form on the wire."""
+"""Callers' requests, and their wire messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the server answers, as plain values. All times are in seconds."""
+"""The server's answers as plain values. All times are in seconds."""
 
 from __future__ import annotations
 

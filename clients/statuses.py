@@ -1,4 +1,4 @@
-"""From a gRPC status and its google.rpc details to one of our errors."""
+"""Turns a gRPC status and its google.rpc details into one of our errors."""
 
 from __future__ import annotations
 

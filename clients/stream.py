@@ -50,7 +50,7 @@ class Stream(StreamState):
     def __init__(
         self, begin: Callable[[], StreamingCall[inference_pb2.StreamResponse]], attempts: Attempts
     ) -> None:
-        """Begin the request, and again where the server cannot take it now."""
+        """Start the request; retry it if the server cannot accept it now."""
         super().__init__()
         self._begin = begin
         self._attempts = attempts

@@ -80,7 +80,7 @@ def library() -> Any:
 
 
 def _variant() -> str | None:
-    """The build that suits the processor; None where ctransformers is to find out.
+    """Return the build for the processor; None to let ctransformers choose.
 
     It can everywhere, and takes more than a second.
     """

@@ -1,4 +1,4 @@
-"""What both kinds of model files come to: something that computes a slot's tokens."""
+"""The common interface of both kinds of model files: computes a slot's tokens."""
 
 from __future__ import annotations
 

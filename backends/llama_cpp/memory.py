@@ -1,4 +1,4 @@
-"""What llama.cpp will take for a model, from the model's header alone.
+"""Estimates llama.cpp's memory for a model from the model's header.
 
 The constants are measured, on Linux and x86-64, as differences of resident
 memory between loads that differ in one thing. tests/backends/test_memory.py
@@ -31,7 +31,7 @@ _REORDERED_FOR_AMX = frozenset({"Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", 
 
 
 def estimate_memory(info: ModelInfo, settings: Settings) -> MemoryEstimate:
-    """What a runner with these settings will hold, by part."""
+    """Estimate a runner's memory with these settings, by part."""
     element_bytes = CACHE_TYPES[settings.cache_type]
     sequence_bytes = info.sequence_bytes(settings.context_per_sequence, element_bytes)
     return MemoryEstimate(

@@ -1,4 +1,4 @@
-"""What a call of llama.cpp is made of."""
+"""The parts of a call of llama.cpp."""
 
 from __future__ import annotations
 

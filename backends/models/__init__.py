@@ -1,1 +1,1 @@
-"""Where models come from: what `--model` accepts, the hub, and what a model file says of itself."""
+"""Model files: the references that `--model` accepts, the hub, and file headers."""

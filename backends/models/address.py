@@ -21,7 +21,7 @@ _SHA256 = re.compile(r'"?([0-9a-f]{64})"?')
 
 
 def cached_path(model: UrlModel) -> Path | None:
-    """Where a model is on this machine; of a split one, the first part, where all are there."""
+    """Return the cached path of a model, or of a split one's first part if all are cached."""
     paths = [_folder(model) / part for part in parts_of(model.file)]
     return paths[0] if all(path.is_file() for path in paths) else None
 
@@ -74,7 +74,7 @@ def remove(model: UrlModel) -> int:
 
 
 def _remote(url: str) -> RemoteFile:
-    """What the server says of a file, before it is fetched. Raises HubError."""
+    """Ask the server for a file's size and identity before the download. Raises HubError."""
     import huggingface_hub as hub
 
     try:

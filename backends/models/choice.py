@@ -83,13 +83,13 @@ def choose_file(
 
 
 def type_of(name: str) -> str:
-    """How a file's weights are stored, by its name; empty where that does not say."""
+    """Return the weight type in a file's name; empty if the name has none."""
     found = _TYPE.search(_stem(name).upper())
     return "" if found is None else found[1]
 
 
 def parts_of(file: str) -> tuple[str, ...]:
-    """The names of all parts of a model, given any; the name itself where it is not a part's."""
+    """Return the names of all parts of a model, given any; the name itself if it is no part."""
     part = PartName.parse(file)
     return (file,) if part is None else part.names
 

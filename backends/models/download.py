@@ -1,4 +1,4 @@
-"""Fetching a file over HTTP: resumed where it broke, and checked when it is whole.
+"""Downloads a file over HTTP: resumes after a break, and checks the complete file.
 
 What is there of a file stays beside its place, in `NAME.VERSION.part`, also when
 the process ends, and the next download goes on from there.
@@ -82,7 +82,7 @@ def fetch(remote: RemoteFile, target: Path, *, progress: bool) -> None:
 
 
 def _receive_all(remote: RemoteFile, file: BinaryIO, bar: Any) -> None:
-    """Receive what is missing, over as many connections as it takes."""
+    """Receive the missing bytes, over as many connections as needed."""
     failures = 0
     while True:
         before = file.tell()
@@ -106,7 +106,7 @@ def _receive_all(remote: RemoteFile, file: BinaryIO, bar: Any) -> None:
 
 
 def _receive(remote: RemoteFile, file: BinaryIO, bar: Any) -> None:
-    """Receive over one connection, from the end of what is there."""
+    """Receive over one connection, from the end of the partial file."""
     import huggingface_hub as hub
 
     start = file.tell()
@@ -140,7 +140,7 @@ def _restart(file: BinaryIO) -> None:
 
 
 def _check(remote: RemoteFile, part: Path) -> None:
-    """Hold the whole against what is known of it; what is wrong is thrown away."""
+    """Check the complete file against its known size and hash; delete it if it is wrong."""
     size = part.stat().st_size
     if remote.size is not None and size != remote.size:
         part.unlink()

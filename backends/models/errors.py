@@ -29,7 +29,7 @@ class ModelError(Exception):
 
 
 class InvalidReference(ModelError):
-    """What `--model` says cannot be understood."""
+    """The value of `--model` is not a valid reference."""
 
 
 class ModelNotFound(ModelError):

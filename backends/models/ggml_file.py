@@ -1,4 +1,4 @@
-"""The header of a legacy GGML file: what models were stored in before GGUF.
+"""Reads the header of a legacy GGML file, the format before GGUF.
 
 Such a file names neither its architecture nor its fields; whoever made it knew.
 It holds, one after the other: numbers, the vocabulary, and the tensors, each
@@ -75,7 +75,7 @@ LAYOUTS = {
 
 
 def is_legacy(path: Path) -> bool:
-    """Whether there is a file in one of the formats before GGUF."""
+    """Whether the file has one of the formats before GGUF."""
     try:
         with path.open("rb") as file:
             magic = file.read(len(_MAGIC))
@@ -157,7 +157,7 @@ class _Reader:
             raise ModelFileError(f"{self._path} is not a GGML file")
 
     def _check(self, numbers: dict[str, int]) -> None:
-        """Catch what is of another architecture, before it is taken for lengths."""
+        """Refuse a file of another architecture, before its bytes are read as lengths."""
         sound = (
             0 < numbers["vocabulary"] <= _VOCABULARY_MAX
             and 0 < numbers["context"] <= 1 << 20

@@ -1,4 +1,4 @@
-"""The header of a GGUF file: what it says of its model, without its weights.
+"""Reads the header of a GGUF file: its keys and tensors, without weights.
 
 Every length is checked against the file before it is believed, and what is
 skipped is not read. The file is not mapped: one that is cut off while it is read
@@ -152,7 +152,7 @@ class GGUFFile:
 
 
 def read_strings(path: Path, *keys: str) -> tuple[tuple[bytes, ...], ...]:
-    """The arrays of strings under some keys; empty where there is none.
+    """Read the arrays of strings under some keys; empty for a missing key.
 
     Raises:
         ModelNotFound: There is no such file.

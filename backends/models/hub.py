@@ -56,7 +56,7 @@ def cached_files() -> list[CachedFile]:
 
 
 def cached_path(model: HubModel) -> Path | None:
-    """Where a file is in the cache, without asking the hub; None where it is not.
+    """Return a file's path in the cache, without asking the hub; None if it is not cached.
 
     Where `model` names no file, the one that suits best of those in the cache.
     Of a split model, the first part, where all parts are there.
@@ -119,7 +119,7 @@ def download(
 
 
 def remove(model: HubModel) -> int:
-    """Delete a file from the cache; all of the repository's where `model` names none.
+    """Delete a file from the cache, or all of the repository if `model` names no file.
 
     Returns:
         The bytes that this gives back.
@@ -170,7 +170,7 @@ def _choose_remote(model: HubModel, memory: int | None) -> Choice:
 
 
 def _fetch(repository: str, file: str, *, progress: bool) -> Path:
-    """Fetch one file into the cache. Raises what huggingface_hub raises, and HubError."""
+    """Download a file into the cache. Raises huggingface_hub's errors, and HubError."""
     import huggingface_hub as hub
     from huggingface_hub import constants
     from huggingface_hub.utils import build_hf_headers
@@ -218,7 +218,7 @@ def _silent_bar() -> Any:
 
 @contextlib.contextmanager
 def _explained(model: HubModel) -> Iterator[None]:
-    """Turn what huggingface_hub raises into one line."""
+    """Turn an error of huggingface_hub into one line."""
     from huggingface_hub import constants, errors
 
     try:

@@ -11,7 +11,7 @@ from llm_serving_engine.backends.models.split import parts_by_name
 
 
 class FileIdentity(NamedTuple):
-    """What tells a file from another one at the same path, without reading it.
+    """Distinguishes a file from another one at the same path, without reading it.
 
     Attributes:
         device: The file system's number.
@@ -27,7 +27,7 @@ class FileIdentity(NamedTuple):
 
     @classmethod
     def of(cls, path: Path) -> tuple[FileIdentity | None, ...]:
-        """The identity of a file, or of each part of a split one; None for what is no file."""
+        """Return the identity of a file or of each part of a split one; None for no file."""
         return tuple(cls._of_one(part) for part in parts_by_name(path))
 
     @classmethod

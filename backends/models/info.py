@@ -1,4 +1,4 @@
-"""What a model file says of its model, and the memory that follows from it."""
+"""Reads a model's properties from its file, and derives its memory."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ class ModelInfo:
         return round(elements * bytes_per_element)
 
     def sequence_bytes(self, context: int, bytes_per_element: float = 2.0) -> int:
-        """Bytes of what is kept of one sequence: its cache of `context` tokens, and its state."""
+        """Return the bytes of a sequence: its cache of `context` tokens, and its state."""
         return context * self.cache_bytes_per_token(bytes_per_element) + self.state_bytes
 
 

@@ -1,4 +1,4 @@
-"""What a model will take of a machine's memory, and whether that is there."""
+"""Estimates a model's memory, and checks whether it is available."""
 
 from __future__ import annotations
 

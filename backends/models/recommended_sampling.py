@@ -1,4 +1,4 @@
-"""How a model file says that its tokens are best chosen: `general.sampling.*`."""
+"""Reads the sampling that a model file recommends: `general.sampling.*`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _DIGITS = 7
 
 
 def recommended_sampling(metadata: Mapping[str, object]) -> dict[str, float]:
-    """What a file's metadata recommends, by the names of `Sampling`.
+    """Return the recommended sampling, by the names of `Sampling`.
 
     Values that are out of range, or no numbers, are left out. So are samplers
     that this server does not have, such as mirostat.

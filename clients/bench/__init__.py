@@ -1,4 +1,4 @@
-"""A load generator: what a running server gives to many clients at once.
+"""A load generator that measures a running server with many concurrent clients.
 
     workload   what to send, and when: a plan, pure data      workloads/*.py, plan.py
     target     something that streams tokens                  target.py, grpc_target.py

@@ -1,4 +1,4 @@
-"""One server against another: the ratios of what was measured in turns. Pure functions."""
+"""Compares two servers by the ratios of alternating measurements. Pure functions."""
 
 from __future__ import annotations
 

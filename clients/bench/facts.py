@@ -1,4 +1,4 @@
-"""What was run, when, and on what machine: what a reader of the numbers has to know."""
+"""Collects the facts of a run: command, date, versions, and machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where the load generator runs; the servers too, where their addresses are of loopback.
+    """The load generator's machine; also the servers' if their addresses are loopback.
 
     Attributes:
         cpu: The model's name.

@@ -1,4 +1,4 @@
-"""What records say, in numbers. Pure functions; all times are in seconds."""
+"""Computes measures from records. Pure functions; all times are in seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What to send, and when. Pure data: it can be printed, compared, and made by a formula."""
+"""The plan of requests and their times, as pure data."""
 
 from __future__ import annotations
 

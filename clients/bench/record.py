@@ -1,4 +1,4 @@
-"""What was seen of a request and of a phase. Times are in seconds of one monotonic clock."""
+"""Records of requests and phases. Times are in seconds of one monotonic clock."""
 
 from __future__ import annotations
 

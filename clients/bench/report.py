@@ -1,4 +1,4 @@
-"""What a workload found out, for people and for programs."""
+"""The report of a workload, for people and for programs."""
 
 from __future__ import annotations
 

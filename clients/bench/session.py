@@ -1,4 +1,4 @@
-"""One use of the load generator: opens the servers, runs the workload, and says what came of it."""
+"""Runs the load generator: opens the servers, runs the workload, and makes the outcome."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the user of the load generator chooses."""
+"""The load generator's settings."""
 
 from __future__ import annotations
 

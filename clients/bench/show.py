@@ -1,4 +1,4 @@
-"""What a run has found, on a terminal."""
+"""Prints a run's outcome on a terminal."""
 
 from __future__ import annotations
 

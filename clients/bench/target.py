@@ -1,4 +1,4 @@
-"""What load is put on."""
+"""The interface of the servers under load."""
 
 from __future__ import annotations
 

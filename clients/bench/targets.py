@@ -1,4 +1,4 @@
-"""From an address to a target.
+"""Makes the target for an address.
 
 HOST:PORT, grpc://HOST:PORT     a server of this project, over gRPC
 llama+http://HOST:PORT          llama-server's own endpoint

@@ -1,4 +1,4 @@
-"""What was said so far."""
+"""The messages of a conversation so far."""
 
 from __future__ import annotations
 

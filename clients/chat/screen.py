@@ -1,4 +1,4 @@
-"""Where a conversation is read from and shown: a terminal, or a pipe."""
+"""Reads and shows a conversation on a terminal or in a pipe."""
 
 from __future__ import annotations
 

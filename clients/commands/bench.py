@@ -1,4 +1,4 @@
-"""`bench`: put load on a running server and say what it gives."""
+"""`bench`: measure a running server under load."""
 
 from __future__ import annotations
 

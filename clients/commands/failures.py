@@ -1,4 +1,4 @@
-"""How a command ends when something goes wrong."""
+"""Ends a command with one line when something fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of the server: its newest state, and whether that still holds."""
+"""Follows the server's state, and knows whether it is current."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the last readings were, for rates and curves."""
+"""Keeps the last readings, for rates and curves."""
 
 from __future__ import annotations
 

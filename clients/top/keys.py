@@ -1,4 +1,4 @@
-"""How somebody at the terminal says that it is enough."""
+"""Watches the terminal for the keys that leave `top`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole view, cut to the room there is."""
+"""Composes the whole view, cut to the terminal's size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the first reading until somebody leaves."""
+"""Runs `top` from the first reading until the user leaves."""
 
 from __future__ import annotations
 

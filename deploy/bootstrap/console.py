@@ -1,4 +1,4 @@
-"""Says what the set-up does."""
+"""Prints the set-up's progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can go wrong in the set-up."""
+"""Errors of the set-up."""
 
 from __future__ import annotations
 

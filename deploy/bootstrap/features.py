@@ -1,4 +1,4 @@
-"""What llama.cpp is compiled with: all that the CPU has, and less where that does not compute."""
+"""The CPU features that llama.cpp is compiled with, and the fallbacks with fewer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""llama-cpp-python's wheel: compiled for this machine, with what is used here only, and kept."""
+"""Compiles and caches llama-cpp-python's wheel for this machine, without unused parts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class LlamaCppWheel:
 
     @property
     def folder(self) -> Path:
-        """Where the wheel is kept."""
+        """The folder of the cached wheel."""
         return self._cache / self.key
 
     @property
@@ -172,7 +172,7 @@ def pinned(constraints: Path, package: str) -> str:
 
 
 def processor() -> str:
-    """What this machine's processor can do: code is compiled for it."""
+    """Return this machine's processor features, for which code is compiled."""
     if platform.system() == "Darwin":
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout
@@ -185,7 +185,7 @@ def processor() -> str:
 
 
 def processor_name() -> str:
-    """What the processor calls itself."""
+    """Return the processor's name."""
     if platform.system() == "Darwin":
         return processor().strip()
     information = Path("/proc/cpuinfo")

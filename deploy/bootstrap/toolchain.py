@@ -1,4 +1,4 @@
-"""What the machine must have for llama-cpp-python to be compiled."""
+"""Checks the tools that compiling llama-cpp-python needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From values to pixels, and the round values at which to put a label."""
+"""Maps values to pixels, and chooses round values for labels."""
 
 from __future__ import annotations
 

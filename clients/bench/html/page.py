@@ -1,4 +1,4 @@
-"""The page, from what a run has found."""
+"""Builds the HTML page from a run's outcome."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is drawn of each measurement: how long things took, and what came when."""
+"""Draws each measurement: distributions of times, and output over time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes and goes: clients whose prompts and answers have all lengths.
+"""Clients that arrive and leave, with prompts and answers of all lengths.
 
 Each client sends a few requests, one after the other, so that slots become
 free in no order. The same seed gives the same requests, for comparing two

@@ -1,4 +1,4 @@
-"""What two tenants get of a server when one of them sends many times as much.
+"""The service of two tenants when one of them sends many times as much.
 
 Each tenant's clients send one request after the other. The one with few has
 more of them than half the slots: given its half, it still waits. Service is

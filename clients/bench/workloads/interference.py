@@ -1,4 +1,4 @@
-"""What a long prompt that comes in does to the streams that run.
+"""The effect of a long prompt on running streams.
 
 `before` are the gaps from when all streams run to when the long prompt is sent;
 `while` those that reach into the time from then to its first token.

@@ -1,4 +1,4 @@
-"""What requests of a high class notice of an overload of a low one.
+"""The effect of an overload of a low class on requests of a high class.
 
 First an idle server gets HIGH requests, one at a time; then four times as many
 LOW clients as it has slots keep it busy, while one client goes on as before.

@@ -1,4 +1,4 @@
-"""How many tokens a second there are in all, as the number of clients grows.
+"""The throughput with a growing number of clients.
 
 In a round, each number of clients has its turn: a machine that slows down or
 warms up does so for all of them. In a turn every client sends one request, all
