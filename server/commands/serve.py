@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from llm_serving_engine.server.commands.standard_streams import tell
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Coroutine
@@ -121,7 +123,7 @@ async def _run(config: ServerConfig, name: str, path: Path) -> int:
             await _first_of(app.given_up, signals.told.wait())
             if app.given_up.done():
                 raise GivenUp(app.given_up.result())
-            _say(_stopping(config))
+            tell(_stopping(config))
     finally:
         loading.cancel()
         stopping = asyncio.create_task(app.stop())
@@ -175,42 +177,42 @@ def _find_model(config: ServerConfig) -> tuple[str, Path]:
     if config.model.backend == registry.SCRIPTED:
         return config.model.name or "scripted", Path()
     reference = parse_reference(config.model.reference)
-    return config.model.name or reference.name, resolve(reference, progress=True, explain=_say)
+    return config.model.name or reference.name, resolve(reference, progress=True, explain=tell)
 
 
 def _announce(app: App, report: LoadReport) -> None:
     memory = report.memory_bytes
     settings = ", ".join(f"{name} {value}" for name, value in report.settings.items())
     if settings:
-        _say(f"{app.model.name} on {app.model.backend}: {settings}")
+        tell(f"{app.model.name} on {app.model.backend}: {settings}")
     for note in report.notes:
-        _say(f"note: {note}")
+        tell(f"note: {note}")
     target = app.model.engine.scheduler.step_target
     origin = "measured" if app.config.scheduler.step_target_seconds is None else "as configured"
-    _say(f"step target: {target:.3g} s, {origin}; prompts hold up streams for twice that at most")
+    tell(f"step target: {target:.3g} s, {origin}; prompts hold up streams for twice that at most")
     if memory:
         parts = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in memory.items())
         estimated = ""
         if report.estimated_bytes:
             estimated = f"; {report.estimated_bytes / 1e6:.0f} MB were expected"
-        _say(f"memory of the runner: {sum(memory.values()) / 1e6:.0f} MB ({parts}){estimated}")
+        tell(f"memory of the runner: {sum(memory.values()) / 1e6:.0f} MB ({parts}){estimated}")
     for address in app.http_addresses:
-        _say(f"metrics and health on {address if address.path else f'http://{address}'}")
+        tell(f"metrics and health on {address if address.path else f'http://{address}'}")
     if reachable := [address for address in app.http_addresses if not address.path]:
-        _say(f"chat, scheduler, and model in a browser: http://{reachable[0]}/")
+        tell(f"chat, scheduler, and model in a browser: http://{reachable[0]}/")
     first, *others = app.grpc_addresses
     for address in others:
-        _say(f"listening on {address}")
-    _say(f"listening on {first}; try:")
-    _say(
+        tell(f"listening on {address}")
+    tell(f"listening on {first}; try:")
+    tell(
         'grpcurl -plaintext -d \'{"prompt":"Once upon a time","max_tokens":32}\' '
         f"{first} llm_serving_engine.v1.InferenceService/Stream"
     )
 
 
 def _complain(app: App, reason: str) -> None:
-    typer.echo(f"error: {reason}", err=True)
-    _say(
+    tell(f"error: {reason}", err=True)
+    tell(
         f"listening on {app.grpc_addresses[0]} without a model: requests are "
         "answered UNAVAILABLE; loading is tried again from time to time"
     )
@@ -223,10 +225,6 @@ def _flags(tree: dict[str, dict[str, Any]]) -> dict[str, Any]:
         for part, values in tree.items()
     }
     return {part: values for part, values in given.items() if values}
-
-
-def _say(line: str) -> None:
-    typer.echo(line)
 
 
 def _fail(message: str, code: int = 1) -> NoReturn:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 # Before the imports that take time.
-from llm_serving_engine.server.commands.standard_streams import open_standard_streams
 from llm_serving_engine.server.commands.stop_signals import end_when_told
 
 end_when_told()
+
+from llm_serving_engine.server.commands.standard_streams import (  # noqa: E402
+    open_standard_streams,
+)
+
 open_standard_streams()
 
 import sys  # noqa: E402

@@ -1,7 +1,8 @@
-"""A process that is started with closed standard streams has the null device in their place."""
+"""Standard streams that are closed, or that cannot be written to, end no process."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,3 +30,17 @@ def test_closed_streams(closed: str, expected: str, tmp_path: Path) -> None:
     shell = f'exec "$@" {closed}'
     subprocess.run(["sh", "-c", shell, "sh", sys.executable, "-c", PROGRAM, told], check=True)
     assert told.read_text().startswith(expected)
+
+
+def test_a_reader_that_has_gone() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    program = (
+        "import sys\n"
+        "from llm_serving_engine.server.commands.standard_streams import tell\n"
+        "tell('one')\ntell('two')\ntell('three', err=True)\nsys.exit(7)"
+    )
+    with open(writer, "wb") as out:
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (7, "three\n")
