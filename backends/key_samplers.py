@@ -1,4 +1,4 @@
-"""The samplers of a backend's keys."""
+"""Holds the sampler of each key of a backend."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The backends there are, by name, and which one runs a file."""
+"""Lists the backends by name, and chooses the one for a file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BACKENDS = {
 
 
 def check_name(name: str) -> str:
-    """The name itself. Raises ValueError where no backend can be meant by it."""
+    """Return the name. Raises ValueError if it cannot name a backend."""
     if name == AUTO or name in BACKENDS or all(name.partition(":")):
         return name
     known = ", ".join((AUTO, *BACKENDS))
@@ -42,7 +42,7 @@ def choose(name: str, path: Path) -> str:
 
 
 def check_file(name: str, path: Path) -> None:
-    """Find what is wrong with a model's file before a runner is started for it.
+    """Check a model's file before a runner is started for it.
 
     Reads the header of GGUF files, with code of our own, which cannot end the process.
 

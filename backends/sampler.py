@@ -1,4 +1,4 @@
-"""Choosing the next token of a sequence from its logits.
+"""Chooses the next token of a sequence from its logits.
 
 Reproducible by construction: the random number for the n-th token of a
 sequence depends on the seed and on n alone, so a sequence that moves to

@@ -1,4 +1,4 @@
-"""How many threads compute: fewer while others want the cores.
+"""Chooses the number of computing threads: fewer while other processes use the cores.
 
 GGML's threads wait for each other after every operation, hundreds of times in a
 step. While another process has the core of one of them, all the others wait for

@@ -1,4 +1,4 @@
-"""Writing a model's weights in another type.
+"""Writes a model's weights in another type.
 
 llama.cpp does it in a process of its own: it aborts on what it cannot handle,
 and does not stop for Ctrl-C.

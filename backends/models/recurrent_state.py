@@ -1,4 +1,4 @@
-"""The state that recurrent layers keep for each sequence, whatever its length.
+"""Computes the size of recurrent layers' state, which is fixed for each sequence.
 
 Layers of Mamba, RWKV, gated delta nets and short convolutions fold all tokens into a
 state of fixed size, in 32-bit numbers, where attention keeps keys and values of each token.

@@ -1,4 +1,4 @@
-"""What `--model` accepts."""
+"""Parses the references that `--model` accepts."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ ModelReference = BuiltinModel | FileModel | HubModel | UrlModel
 
 
 def parse_reference(text: str) -> ModelReference:
-    """Understand what a user wrote for a model; nothing is looked up.
+    """Parse a user's reference to a model, without looking it up.
 
     Args:
         text: `builtin`, a path, `hf:OWNER/REPO[/FILE]`, `hf:OWNER/REPO:QUANT`,

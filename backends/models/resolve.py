@@ -1,4 +1,4 @@
-"""From what `--model` says to a file on this machine."""
+"""Resolves a reference of `--model` to a file on this machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def resolve(
     progress: bool,
     explain: Callable[[str], None] = lambda reason: None,
 ) -> Path:
-    """The file that a reference means, fetched from the hub where it is not in the cache.
+    """Return the file of a reference; download it if it is not in the cache.
 
     What is in the cache is taken as it is, without asking the hub for news:
     a server starts without a network, and with the same file as the last time.

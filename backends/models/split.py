@@ -1,4 +1,4 @@
-"""Models that are split into several files, `NAME-00001-of-00003.gguf` and so on."""
+"""Handles models split into several files, `NAME-00001-of-00003.gguf` and so on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PARTS_MAX = 4096
 
 
 class PartName(NamedTuple):
-    """What the name of one part says.
+    """The name of one part.
 
     Attributes:
         stem: The name of the whole, with its folder where there is one.
@@ -30,7 +30,7 @@ class PartName(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> PartName | None:
-        """Read a file's name; None where it is not a part's."""
+        """Parse a file's name; None if it is not a part's."""
         found = _NAME.fullmatch(name)
         if found is None:
             return None

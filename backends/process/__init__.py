@@ -1,1 +1,1 @@
-"""Runners in processes of their own: the host's side, the worker's, and what passes between."""
+"""Runners as processes: the host's side, the worker's side, and their messages."""

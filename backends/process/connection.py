@@ -1,4 +1,4 @@
-"""The host's end of a worker's socket."""
+"""The host's end of a worker's socket, with time limits on its answers."""
 
 from __future__ import annotations
 

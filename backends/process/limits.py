@@ -1,4 +1,4 @@
-"""What the system holds a worker to: its memory, and its host's life."""
+"""Sets a worker's system limits: its memory, and its end with its host."""
 
 from __future__ import annotations
 

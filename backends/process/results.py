@@ -1,4 +1,4 @@
-"""Holds a runner's results against the steps that it was asked for."""
+"""Checks a runner's results against their steps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from llm_serving_engine.scheduler.step import Output, Run, RunResult, Step, Step
 
 
 def fault_of(step: Step, result: StepResult) -> str | None:
-    """Say what is wrong with a result; None where it answers the step."""
+    """Return the fault of a result; None if it fits its step."""
     number = step.number
     if result.number != number:
         return f"the result of step {result.number} came for step {number}"

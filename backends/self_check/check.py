@@ -1,4 +1,4 @@
-"""Runs the self-check in a process of its own: it tells crash, hang, and wrong numbers apart."""
+"""Runs the self-check in a separate process, and distinguishes crash, hang, and wrong numbers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PATIENCE = {"OMP_WAIT_POLICY": "passive", "OPENBLAS_NUM_THREADS": "1"}
 
 @dataclass
 class Findings:
-    """What the self-check found.
+    """The findings of the self-check.
 
     Attributes:
         checks: By weight type.

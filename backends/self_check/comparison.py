@@ -1,4 +1,4 @@
-"""llama.cpp's logits of one weight type, held against NumPy's."""
+"""Compares llama.cpp's logits of one weight type with NumPy's."""
 
 from __future__ import annotations
 

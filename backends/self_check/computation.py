@@ -1,4 +1,4 @@
-"""llama.cpp's logits of a model file."""
+"""Computes llama.cpp's logits of a model file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults that tests ask for, to see the self-check fail."""
+"""Faults that tests inject to make the self-check fail."""
 
 from __future__ import annotations
 

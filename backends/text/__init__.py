@@ -1,1 +1,1 @@
-"""Text to tokens and back, outside of any runner."""
+"""Converts text to tokens and back, outside of any runner."""

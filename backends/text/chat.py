@@ -1,4 +1,4 @@
-"""A conversation to a prompt, by a chat template, without forged control tokens.
+"""Turns a conversation into a prompt, with a chat template, without forged control tokens.
 
 What the template itself writes can name control tokens; what callers write
 cannot. A template may cut, trim, or rewrite the texts that it is given, and
@@ -65,7 +65,7 @@ def _time_told() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """What a conversation became.
+    """The prompt made from a conversation.
 
     Attributes:
         text: All of it, as the template wrote it.
@@ -231,7 +231,7 @@ class ChatTemplate:
         return text
 
     def _known_roles(self, messages: Sequence[Message]) -> list[Message]:
-        """The messages, with "system" for "developer" where the template has no such role."""
+        """Return the messages, with "system" for "developer" if the template lacks that role."""
         if self._knows_developer:
             return list(messages)
         return [

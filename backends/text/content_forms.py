@@ -1,4 +1,4 @@
-"""The form in which a chat template takes the content of messages, and whether it arrives."""
+"""Finds the form of content that a chat template takes, and checks that it is output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a chat template is given: messages, and arguments of its own."""
+"""A chat template's input: messages and arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Token ids to text, as they come."""
+"""Decodes token ids to text incrementally."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _new_decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class Detokenizer:
-    """Decodes the tokens of one output; a character comes when all of its bytes are there.
+    """Decodes the tokens of one output; yields a character when all of its bytes have arrived.
 
     The texts joined are the tokens' bytes decoded as UTF-8. Bytes that can never
     become a character become U+FFFD as soon as that is known. A character that

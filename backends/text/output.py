@@ -1,4 +1,4 @@
-"""The text of one output, from its tokens to what the caller may see."""
+"""Turns the tokens of one output into the text that the caller gets."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class TextOutput:
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop sequence was found: nothing more comes."""
+        """Whether a stop sequence was found, which ends the output."""
         return self._matcher.matched is not None
 
     @property

@@ -1,4 +1,4 @@
-"""How a model marks its reasoning, worked out from its own chat template.
+"""Derives a model's reasoning markers from its chat template.
 
 The template is rendered with and without reasoning, and the results are compared:
 what stands between the assistant's header and the reasoning opens it, and what
@@ -64,7 +64,7 @@ class ReasoningFormat:
 
 
 def find_reasoning(run: Callable[[Conversation], str], source: str) -> ReasoningFormat | None:
-    """The markers of a template's model; None where the template shows no reasoning.
+    """Find the markers of a template; None if it shows no reasoning.
 
     Args:
         run: Runs the template. It may raise TemplateError.

@@ -1,4 +1,4 @@
-"""Reasoning and answer told apart in text that comes in pieces."""
+"""Separates reasoning and answer in streamed text."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ReasoningParser:
         return (self._otherwise if self._state is _State.BEGIN else self._state) is _State.REASONING
 
     def feed(self, text: str) -> Parts:
-        """Take more text; give what cannot be a part of a marker any more."""
+        """Add text; return the part that cannot belong to a marker."""
         if self._state is _State.ANSWER:
             return Parts("", text)
         self._held += text
@@ -71,7 +71,7 @@ class ReasoningParser:
         return Parts(reasoning, "")
 
     def finish(self) -> Parts:
-        """The end of the text: what was held back, as no marker came of it."""
+        """End the text; return the held-back part."""
         held = self._take(len(self._held))
         return Parts(held, "") if self.reasoning else Parts("", held)
 

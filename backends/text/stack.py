@@ -1,4 +1,4 @@
-"""Calls that need more stack than a thread ordinarily has."""
+"""Runs calls that need more stack than a thread has by default."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stop sequences in text that comes in pieces."""
+"""Finds stop sequences in streamed text."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class StopMatcher:
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
-        """Prepare to find any of `stops`. Raises ValueError where one is empty."""
+        """Prepare to find any of `stops`. Raises ValueError if one is empty."""
         self.matched: str | None = None
         self._automaton = _Automaton(stops)
         self._node = ROOT
         self._held = ""
 
     def feed(self, text: str) -> str:
-        """Take more text; give what cannot be a part of a stop sequence any more.
+        """Add text; return the part that cannot belong to a stop sequence.
 
         After a match nothing more comes.
         """
@@ -50,7 +50,7 @@ class StopMatcher:
         return text[:released]
 
     def flush(self) -> str:
-        """The end of the text: what was held back, as no stop sequence came of it."""
+        """End the text; return the held-back part."""
         held, self._held = self._held, ""
         self._node = ROOT
         return held

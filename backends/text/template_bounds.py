@@ -1,4 +1,4 @@
-"""What a chat template may take: time, and the size of what it makes.
+"""Limits a chat template's time, and the size of its values.
 
 A template comes with a model's file and runs in the server's process, so one
 that loops for ever, or doubles a text again and again, must not harm everybody.
@@ -45,7 +45,7 @@ class TemplateTookTooLong(Exception):
 
 
 class _Run:
-    """What is left to a run."""
+    """The remaining limits of a run."""
 
     def __init__(self, seconds: float) -> None:
         self._deadline = time.thread_time() + seconds
@@ -99,7 +99,7 @@ class BoundedEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         return tree
 
     def look_at_time(self) -> None:
-        """Raise TemplateTookTooLong where the run has used its time."""
+        """Raise TemplateTookTooLong if the run has used its time."""
         _run.get().look_at_time()
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""A chat template as a program: Jinja source in, text out.
+"""Compiles and runs a chat template: Jinja source in, text out.
 
 Templates come with model files, and are written against the environment of
 `transformers`: this one has the same settings, filters, and functions. Loading
@@ -44,7 +44,7 @@ class TemplateProgram:
     """A compiled template; `run` may be called from several threads at once."""
 
     def __init__(self, source: str) -> None:
-        """Compile `source`. Raises TemplateError where it is not a valid template."""
+        """Compile `source`. Raises TemplateError if it is not a valid template."""
         environment = _environment()
         try:
             code = environment.compile(environment.bounded(source, _FILE), filename=_FILE)

@@ -1,4 +1,4 @@
-"""How large the values are that a chat template makes, told before they are made.
+"""Computes the size of a chat template's values before they are made.
 
 Most operations make values as large as what they are given. Those that can make
 much of little are here by name, those of Jinja's filters and of Python's texts.

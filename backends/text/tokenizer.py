@@ -1,4 +1,4 @@
-"""Text to token ids and back, by a model's own vocabulary."""
+"""Converts text to token ids and back, with a model's vocabulary."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _ORDINARY_STACK_TEXT_BYTES_MAX = 1024
 
 
 class Tokenizer(Protocol):
-    """What the server needs of a model's vocabulary."""
+    """The interface of a model's vocabulary for the server."""
 
     @property
     def info(self) -> ModelInfo | None:
