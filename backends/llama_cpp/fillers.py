@@ -17,8 +17,8 @@ from collections.abc import Callable, Container, Iterator, Sequence
 
 from llm_serving_engine.backends.llama_cpp.part import FILLER, Part
 
-# Of the matrix kernels; what is filled up at most to a large tile. `docs/performance.md`,
-# "Whole tiles", has what each number of rows takes.
+# Tiles of the matrix kernels, and the most fillers that complete a large one.
+# `docs/performance/experiments.md`, "Whole tiles", has the time of each number of rows.
 TILE_ROWS, LARGE_TILE_ROWS, LARGE_TILE_FILLERS = 4, 16, 3
 # A row makes all rows of its batch look at as many cells as it does, by so many.
 CELLS_UNIT = 256
