@@ -40,6 +40,7 @@ from llm_serving_engine.server.setting_names import (
     setting_names,
     unknown_variables,
 )
+from llm_serving_engine.server.validation_message import plain_message
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -371,8 +372,7 @@ def _problem(error: ErrorDetails, names: Iterable[str]) -> str:
         return f"{where}: there is no such setting{did_you_mean(where, names)}"
     if error["type"] in _TABLES:
         return f"{where}: must be a table"
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{where}: {message.replace('Input should be', 'must be')}"
+    return f"{where}: {plain_message(error['msg'])}"
 
 
 def _where(location: tuple[int | str, ...]) -> str:

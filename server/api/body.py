@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from llm_serving_engine.scheduler.errors import InvalidField
 from llm_serving_engine.server.api.errors import BadBody
 from llm_serving_engine.server.api.http_exchange import HttpExchange
+from llm_serving_engine.server.validation_message import plain_message
 
 IGNORED_HEADER = "x-ignored-fields"
 # Names that callers chose go back in a header: few, short, and printable.
@@ -98,7 +99,7 @@ def _first_problem(error: ValidationError) -> InvalidField:
     places = [[part for part in one["loc"] if not _is_alternative(part)] for one in problems]
     place, problem = max(zip(places, problems, strict=True), key=lambda one: len(one[0]))
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
-    message = PROBLEMS.get(problem["type"]) or problem["msg"].replace("Input should be", "must be")
+    message = PROBLEMS.get(problem["type"]) or plain_message(problem["msg"])
     return InvalidField(where.removeprefix(".") or "body", message)
 
 

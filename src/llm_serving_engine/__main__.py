@@ -27,6 +27,7 @@ from llm_serving_engine.server.commands import (  # noqa: E402
     simulate,
     tune,
 )
+from llm_serving_engine.server.validation_message import plain_message  # noqa: E402
 
 NAME = "llm-serving-engine"
 
@@ -76,8 +77,7 @@ def main() -> None:
 def _not_understood(error: Any) -> int:
     """Say what is wrong with a command, and where its help is. Returns the exit code."""
     # There is none where the help was shown instead, as of a command without arguments.
-    message = error.format_message().replace("Value error, ", "")
-    words = message.replace("Input should be", "must be").split()
+    words = plain_message(error.format_message()).split()
     if message := " ".join(words).rstrip("."):
         context = getattr(error, "ctx", None)
         _fail(f"{message}; see {context.command_path} --help" if context else message)
