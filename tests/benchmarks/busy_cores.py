@@ -9,12 +9,9 @@ processes that do nothing but take a core each, then on the quiet machine again.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 
+from busy_processes import busy
 from step_overhead import first_steps, next_step
 
 from llm_serving_engine.backends.backend import BackendConfig
@@ -22,21 +19,6 @@ from llm_serving_engine.backends.follow import Follower
 from llm_serving_engine.backends.llama_cpp.backend import LlamaCppBackend
 
 STEPS_MAX = 1500  # what a sequence's context has room for
-
-
-@contextlib.contextmanager
-def busy(count: int, seconds: float) -> Iterator[None]:
-    """So many processes that each want a core, and end by themselves."""
-    work = (
-        f"import time\nend = time.monotonic() + {seconds + 60}\nwhile time.monotonic() < end: pass"
-    )
-    processes = [subprocess.Popen([sys.executable, "-c", work]) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
 
 
 def tokens_per_second(backend: LlamaCppBackend, rows: int, seconds: float) -> tuple[float, int]:
@@ -67,7 +49,7 @@ def main() -> None:
         config = BackendConfig(yield_cores=yields)
         backend = LlamaCppBackend(options.model, config, lambda fraction: None)
         for beside in (0, options.busy, 0):
-            with busy(beside, options.seconds):
+            with busy(beside):
                 speed, threads = tokens_per_second(backend, options.rows, options.seconds)
             print(f"{yields!s:>11}{beside:8}{speed:10.1f}{threads:9}", flush=True)
         backend.close()

@@ -10,40 +10,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+
+from busy_processes import busy
 
 from llm_serving_engine.backends.backend import BackendConfig
 from llm_serving_engine.backends.llama_cpp.backend import LlamaCppBackend
 from llm_serving_engine.scheduler.cost import CostModel, step_target
-
-# Computes for a share of each fifth of a second.
-BUSY = """
-import sys, time
-share = float(sys.argv[1])
-while True:
-    began = time.perf_counter()
-    while time.perf_counter() - began < share / 5: pass
-    time.sleep((1 - share) / 5)
-"""
-
-
-@contextmanager
-def busy(count: int, share: float) -> Iterator[None]:
-    """Processes that compute meanwhile."""
-    command = [sys.executable, "-c", BUSY, str(share)]
-    processes = [subprocess.Popen(command) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
 
 
 def load(path: str, label: str) -> None:
