@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from llama_settings import SETTINGS
-from timed_model import Model, by_kernels, choose, others_of, use_clock
+from timed_model import Model, by_kernels, choose, others_of
 
 from llm_serving_engine.backends.backend import BackendConfig
 from llm_serving_engine.backends.llama_cpp import speed_choice
@@ -23,17 +23,7 @@ from llm_serving_engine.backends.llama_cpp.timed_calls import (
 )
 from llm_serving_engine.backends.other_processes import CROWDED_SECONDS, DISTURBED_CORES
 
-
-@pytest.fixture(autouse=True)
-def _clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    use_clock(monkeypatch, tmp_path / "cache")
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    file = tmp_path / "model.gguf"
-    file.write_bytes(b"a model")
-    return file
+pytestmark = pytest.mark.usefixtures("model_clock")
 
 
 def test_the_attention_stays_where_there_is_no_time_for_the_unit(path: Path) -> None:
@@ -71,15 +61,12 @@ def test_nothing_is_chosen_while_others_compute(path: Path) -> None:
 def test_what_was_measured_beside_others_is_not_remembered(
     path: Path, taken: float, lasting: bool
 ) -> None:
-    def choose_beside(cores: float) -> tuple[SpeedChoice, int]:
-        def beside(settings: Settings, parts: Sequence[Part]) -> float:
-            # Twice as fast without flash attention; 1.2 times as fast by 128 tokens as by 64.
-            seconds = 0.02 + sum(part.length for part in parts) / 2000
-            seconds *= 2 if settings.flash_attention else 1
-            model.others += cores * seconds
-            return seconds
+    def seconds(settings: Settings, parts: Sequence[Part]) -> float:
+        # Twice as fast without flash attention; 1.2 times as fast by 128 tokens as by 64.
+        return (1 + settings.flash_attention) * (0.02 + sum(part.length for part in parts) / 2000)
 
-        model = Model(beside)
+    def choose_beside(cores: float) -> tuple[SpeedChoice, int]:
+        model = Model(seconds, cores=cores)
         return choose(model, BackendConfig(), path), model.calls
 
     first, _ = choose_beside(taken * DISTURBED_CORES)
@@ -93,16 +80,13 @@ def test_what_was_measured_beside_others_is_not_remembered(
 
 
 def test_beside_others_what_gains_little_is_not_chosen(path: Path) -> None:
-    def choose_beside(cores: float) -> Settings:
-        def beside(settings: Settings, parts: Sequence[Part]) -> float:
-            # 1.1 times as fast without flash attention; 1.04 times by 128 tokens as by 64.
-            seconds = 0.005 + sum(part.length for part in parts) / 1000
-            seconds *= 1.1 if settings.flash_attention else 1.0
-            model.others += cores * seconds
-            return seconds
+    def seconds(settings: Settings, parts: Sequence[Part]) -> float:
+        # 1.1 times as fast without flash attention; 1.04 times by 128 tokens as by 64.
+        slowness = 1.1 if settings.flash_attention else 1.0
+        return slowness * (0.005 + sum(part.length for part in parts) / 1000)
 
-        model = Model(beside)
-        return choose(model, BackendConfig(), path, memory=256).settings
+    def choose_beside(cores: float) -> Settings:
+        return choose(Model(seconds, cores=cores), BackendConfig(), path, memory=256).settings
 
     assert choose_beside(2 * DISTURBED_CORES) == SETTINGS
     alone = choose_beside(0.0)

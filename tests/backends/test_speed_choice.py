@@ -9,35 +9,18 @@ from pathlib import Path
 
 import pytest
 from llama_settings import SETTINGS
-from timed_model import Model, by_kernels, choose, in_memory, use_clock
+from timed_model import Model, by_kernels, choose, in_memory
 
 from llm_serving_engine.backends.backend import BackendConfig
 from llm_serving_engine.backends.llama_cpp import speed_choice
-from llm_serving_engine.backends.llama_cpp.attention import (
-    FILL,
-)
+from llm_serving_engine.backends.llama_cpp.attention import FILL
 from llm_serving_engine.backends.llama_cpp.part import Part
 from llm_serving_engine.backends.llama_cpp.settings import Settings
-from llm_serving_engine.backends.llama_cpp.speed_choice import (
-    SpeedChoice,
-    remembered_speed,
-)
-from llm_serving_engine.backends.llama_cpp.timed_calls import (
-    Call,
-)
+from llm_serving_engine.backends.llama_cpp.speed_choice import SpeedChoice, remembered_speed
+from llm_serving_engine.backends.llama_cpp.timed_calls import Call
 from llm_serving_engine.backends.llama_cpp.unit import fastest_length
 
-
-@pytest.fixture(autouse=True)
-def _clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    use_clock(monkeypatch, tmp_path / "cache")
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    file = tmp_path / "model.gguf"
-    file.write_bytes(b"a model")
-    return file
+pytestmark = pytest.mark.usefixtures("model_clock")
 
 
 def test_slow_flash_attention_is_left(path: Path) -> None:
