@@ -33,36 +33,36 @@ _AT_LEAST_ONE = (
 
 @dataclass(frozen=True, slots=True)
 class BackendConfig:
-    """How to run a model. None means: chosen from the machine and the model.
+    """How to run a model. None: chosen from the machine and the model.
 
     Attributes:
-        sequences: Slots: requests that run at the same time. Each takes its
-            part of the cache whether it is used or not.
-        context_per_sequence: Tokens that one request can hold, prompt and
-            output together. Memory grows with sequences times context.
-        threads: Threads that compute. More than there are cores makes it slower.
-        yield_cores: Whether fewer threads compute while other processes want the
-            cores. Without that, one busy process beside makes steps many times
-            as long: threads wait for each other, and for the one off its core.
-        prefill_chunk: Tokens of a prompt computed in one call. Not set: the shortest
-            that is within 2 % of the fastest, measured when a model is loaded for the
-            first time. Longer ones take more memory for intermediate results.
-        cache_type: How the cache is stored: "f16", or "q8_0" for half the memory and
-            attention at another speed. "auto" takes what is measured to be faster.
-        flash_attention: Whether to use the fused attention kernel, which is slower
-            than separate matrix products on some processors. "auto" takes what is
-            measured to be faster; with determinism "batch_invariant", the fused kernel.
-        batch_invariant: Whether to spend what it takes for a sequence's bits not
-            to depend on its company. Set by `scheduler.determinism`.
-        kernels: Which matrix kernels a processor computes with: "amx", "repack" (weights
-            reordered for vectors, which takes memory for the copies), or "plain"
-            (weights as they are in the file). "auto" measures once which suits.
-        gpu_layers: Layers put on the GPU; -1 for all. Nothing without a GPU.
-        architecture: What a legacy GGML file holds, such as "gpt2": it does not
-            say so itself. A GGUF file does, and this is not asked.
-        memory_bytes_max: Memory that the runner may take, mapped weights
-            included. A model that needs more is not loaded, and a runner that
-            takes more is replaced. Leave room for scheduler.snapshot_bytes_max.
+        sequences: Slots: requests that run at the same time. Each takes its part of the cache,
+            even when idle.
+        context_per_sequence: Tokens of one request, prompt plus output. The cache's size is
+            proportional to sequences times context.
+        threads: Threads that compute. More threads than cores are slower.
+        yield_cores: Whether fewer threads compute while other processes use the cores. Without
+            this, one busy process makes steps several times as long, because all threads wait
+            for the one that lost its core.
+        prefill_chunk: Prompt tokens in one call. Not set: the shortest length within 2 % of the
+            fastest, measured when the model is loaded for the first time. Longer chunks take
+            more memory for intermediate results.
+        cache_type: Storage of the cache: "f16", or "q8_0", which takes half the memory and
+            changes the speed of attention. "auto" selects the faster by measurement.
+        flash_attention: Whether to use the fused attention kernel, which is slower than
+            separate matrix products on some processors. "auto" selects the faster by
+            measurement; with determinism "batch_invariant", the fused kernel.
+        batch_invariant: Whether a sequence's bits must not depend on the other sequences. The
+            server sets it by `scheduler.determinism`; the configuration cannot.
+        kernels: Matrix kernels: "amx", "repack" (weights reordered for vector instructions,
+            which takes memory for the copies), or "plain" (weights as in the file). "auto"
+            selects the fastest by measurement.
+        gpu_layers: Layers on the GPU; -1 for all. No effect without a GPU.
+        architecture: The architecture of a legacy GGML file, such as "gpt2", which the file
+            does not contain. Ignored for GGUF files.
+        memory_bytes_max: Memory of the runner, mapped weights included. A model that needs more
+            is not loaded, and a runner that takes more is replaced. Leave room for
+            scheduler.snapshot_bytes_max.
     """
 
     sequences: int | None = None

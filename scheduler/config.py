@@ -15,36 +15,36 @@ class SchedulerConfig:
     """Limits and trade-offs of one model's scheduler.
 
     Attributes:
-        policy: Which request of a class goes first: "fair", "first_come",
+        policy: Decides which request of a class goes first: "fair", "first_come",
             "shortest_job", or an import path "module:Class" of a Policy.
-        aging_seconds: The request that waits longest gets the next free slot,
-            whatever its class, once it has waited this long; one slot in eight
-            at most. Shorter protects low classes, and delays high ones.
-        queue_requests_max: Requests that may wait. A longer queue refuses less
-            and lets each request wait longer.
-        queue_tokens_max: Tokens that waiting requests may ask for, prompts and
-            max_tokens added up. Bounds the wait where lengths differ much.
-        tenant_queue_share: The part of both that one tenant may hold. Below 1,
-            no tenant can fill the queue for all.
-        step_target_seconds: How long prompts may hold up running streams
-            between two of their tokens. Lower gives smooth streams, higher
-            gives fast first tokens. Default: measured when the model is loaded.
-        delivery_seconds: Tokens of a stream that are computed within this time come
-            together while no prompt is computed: fewer messages, and more tokens a
-            second. At most half of the step target. 0 sends each by itself.
-        determinism: "batch_invariant" for the same tokens whatever else runs,
-            where model and machine allow it; "fast" leaves that to chance.
-        prefix_cache: Whether prompts share what they begin with.
-        snapshot_bytes_max: Memory for the caches of requests that lost their
-            slots. What does not fit is computed again.
-        stream_buffer_tokens_max: Tokens that a caller may be behind before its
-            request is ended. Covers slow readers; costs memory per request.
-        runner_losses_max: Runner losses during which a request ran, at which it
-            is suspected: it is then tried alone, and others wait for that. More
-            tries fewer bystanders, and lets a request that kills runners kill
-            more of them. Losses that no request can cause do not count.
-        recovery_seconds_max: How long requests that were taken wait for a
-            lost runner to come back, if their deadlines are not earlier.
+        aging_seconds: Wait after which a request gets the next free slot, whatever its class;
+            the longest wait goes first, and at most one slot in eight is given this way. A
+            shorter time protects low classes, and delays high ones.
+        queue_requests_max: Requests in the queue. A longer queue refuses fewer requests, and
+            each waits longer.
+        queue_tokens_max: Tokens of all requests in the queue, prompts plus max_tokens. Bounds
+            the wait where lengths differ much.
+        tenant_queue_share: The share of both limits that one tenant may use. Below 1, no tenant
+            can fill the queue.
+        step_target_seconds: How long prompts may delay running streams between two of their
+            tokens. A lower value gives smoother streams, a higher value earlier first tokens.
+            Not set: measured when the model is loaded.
+        delivery_seconds: While no prompt is computed, the tokens of a stream that are computed
+            within this time are sent together, which saves messages and CPU time. At most half
+            of the step target. 0: each token is sent by itself.
+        determinism: "batch_invariant": a request gets the same tokens whatever else runs, if
+            model and machine allow it. "fast": it may not.
+        prefix_cache: Whether prompts share the caches of common prefixes.
+        snapshot_bytes_max: Memory for the caches of preempted requests. Caches that do not fit
+            are computed again.
+        stream_buffer_tokens_max: Tokens that a client may be behind; then its request ends. A
+            higher value tolerates slower readers, and takes memory for each request.
+        runner_losses_max: Losses of the runner during which a request ran, after which it is a
+            suspect: it is then tried alone, while others wait. A higher value tries fewer
+            innocent requests, but lets a harmful one kill more runners. Losses that no request
+            can cause do not count.
+        recovery_seconds_max: How long accepted requests wait for the replacement of a lost
+            runner, unless their deadline is earlier.
     """
 
     policy: str = "fair"

@@ -71,6 +71,13 @@ def _text(value: object) -> str:
     return value
 
 
+def _check_runner(config: BackendConfig) -> BackendConfig:
+    """Refuse the field that the server itself sets."""
+    if config.batch_invariant:
+        raise ValueError('batch_invariant: set scheduler.determinism = "batch_invariant" instead')
+    return config
+
+
 class ConfigError(Exception):
     """The configuration is invalid; the message has one line per problem."""
 
@@ -85,55 +92,57 @@ class ModelConfig(Part):
     """The served model and its runner's settings."""
 
     reference: Annotated[str, PlainValidator(_text)] = "builtin"
-    """A path to a GGUF or GGML file, hf:OWNER/REPO[/FILE], hf:OWNER/REPO:QUANT, the
+    """The model: a path to a GGUF or GGML file, hf:OWNER/REPO[/FILE], hf:OWNER/REPO:QUANT, the
     https:// address of a GGUF file, or builtin."""
     name: str = ""
-    """What requests call it. Empty: the file's name."""
+    """The model's name in requests. Empty: the file's name."""
     aliases: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """More names by which requests may call it; "*" stands for any characters, as in "gpt-*":
-    for programs whose model's name cannot be changed."""
+    """More names for the model in requests, for programs with a fixed model name. "*" matches any
+    characters, as in "gpt-*"."""
     backend: Annotated[str, AfterValidator(registry.check_name)] = registry.AUTO
-    """What runs it: "llama.cpp", "ctransformers" (sequences in turn, not in batches), "scripted"
-    (no model, answers by arithmetic, for tests of clients), or the import path "module:Class".
-    "auto" is llama.cpp, and ctransformers for the legacy GGML files that only it can read."""
+    """The backend: "llama.cpp", "ctransformers" (computes sequences one after the other),
+    "scripted" (no model, answers by arithmetic, for tests of clients), or an import path
+    "module:Class". "auto" selects ctransformers for legacy GGML files, and llama.cpp for all
+    others."""
     chat_template: str = ""
-    """A file with a Jinja chat template, to use instead of the model file's. Empty: the file's."""
+    """A file with a Jinja chat template that replaces the model file's. Empty: the model file's."""
     template_arguments: dict[str, Any] = {}
-    """Variables that the chat template gets unless a request sets them, such as enable_thinking."""
-    runner: BackendConfig = BackendConfig()
-    """Sequences, context, threads, and cache; what is left out is chosen from the machine."""
+    """Default variables of the chat template, such as enable_thinking. A request can override
+    them."""
+    runner: Annotated[BackendConfig, AfterValidator(_check_runner)] = BackendConfig()
+    """Slots, context, threads, and cache."""
     supervision: Supervision = Supervision()
-    """When the runner is given up, and how soon it is replaced."""
+    """When a runner counts as hung, and how soon it is replaced."""
 
 
 class GenerationConfig(Part):
     """Defaults and ceilings of requests."""
 
     max_tokens_default: Positive = 256
-    """Tokens to produce where a request does not say. More makes forgetful callers costly."""
+    """max_tokens of a request that does not set it. A higher value makes such requests more
+    expensive."""
     max_tokens_ceiling: Positive = 8192
-    """Tokens that a request may ask for at most."""
+    """The highest max_tokens that a request may set."""
     prompt_bytes_max: Positive = 1_048_576
-    """Text of a prompt, or of all messages of a chat. Bounds the time to tokenize it."""
+    """The text of a prompt, or of all messages of a chat. Bounds the time to tokenize it."""
     text_threads: Positive = 2
-    """Threads for templates and for tokenizing long prompts, beside the event loop's own. More
-    take time from the runner where many long prompts come at once."""
+    """Threads that render templates and tokenize long prompts, beside the event loop. More threads
+    take time from the runner when many long prompts arrive together."""
     text_requests_max: Positive = 64
-    """Requests whose text may be tokenized or wait for that; they count as queued. More are
-    refused."""
+    """Requests whose text is being tokenized or waits for it; they count as queued. Further
+    requests are refused."""
     text_bytes_max: Positive = 16 * 1024 * 1024
-    """Text of all of them together."""
+    """The text of all these requests together."""
     temperature: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
-    """Default of Sampling.temperature. Default: what the model's file recommends, or else 0.8."""
+    """Default of Sampling.temperature. Not set: the model file's recommendation, else 0.8."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Default of Sampling.top_p. Default: what the model's file recommends, or else 0.95."""
+    """Default of Sampling.top_p. Not set: the model file's recommendation, else 0.95."""
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Default of Sampling.min_p. Default: what the model's file recommends, or else 0.05."""
+    """Default of Sampling.min_p. Not set: the model file's recommendation, else 0.05."""
     top_k: Annotated[int, Field(ge=0)] | None = None
-    """Default of Sampling.top_k. Default: what the model's file recommends, or else 40."""
+    """Default of Sampling.top_k. Not set: the model file's recommendation, else 40."""
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
-    """Default of Sampling.repetition_penalty. Default: what the model's file recommends, or else
-    1."""
+    """Default of Sampling.repetition_penalty. Not set: the model file's recommendation, else 1."""
 
 
 class QuotaConfig(Part):
@@ -143,132 +152,143 @@ class QuotaConfig(Part):
     """
 
     tokens_per_second: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    """Tokens that a tenant may ask for in the long run; 0 for no quota."""
+    """The rate at which a tenant's bucket is refilled. 0: no quota."""
     burst_tokens: Positive = 100_000
-    """What it may ask for at once after a pause."""
+    """The size of the bucket: what a tenant may ask for at once after a pause."""
     tenants_max: Positive = 10_000
-    """Tenants whose buckets are remembered. Beyond, those that asked longest ago are full again."""
+    """Tenants whose buckets are kept. Beyond that, the buckets used longest ago are dropped, so
+    those tenants start with full ones."""
 
 
 class GrpcConfig(Part):
     """The gRPC listener."""
 
     host: Host = "127.0.0.1"
-    """Address to listen on, or unix:PATH. Anything but loopback lets others in: there is no
-    authentication."""
+    """Address to listen on, or unix:PATH. On any other address than loopback, everyone who can
+    reach it can use the server: there is no authentication."""
     port: Port = 50051
-    """Port to listen on; 0 for any free one."""
+    """Port to listen on. 0: any free port."""
     listen: tuple[ListenAddress, ...] = ()
     """More addresses: HOST:PORT, [IPV6]:PORT, or unix:PATH."""
     message_bytes_max: Positive = 16 * 1024 * 1024
-    """A request message. Larger ones are refused before they are parsed, and those of more than
-    twice the size before they are read."""
+    """Size of a request message. Larger ones are refused before they are parsed, and those of more
+    than twice the size before they are read."""
     message_fields_max: Positive = 8192
-    """Fields of a request message, those of the messages in it included; 128 bytes of token ids
-    count as one. A chat message has about 3. Bounds the time to parse a request."""
+    """Fields of a request message, nested messages included; 128 bytes of token ids count as one
+    field, and a chat message has about 3. Bounds the time to parse a request."""
     metadata_bytes_max: Positive = 16 * 1024
-    """Metadata of a request, 32 bytes for each entry added. More is refused, and more than twice
-    as much by gRPC's library."""
+    """Metadata of a request, plus 32 bytes per entry. More is refused by the server, and more than
+    twice as much by gRPC's library."""
     connections_max: Positive = 4096
-    """Open connections. Each costs some tens of kilobytes; more are turned away."""
+    """Open connections. Each takes some tens of kilobytes. Further connections are closed."""
     streams_per_connection_max: Positive = 4096
-    """RPCs that one connection may have open; its client holds back more. Each costs memory."""
+    """Open RPCs of one connection; its client delays further ones. Each takes memory."""
     unsent_requests_max: Positive = 64
-    """Requests whose message may be on its way for more than a second, streams of reflection that
-    are open among them; beyond it, those that began first are ended. Each holds what has come of
-    it: twice message_bytes_max at most."""
+    """RPCs whose request message has been arriving for more than a second, open reflection streams
+    included. Beyond that, the oldest are ended. Each holds at most twice message_bytes_max."""
     request_timeout_seconds: Timeout = 30.0
-    """How long a request's message may take to arrive. Longer is for slow lines, and attackers."""
+    """How long a request message may take to arrive. A longer time helps slow connections, and
+    attackers."""
     write_timeout_seconds: Timeout = 30.0
-    """How long a stream may be left unread once the connection's buffers are full; then it ends."""
+    """How long a client may leave a stream unread once the connection's buffers are full. Then the
+    stream ends."""
     headers_seconds: Timeout = 5.0
-    """How soon an accepted request's headers are sent, though its answer has not begun: load
-    balancers cut streams that are silent. Shorter than their limit for a first byte."""
+    """When an accepted request's headers are sent, at the latest, even if its answer has not begun.
+    Set it below the time that load balancers wait for a first byte."""
     keepalive_seconds: Annotated[float, Field(ge=1)] = 8.0
-    """Silence of a connection after which the client is asked whether it is alive (an HTTP/2
-    ping). Shorter than the time after which proxies cut silent connections."""
+    """Silence of a connection after which the server pings the client (HTTP/2). Set it below the
+    time after which proxies cut silent connections."""
     keepalive_timeout_seconds: Annotated[float, Field(ge=1)] = 20.0
-    """How long it may take to answer that."""
+    """How long the client may take to answer the ping. Then the connection is closed."""
     ping_interval_min_seconds: Annotated[float, Field(ge=0)] = 5.0
-    """Clients that ping more often than this are cut off; low, as streams are silent in prefill."""
+    """The shortest interval of pings from a client. The server closes the connections of clients
+    that ping more often. Low, because streams are silent during prefill."""
     connection_age_max_seconds: Annotated[float, Field(ge=1)] | None = None
-    """Connections are asked to reconnect at this age, which lets a balancer spread them anew."""
+    """Age at which the server asks a connection's client to reconnect, so that a load balancer can
+    distribute connections anew. Not set: never."""
     connection_age_grace_seconds: Annotated[float, Field(ge=1)] = 3600.0
-    """How long RPCs may go on after that: at least as long as the longest generation."""
+    """How long RPCs may continue after that. Set it to at least the time of the longest
+    generation."""
 
 
 class HttpConfig(Part):
     """The HTTP listener: the OpenAI-style API, metrics, and health."""
 
     enabled: bool = True
-    """Whether to listen at all."""
+    """Whether to listen for HTTP."""
     host: Host = "127.0.0.1"
-    """Address to listen on."""
+    """Address to listen on, or unix:PATH."""
     port: Port = 8080
-    """Port to listen on; 0 for any free one."""
+    """Port to listen on. 0: any free port."""
     body_bytes_max: Positive = 8 * 1024 * 1024
-    """The body of a request. Larger ones are refused before they are read whole."""
+    """Size of a request body. Larger ones are refused before they are read completely."""
     bodies_bytes_max: Positive = 256 * 1024 * 1024
-    """What has come of all bodies that are not complete. More is answered 503, but for bodies of
-    64 KiB and less."""
+    """Received bytes of all incomplete bodies together. Beyond that, bodies of more than 64 KiB get
+    status 503."""
     body_items_max: Positive = 131_072
-    """Items of a body (its commas): a prompt of token ids has one each. Bounds the time to parse
-    a request."""
+    """Items of a body, counted by its commas; a prompt of token ids has one per token. Bounds the
+    time to parse a request."""
     body_objects_max: Positive = 32_768
-    """Objects and lists of a body, counted by their opening brackets, those in texts included."""
+    """Objects and lists of a body, counted by their opening brackets, brackets in strings included.
+    Bounds the time to parse a request."""
     choices_max: Positive = 16
-    """Answers to one request (`n`, times its prompts). Each takes a place in the queue."""
+    """Answers to one request: `n` times the number of its prompts. Each takes a place in the
+    queue."""
     responses_bytes_max: Positive = 64 * 1024 * 1024
-    """Memory for responses that are kept for `previous_response_id`; a tenant has a quarter of it
-    at most. The least recently used are forgotten first."""
+    """Memory for responses kept for `previous_response_id`; one tenant gets at most a quarter. The
+    least recently used are dropped first."""
     responses_seconds_max: Seconds = 3600.0
     """How long a response is kept."""
     headers_seconds: Seconds = 5.0
-    """How long a stream's headers wait for the request to leave the queue: until then, an error
-    is told by its status. Shorter than the time in which proxies want a first byte."""
+    """How long a stream's headers wait for the request to leave the queue. Until then, an error has
+    its own status. Set it below the time that proxies wait for a first byte."""
     reasoning_field: Literal["reasoning_content", "reasoning", "both"] = "reasoning_content"
-    """The field of chat completions that holds a model's reasoning: clients differ. Both of them
-    doubles its size."""
+    """The field of chat completions with the reasoning, because clients differ:
+    "reasoning_content", "reasoning", or "both", which sends it twice."""
     keep_alive_seconds: Annotated[float, Field(ge=0.1, allow_inf_nan=False)] = 10.0
     """Silence after which a stream sends a comment, so that proxies do not cut it."""
     listen: tuple[ListenAddress, ...] = ()
     """More addresses: HOST:PORT, [IPV6]:PORT, or unix:PATH."""
     console_interval_seconds: Annotated[float, Field(ge=0.05, le=60)] = 0.25
-    """How often the console's page hears of the scheduler. Less costs time with each page that
-    watches."""
+    """Interval of the console's updates. A shorter interval takes more CPU time for each open
+    page."""
     console_watchers_max: Positive = 64
-    """Pages that may watch the scheduler at once. More are answered 429."""
+    """Console pages that watch the scheduler at once. Further ones get status 429."""
     hosts: tuple[str, ...] = ()
-    """Names beside localhost by which requests may reach a loopback address; "*" for all. Others
-    are refused, so that no page in a browser reaches the server by a name of its own."""
+    """Host names, beside localhost, accepted on a loopback address; "*" accepts all. Others are
+    refused, so that a web page cannot reach the server by a name of its own (DNS rebinding)."""
     cors_origins: tuple[str, ...] = ()
-    """Origins, such as https://chat.example, whose pages may use the API; "*" for all. Pages
-    from this machine may always."""
+    """Origins, such as https://chat.example, whose web pages may use the API; "*" allows all. Pages
+    from this machine always may."""
     connections_max: Positive = 1024
-    """Open connections. Each costs some kilobytes; more are answered 503 and closed."""
+    """Open connections. Each takes some kilobytes. Further ones get status 503 and are closed."""
     pipelined_max: Positive = 8
-    """Requests that a client may send before the first is answered. Where it sends more, nothing
-    is read until then, and that the client goes away is noticed late. Each is held in memory."""
+    """Requests that a client may send before the first is answered; each takes memory. Beyond that,
+    the server stops reading, and detects a disconnected client late."""
     header_timeout_seconds: Timeout = 10.0
-    """How long a request's headers may take to arrive. Longer lets half-sent requests stay."""
+    """How long a request's headers may take to arrive. With a longer time, half-sent requests stay
+    longer."""
     header_bytes_max: Positive = 32 * 1024
-    """Headers of a request, its path among them. Larger ones are answered 431."""
+    """Size of a request's headers, its path included. Larger ones get status 431."""
     body_timeout_seconds: Timeout = 30.0
-    """How long a request's body may take to arrive. Longer is for slow lines, and attackers."""
+    """How long a request's body may take to arrive. A longer time helps slow connections, and
+    attackers."""
     idle_timeout_seconds: Timeout = 75.0
-    """How long a connection may stay open between requests: longer than a load balancer's own
-    limit (often 60 s), so that it never sends a request into a connection that is closing."""
+    """How long a connection may stay open between requests. Set it above a load balancer's own
+    limit (often 60 s), so that the balancer never sends a request on a connection that is being
+    closed."""
     write_timeout_seconds: Timeout = 30.0
-    """How long an answer may be left unread once the connection's buffers are full."""
+    """How long a client may leave an answer unread once the connection's buffers are full. Then the
+    connection is closed."""
 
 
 class LogConfig(Part):
     """The log on stderr."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """The least level. At "info" there is one line for each request."""
+    """The lowest level that is logged. "info" has one line per request."""
     format: Literal["json", "text"] = "text"
-    """"json" for machines, "text" for people."""
+    """"json" for programs, "text" for people."""
 
 
 class ServerConfig(BaseSettings):
@@ -290,22 +310,22 @@ class ServerConfig(BaseSettings):
     http: HttpConfig = HttpConfig()
     log: LogConfig = LogConfig()
     drain_notice_seconds: Seconds = 0.0
-    """How long the server still takes requests after SIGTERM, while its health says NOT_SERVING.
-    Behind a load balancer, longer than that takes to notice: its probe's interval times the
-    failures that it waits for."""
+    """How long the server still accepts requests after SIGTERM, while its health is NOT_SERVING.
+    Behind a load balancer, set it above the probe's interval times its failure threshold."""
     drain_seconds: Seconds = 30.0
-    """How long running requests may take to finish after that. Longer loses fewer answers."""
+    """How long running requests may then take to finish. A longer time loses fewer answers."""
     watch_interval_min_seconds: Annotated[float, Field(ge=0.01)] = 0.1
-    """The highest rate at which WatchSchedulerState sends readings."""
+    """The shortest interval between the readings of WatchSchedulerState."""
     watchers_max: Positive = 64
-    """WatchSchedulerState calls at once. Each takes the time of a reading, at its rate."""
+    """Open WatchSchedulerState calls. Each takes CPU time for every reading."""
     explained_requests_max: Positive = 1000
-    """The last requests, of each model, that `explain` and the console know. Each takes a few
-    kilobytes; never what it says."""
+    """Requests per model whose history is kept for `explain` and the console, without their text.
+    Each takes a few kilobytes."""
     trace_file: str = ""
-    """Where to record which requests come, for `simulate`; never what they say. Empty: nowhere."""
+    """File that records when requests arrive and how long they are, without their text, for
+    `simulate`. Empty: no recording."""
     trace_bytes_max: Positive = 100_000_000
-    """The size at which recording ends. A request takes about 300 bytes."""
+    """Size of that file at which the recording ends. A request takes about 300 bytes."""
 
     @classmethod
     def settings_customise_sources(

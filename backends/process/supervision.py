@@ -19,22 +19,20 @@ class Supervision:
     """The settings for watching and replacing a runner.
 
     Attributes:
-        step_seconds_max: A runner whose step takes longer is taken to hang, and
-            is replaced; where a step as slow as that is to be expected of model
-            and machine, it may take 20 times as long as expected. Shorter finds
-            a hang earlier, and loses runners that were only held up.
-        load_silence_seconds_max: A runner that gets no further in loading for
-            this long is taken to hang. Covers a slow disk, and the first
-            computations of a large model.
-        restart_delay_seconds_max: A lost runner is replaced at once. While
-            replacements cannot be loaded, or die before their first step is
-            done, the delay before the next doubles up to this.
-        restart_grace_seconds: Health stays SERVING through a restart that is
-            shorter: requests wait for it in the queue. Longer keeps balancers
-            from moving traffic for nothing, and tells them later.
-        engine_failures_max: An engine that fails by a bug of its own is built
-            anew, on a new runner. When so many have failed, each within a
-            minute, the process exits, for its supervisor to start another.
+        step_seconds_max: Time of a step after which the runner counts as hung and is replaced.
+            If 20 times the time predicted for the step is longer, that is the limit. A shorter
+            time detects a hang earlier, but replaces runners that were only delayed.
+        load_silence_seconds_max: Time without progress in loading after which the runner counts
+            as hung. It must cover a slow disk, and the first computations of a large model.
+        restart_delay_seconds_max: The longest delay before a replacement. A lost runner is
+            replaced at once; while replacements cannot be loaded, or die before their first
+            step is complete, the delay doubles up to this.
+        restart_grace_seconds: How long health stays SERVING during a restart, while requests
+            wait in the queue. A longer time avoids needless moves of traffic by load balancers,
+            but delays necessary ones.
+        engine_failures_max: Engines that may fail in a row, each within a minute of its start,
+            before the process exits so that its supervisor restarts it. Until then, a failed
+            engine is replaced, with a new runner.
     """
 
     step_seconds_max: float = 30.0

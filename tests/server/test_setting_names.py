@@ -34,6 +34,13 @@ def test_a_variable_that_is_no_setting(
     assert str(raised.value) == f"{PREFIX}{variable}: there is no such setting{end}"
 
 
+def test_batch_invariant_runners_are_configured_by_the_scheduler() -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_config(flags={"model": {"runner": {"batch_invariant": True}}})
+    problem = 'batch_invariant: set scheduler.determinism = "batch_invariant" instead'
+    assert str(raised.value) == f"model.runner: {problem}"
+
+
 def test_variables_that_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PREFIX + "GRPC__PORT", "1")
     monkeypatch.setenv((PREFIX + "HTTP__PORT").lower(), "2")
