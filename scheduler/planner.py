@@ -6,7 +6,7 @@ prompt that is next:
 
 - 2 T for a prompt that one chunk ends, the first or the second one;
 - 2 T for a prompt of a higher class than all streams;
-- 2 T for one of three prompts or more that came together, if no higher class may arrive;
+- 2 T for one of several prompts that came together, if no higher class may arrive;
 - T for any other.
 """
 
@@ -25,10 +25,6 @@ from llm_serving_engine.scheduler.step import FOLLOW, Output, Run, shape_of_runs
 # Step targets that streams wait at most. With 1 the p99 first token is 1.18 (small) and 1.27
 # (large) in steady of 16.
 STRETCH = 2
-# Prompts that came together from which on streams wait for so long. With 2 and 4 tokens/s are
-# the same within 1 %, and the p99 first token within 6 %. Without it tokens/s are 0.98, and the
-# p99 first token is 1.07, in long of 16 (large).
-PROMPTS_MANY = 3
 # The part of that time that a chunk beside streams takes, and of the step target at least. With
 # 0.5 tokens/s are 0.97 and the p99 first token is 1.07 in steady of 16 (large). With 1.0 they are
 # the same within 1 %, and the median first token is 1.24 in chat of 8 (small).
@@ -40,18 +36,15 @@ GAP_SHARE = 0.85
 # 0.001 tokens/s are 0.94 (small) and 0.87 (large) in long of 16, whose prompts differ by two
 # tokens: rows are in several groups. With 1.0 the median first token is 1.10 in churn of 8.
 ORDER_SHARE = 0.05
-# Chunks are halved down to this: shorter ones lose too much of the kernels' speed.
-CHUNK_MIN = 32
-# A chunk of so many tokens may take all of the step target. Shorter ones are dear where
-# attention computes whole tiles of 64: behind 448 tokens, 64 go at 950 tokens/s and 32 at 695.
-CHUNK_WHOLE = 64
+# Tokens of a tile: attention computes whole tiles, and below them the kernels are those of rows.
+# Such a chunk may take all of the step target: behind 448 tokens 64 go at 950 tokens/s, and 32
+# at 695. If it may not, the first token of a prompt of 1,200 comes after 1.02 (small) and 1.13
+# (large). Chunks are halved down to half of it.
+TILE = 64
 # A prompt's rest of so many chunks is not cut in two. With 1.0 tokens/s are 0.97 in chat of 12
 # (large). With 1.5 they are 1.01 with four prompts of 400 words (small), and the worst gap
 # beside 900 words is 171 ms, not 123.
 END_SHARE = 1.25
-# Output that is computed again, under batch_invariant: few enough for the kernels
-# of rows, which are other ones from 64 tokens on.
-REPLAY_MAX = 32
 
 
 class Window(NamedTuple):
@@ -132,7 +125,7 @@ class Planner(Part):
         longer = (
             self._is_short(first),
             all(first.request.priority > s.request.priority for s in streams),
-            not urgent and self._together(first, prompts, streams) >= PROMPTS_MANY,
+            not urgent and self._together(first, prompts, streams) > 1,
         )
         return (STRETCH if any(longer) else 1) * self._target
 
@@ -195,9 +188,9 @@ class Planner(Part):
         if self._invariant:
             return self._aligned(len(sequence.request.prompt), start, rest)
         chunk = self._can.chunk
-        least, most = min(CHUNK_MIN, chunk), max(limit, self._target)
+        least, most = min(TILE // 2, chunk), max(limit, self._target)
         lengths = (max(chunk >> halved, least) for halved in range(4))
-        limits = ((x, limit if x > CHUNK_WHOLE else most) for x in lengths)
+        limits = ((x, limit if x > TILE else most) for x in lengths)
         fitting = (x for x, seconds in limits if self._cost.chunk_seconds(x, start) <= seconds)
         length = next(fitting, least)
         # A prompt's end is not left for a call of its own where it can go along.
@@ -206,10 +199,10 @@ class Planner(Part):
         return rest if rest <= length or (end_too and fits) else length
 
     def _aligned(self, prompt: int, start: int, rest: int) -> int:
-        """The same cuts whatever else runs: whole units of the prompt, and output apart."""
+        """The same cuts whatever else runs: units of the prompt, and output in less than a tile."""
         if start < prompt:
             return min(self._can.chunk - start % self._can.chunk, prompt - start)
-        parts = -(-rest // REPLAY_MAX)
+        parts = -(-rest // (TILE // 2))
         return -(-rest // parts)
 
     def _join(self, first: Sequence, prompts: list[Sequence], limit: float) -> tuple[Run, ...]:

@@ -78,6 +78,12 @@ def chat(clients: int, dice: random.Random) -> list[Lane]:
     return lanes
 
 
+def beside(dice: random.Random) -> list[Lane]:
+    """A long prompt beside four streams."""
+    streams: list[Lane] = [[(drawn(dice, 30), 400)] for _ in range(4)]
+    return [*streams, [(drawn(dice, 10), 40), (drawn(dice, 1200), 20)]]
+
+
 LOADS: dict[str, Callable[[random.Random], list[Lane]]] = {
     "burst of 64": lambda dice: steady(64, dice, 1),
     "churn of 4": lambda dice: churn(4, dice),
@@ -86,6 +92,7 @@ LOADS: dict[str, Callable[[random.Random], list[Lane]]] = {
     "steady of 16": lambda dice: steady(16, dice),
     "long of 16": lambda dice: long(16, dice),
     "chat of 8": lambda dice: chat(8, dice),
+    "a prompt of 1,200": beside,
     "chat of 12": lambda dice: chat(12, dice),
 }
 
@@ -204,7 +211,7 @@ def lines(module: str, name: str) -> Iterator[str]:
     else:
         for model, costs in (("small", SMALL), ("large", LARGE)):
             for load, lanes in LOADS.items():
-                yield f"{model} {load:13}{figures(costs, lanes)}"
+                yield f"{model} {load:19}{figures(costs, lanes)}"
 
 
 def main() -> None:
