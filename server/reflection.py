@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from grpc_reflection.v1alpha import reflection_pb2_grpc as v1alpha
 
@@ -22,7 +23,7 @@ def add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
     pool = descriptor_pool.Default()
     _describe_v1(pool)
     names = [*services, f"{V1}.ServerReflection", f"{V1ALPHA}.ServerReflection"]
-    servicer = reflection.aio.ReflectionServicer(names, pool)
+    servicer = reflection.aio.ReflectionServicer(names, _MethodsToo(pool))
     v1alpha.add_ServerReflectionServicer_to_server(servicer, server)
     method = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
@@ -32,6 +33,24 @@ def add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
     server.add_registered_method_handlers(
         f"{V1}.ServerReflection", {"ServerReflectionInfo": method}
     )
+
+
+class _MethodsToo:
+    """A pool whose symbols include methods: `grpcurl describe` asks for them."""
+
+    def __init__(self, pool: descriptor_pool.DescriptorPool) -> None:
+        self._pool = pool
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._pool, name)
+
+    def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:  # noqa: N802
+        """Find the file that defines `symbol`. Raises KeyError if there is none."""
+        try:
+            return self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            method: MethodDescriptor = self._pool.FindMethodByName(symbol)
+            return method.containing_service.file
 
 
 def _describe_v1(pool: descriptor_pool.DescriptorPool) -> None:

@@ -43,7 +43,7 @@ def _happened(record: RequestRecord, now: float) -> Iterator[str]:
             yield from _waited(record, visit)
         elif visit.stage.state is State.PREFILL:
             yield from _prefilled(record, visit)
-        else:
+        elif visit.tokens or visit.lasts:
             yield _decoded(visit)
 
 

@@ -73,7 +73,22 @@ async def test_every_service_is_described(scripted: RunningServer, version: str)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_an_unknown_symbol(scripted: RunningServer, version: str) -> None:
-    request = reflection_pb2.ServerReflectionRequest(file_containing_symbol="no.such.Service")
+async def test_a_method_is_described(scripted: RunningServer, version: str) -> None:
+    method, service = (
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol)
+        for symbol in (
+            "llm_serving_engine.v1.InferenceService.Stream",
+            "llm_serving_engine.v1.InferenceService",
+        )
+    )
+    answers = await ask(scripted, version, method, service)
+    assert answers[0].file_descriptor_response.file_descriptor_proto
+    assert answers[0].file_descriptor_response == answers[1].file_descriptor_response
+
+
+@pytest.mark.parametrize("symbol", ["no.such.Service", "no.such.Service.Method", "", "."])
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_an_unknown_symbol(scripted: RunningServer, version: str, symbol: str) -> None:
+    request = reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol)
     (answer,) = await ask(scripted, version, request)
     assert answer.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]

@@ -198,9 +198,10 @@ func (x *TokenIds) GetIds() []uint32 {
 // One turn of a conversation.
 type Message struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The speaker: "system", "developer", "user", "assistant", or a role the
-	// model's chat template knows. 1 to 64 letters, digits, underscores, dots, or
-	// hyphens. "developer" is "system" where the template does not know it.
+	// The speaker: "system", "developer", "user", "assistant", "tool", "function",
+	// or another role that the model's chat template names in quotes: a word of
+	// letters, digits, underscores, dots, and hyphens. "developer" is "system"
+	// where the template does not mention it.
 	Role string `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
 	// The text, UTF-8. Names of control tokens in it are text.
 	Content string `protobuf:"bytes,2,opt,name=content,proto3" json:"content,omitempty"`
@@ -796,7 +797,7 @@ const file_llm_serving_engine_v1_generation_proto_rawDesc = "" +
 	"\x1dFINISH_REASON_END_OF_SEQUENCE\x10\x01\x12\x1f\n" +
 	"\x1bFINISH_REASON_STOP_SEQUENCE\x10\x02\x12\x1c\n" +
 	"\x18FINISH_REASON_MAX_TOKENS\x10\x03\x12 \n" +
-	"\x1cFINISH_REASON_CONTEXT_LENGTH\x10\x04\"\x04\b\x05\x10\x05*\x18FINISH_REASON_TOOL_CALLSb\x06proto3"
+	"\x1cFINISH_REASON_CONTEXT_LENGTH\x10\x04\"\x04\b\x05\x10\x05*\x18FINISH_REASON_TOOL_CALLSB\"P\x01Z\x1ellm_serving_engine/v1;enginev1b\x06proto3"
 
 var (
 	file_llm_serving_engine_v1_generation_proto_rawDescOnce sync.Once

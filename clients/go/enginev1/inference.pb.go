@@ -1082,7 +1082,7 @@ const file_llm_serving_engine_v1_inference_proto_rawDesc = "" +
 	"\x06Stream\x12&.llm_serving_engine.v1.GenerateRequest\x1a%.llm_serving_engine.v1.StreamResponse0\x01\x12[\n" +
 	"\bTokenize\x12&.llm_serving_engine.v1.TokenizeRequest\x1a'.llm_serving_engine.v1.TokenizeResponse\x12a\n" +
 	"\n" +
-	"Detokenize\x12(.llm_serving_engine.v1.DetokenizeRequest\x1a).llm_serving_engine.v1.DetokenizeResponseb\x06proto3"
+	"Detokenize\x12(.llm_serving_engine.v1.DetokenizeRequest\x1a).llm_serving_engine.v1.DetokenizeResponseB\"P\x01Z\x1ellm_serving_engine/v1;enginev1b\x06proto3"
 
 var (
 	file_llm_serving_engine_v1_inference_proto_rawDescOnce sync.Once

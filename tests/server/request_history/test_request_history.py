@@ -78,6 +78,17 @@ def test_a_quiet_life() -> None:
     ]
 
 
+def test_all_tokens_that_come_at_once() -> None:
+    story = Story()
+    one = story.submit()
+    story.move(one, Event.ADMIT, 2)
+    one.output += [7] * 3
+    story.move(one, Event.FIRST_TOKEN, 2)
+    assert "It produced 0 more tokens" in story.text()
+    story.move(one, Event.FINISH)
+    assert "more tokens" not in story.text()
+
+
 def test_a_cache_that_is_restored() -> None:
     story = Story()
     one = story.submit()
