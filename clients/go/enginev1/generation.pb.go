@@ -23,20 +23,21 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// The order in which waiting requests are served. A class is served before
-// every class below it; inside a class, first come, first served.
+// A request's class. Waiting requests of a class get slots before those of the
+// classes below it, except for one slot in eight, which goes by age. The
+// policy decides the order within a class.
 type Priority int32
 
 const (
 	// The same as PRIORITY_NORMAL.
 	Priority_PRIORITY_UNSPECIFIED Priority = 0
-	// Work that nobody waits for: batch jobs, evaluations.
+	// For work that no person waits for, such as batch jobs and evaluations.
 	Priority_PRIORITY_LOW Priority = 1
 	// The default.
 	Priority_PRIORITY_NORMAL Priority = 2
-	// Somebody waits for the answer.
+	// For answers that a person waits for.
 	Priority_PRIORITY_HIGH Priority = 3
-	// Must go before everything else: probes, operators.
+	// For probes and operators: before everything else.
 	Priority_PRIORITY_CRITICAL Priority = 4
 )
 
@@ -205,8 +206,8 @@ type Message struct {
 	Role string `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
 	// The text, UTF-8. Names of control tokens in it are text.
 	Content string `protobuf:"bytes,2,opt,name=content,proto3" json:"content,omitempty"`
-	// The reasoning that came before the text, as the server told it. Templates
-	// that do not read earlier reasoning never see it. Default: none.
+	// The reasoning that preceded the text, as the server sent it. Chat templates
+	// that take earlier reasoning get it. Default: none.
 	Reasoning     string `protobuf:"bytes,3,opt,name=reasoning,proto3" json:"reasoning,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -270,12 +271,13 @@ type Chat struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The turns, oldest first. At least one.
 	Messages []*Message `protobuf:"bytes,1,rep,name=messages,proto3" json:"messages,omitempty"`
-	// Variables for the chat template, such as enable_thinking. Not those that
+	// Variables of the chat template, such as enable_thinking, except those that
 	// the server sets: messages, tools, add_generation_prompt, bos_token,
-	// eos_token. The texts and names in them are bounded as messages are. Default: the configured ones.
+	// eos_token. Their names and texts count against prompt_bytes_max, as
+	// messages do. Default: model.template_arguments of the configuration.
 	TemplateArguments *structpb.Struct `protobuf:"bytes,4,opt,name=template_arguments,json=templateArguments,proto3" json:"template_arguments,omitempty"`
-	// Go on with the last message, whose role must be "assistant", right where
-	// its content ends. Default false: the model begins a message of its own.
+	// Continue the last message where its content ends; its role must be
+	// "assistant". Default false: the model begins a new message.
 	ContinueLast  bool `protobuf:"varint,5,opt,name=continue_last,json=continueLast,proto3" json:"continue_last,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -333,17 +335,17 @@ func (x *Chat) GetContinueLast() bool {
 }
 
 // How the next token is chosen from the model's logits. The steps are applied
-// in the order: logit_bias, penalties, top_k, top_p, min_p, temperature. A
-// field that is not set takes the model's default: what the server's
-// configuration says, or else what the weights file recommends, or else the
-// default named below. `Model.default_sampling` tells it.
+// in this order: logit_bias, penalties, top_k, top_p, min_p, temperature. A
+// field that is not set takes the server's configuration, else the
+// recommendation of the model file, else the default given here.
+// `Model.default_sampling` has the result.
 type Sampling struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Divides the logits. Range [0, 100]; 0 is greedy: the most likely token,
-	// with no randomness. Default 0.8.
+	// Divides the logits. Range [0, 100]; 0 is greedy: it takes the most likely
+	// token, without randomness. Default 0.8.
 	Temperature *float32 `protobuf:"fixed32,1,opt,name=temperature,proto3,oneof" json:"temperature,omitempty"`
-	// Nucleus: keeps the most likely tokens whose probabilities add up to at
-	// least this. Range (0, 1]; 1 keeps all. Default 0.95.
+	// Nucleus sampling: keeps the most likely tokens whose probabilities add up to
+	// at least this. Range (0, 1]; 1 keeps all. Default 0.95.
 	TopP *float32 `protobuf:"fixed32,2,opt,name=top_p,json=topP,proto3,oneof" json:"top_p,omitempty"`
 	// Keeps tokens at least this fraction as likely as the most likely one.
 	// Range [0, 1]; 0 keeps all. Default 0.05.
@@ -351,7 +353,7 @@ type Sampling struct {
 	// Keeps this many of the most likely tokens. 0 keeps all. Default 40.
 	TopK *uint32 `protobuf:"varint,4,opt,name=top_k,json=topK,proto3,oneof" json:"top_k,omitempty"`
 	// Seed of the randomness. The same request with the same seed draws the same
-	// random numbers. Default: a fresh random one per request.
+	// random numbers. Default: a random one for each request.
 	Seed *uint64 `protobuf:"varint,5,opt,name=seed,proto3,oneof" json:"seed,omitempty"`
 	// Divides the logits above 0, and multiplies those below, of every token
 	// already in the prompt or output. Range (0, 10]; 1 is off. Default 1.
@@ -462,7 +464,7 @@ func (x *Sampling) GetLogitBias() map[uint32]float32 {
 	return nil
 }
 
-// A token and how likely the model held it.
+// A token and its log-probability.
 type TokenLogprob struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Id in the model's vocabulary.
@@ -470,8 +472,8 @@ type TokenLogprob struct {
 	// The bytes that the token stands for. Not always valid UTF-8: a character
 	// can be spread over several tokens.
 	Token []byte `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
-	// Natural logarithm of the token's probability under the model itself:
-	// before temperature, penalties, biases, and truncation. At most 0.
+	// Natural logarithm of the token's probability by the model alone, before
+	// temperature, penalties, biases, and truncation. At most 0.
 	Logprob       float32 `protobuf:"fixed32,3,opt,name=logprob,proto3" json:"logprob,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -533,8 +535,8 @@ type PositionLogprobs struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The token that was chosen.
 	Chosen *TokenLogprob `protobuf:"bytes,1,opt,name=chosen,proto3" json:"chosen,omitempty"`
-	// The most likely tokens at this position, most likely first; as many as
-	// `top_logprobs` asked for. Contains the chosen token if it is among them.
+	// The `top_logprobs` most likely tokens at this position, most likely first.
+	// The chosen token is in the list only if it is one of them.
 	Top           []*TokenLogprob `protobuf:"bytes,2,rep,name=top,proto3" json:"top,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -584,17 +586,17 @@ func (x *PositionLogprobs) GetTop() []*TokenLogprob {
 	return nil
 }
 
-// What a request consumed, in tokens.
+// The tokens of a request.
 type Usage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Tokens of the prompt, the beginning-of-sequence token included.
 	PromptTokens uint32 `protobuf:"varint,1,opt,name=prompt_tokens,json=promptTokens,proto3" json:"prompt_tokens,omitempty"`
-	// How many of those were found in the cache and not computed again. From 0
-	// to prompt_tokens - 1.
+	// Prompt tokens that were in the cache and were not computed again. Range
+	// [0, prompt_tokens - 1].
 	CachedPromptTokens uint32 `protobuf:"varint,2,opt,name=cached_prompt_tokens,json=cachedPromptTokens,proto3" json:"cached_prompt_tokens,omitempty"`
-	// Tokens produced, those that became part of a stop sequence included.
+	// Output tokens, those of a stop sequence included.
 	CompletionTokens uint32 `protobuf:"varint,3,opt,name=completion_tokens,json=completionTokens,proto3" json:"completion_tokens,omitempty"`
-	// How many of those are the model's reasoning, its markers included.
+	// Output tokens that are reasoning, its markers included.
 	ReasoningTokens uint32 `protobuf:"varint,4,opt,name=reasoning_tokens,json=reasoningTokens,proto3" json:"reasoning_tokens,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -658,10 +660,10 @@ func (x *Usage) GetReasoningTokens() uint32 {
 	return 0
 }
 
-// Where the time went. Measured by the server, on a monotonic clock.
+// The parts of a request's time, measured by the server on a monotonic clock.
 type Timings struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Waiting in the queue, all waits added up.
+	// In the queue, all waits together.
 	Queue *durationpb.Duration `protobuf:"bytes,1,opt,name=queue,proto3" json:"queue,omitempty"`
 	// From leaving the queue to the first token.
 	Prefill *durationpb.Duration `protobuf:"bytes,2,opt,name=prefill,proto3" json:"prefill,omitempty"`

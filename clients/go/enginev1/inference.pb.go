@@ -21,12 +21,12 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// What to generate, and how. The same message serves Generate and Stream.
+// What to generate, and how. Generate and Stream take the same message.
 type GenerateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The caller's own id for the request, at most 128 characters of printable
-	// ASCII. Appears in the answer, the logs, and the trace. Need not be unique.
-	// Default: made by the server.
+	// ASCII. It appears in the answer, the logs, and the trace, and need not be
+	// unique. Default: the server makes one.
 	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// The model's name, as ListModels gives it. Default: the server's default
 	// model.
@@ -39,37 +39,36 @@ type GenerateRequest struct {
 	//	*GenerateRequest_PromptTokens
 	//	*GenerateRequest_Chat
 	Input isGenerateRequest_Input `protobuf_oneof:"input"`
-	// Tokens to produce at most. At least 1, at most the configured ceiling.
-	// Prompt and max_tokens together must fit the model's context per sequence.
-	// Default: the configured default, or what the context leaves if that is
-	// less.
+	// The most tokens to produce, from 1 to the configured ceiling. Prompt and
+	// max_tokens together must fit the model's context per sequence. Default: the
+	// configured default, or the rest of the context if that is less.
 	MaxTokens *uint32 `protobuf:"varint,6,opt,name=max_tokens,json=maxTokens,proto3,oneof" json:"max_tokens,omitempty"`
-	// How tokens are chosen. Default: the server's configured defaults.
+	// How tokens are chosen. Default: see Sampling.
 	Sampling *Sampling `protobuf:"bytes,7,opt,name=sampling,proto3" json:"sampling,omitempty"`
-	// Texts that end the output when they appear in it; never part of the output.
-	// At most 16, each 1 to 256 bytes of UTF-8. A control token's name, such as
-	// "<|im_end|>", also matches that token. Default: none.
+	// Texts that end the output when they appear in it. They are never part of
+	// the output. At most 16, each of 1 to 256 bytes of UTF-8. The name of a
+	// control token, such as "<|im_end|>", also matches that token. Default: none.
 	Stop []string `protobuf:"bytes,8,rep,name=stop,proto3" json:"stop,omitempty"`
-	// Go on past the model's end-of-generation tokens. Default false.
+	// Continue after the model's end-of-generation tokens. Default false.
 	IgnoreEos bool `protobuf:"varint,9,opt,name=ignore_eos,json=ignoreEos,proto3" json:"ignore_eos,omitempty"`
-	// Set: every token carries its log-probability and this many of the most
+	// If set, every token has its log-probability and this many of the most
 	// likely alternatives. Range [0, 20]. Default: no log-probabilities.
 	TopLogprobs *uint32 `protobuf:"varint,10,opt,name=top_logprobs,json=topLogprobs,proto3,oneof" json:"top_logprobs,omitempty"`
 	// The request's class. Default PRIORITY_NORMAL.
 	Priority Priority `protobuf:"varint,11,opt,name=priority,proto3,enum=llm_serving_engine.v1.Priority" json:"priority,omitempty"`
-	// Prompts share cached prefixes only with prompts of the same salt and the
-	// same tenant. At most 128 bytes. Default: empty.
+	// Prompts share cached prefixes only with prompts of the same salt and
+	// tenant. At most 128 bytes. Default: empty.
 	CacheSalt string `protobuf:"bytes,12,opt,name=cache_salt,json=cacheSalt,proto3" json:"cache_salt,omitempty"`
 	// Tokens that end the output when the model produces them, with
-	// FINISH_REASON_STOP_SEQUENCE; never part of it. At most 64, each in
-	// [0, vocabulary size). They count under ignore_eos, too. Default: none.
+	// FINISH_REASON_STOP_SEQUENCE. They are never part of the output. At most 64,
+	// each in [0, vocabulary size). They also apply with ignore_eos. Default: none.
 	StopTokenIds []uint32 `protobuf:"varint,18,rep,packed,name=stop_token_ids,json=stopTokenIds,proto3" json:"stop_token_ids,omitempty"`
-	// Make the control tokens that `prompt` names these tokens. Default false:
-	// they are text. Chats do not need it: their template's names always are.
+	// Whether names of control tokens in `prompt` become these tokens. Default
+	// false: they are text. A chat template's own control tokens do not need it.
 	ParseSpecial bool `protobuf:"varint,19,opt,name=parse_special,json=parseSpecial,proto3" json:"parse_special,omitempty"`
-	// Tokens to produce at least. Before that, the model's end-of-generation
-	// tokens and stop_token_ids are not chosen, and stop sequences end nothing.
-	// At most max_tokens. Default 0.
+	// The fewest tokens to produce, at most max_tokens. Before that, the model's
+	// end-of-generation tokens and stop_token_ids are not chosen, and stop
+	// sequences do not end the output. Default 0.
 	MinTokens     *uint32 `protobuf:"varint,20,opt,name=min_tokens,json=minTokens,proto3,oneof" json:"min_tokens,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -228,9 +227,9 @@ type isGenerateRequest_Input interface {
 }
 
 type GenerateRequest_Prompt struct {
-	// Text, not empty, UTF-8. The model's beginning-of-sequence token is added
-	// where its vocabulary asks for one. Names of control tokens in it are
-	// text, unless parse_special is set.
+	// Text, not empty, UTF-8. The server adds the model's beginning-of-sequence
+	// token if the vocabulary asks for one. Names of control tokens are text,
+	// unless parse_special is set.
 	Prompt string `protobuf:"bytes,3,opt,name=prompt,proto3,oneof"`
 }
 
@@ -257,23 +256,23 @@ type GenerateResponse struct {
 	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// The name of the model that answered.
 	Model string `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
-	// The output as text, without its reasoning. Bytes that can never become a
-	// character are U+FFFD; a character that the end of the output cuts is left
-	// out.
+	// The output as text, without reasoning. Bytes that are not valid UTF-8
+	// become U+FFFD. If the output ends within a character, that character is
+	// left out.
 	Text string `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
 	// The output as tokens, in order. Its length is usage.completion_tokens.
 	TokenIds []uint32 `protobuf:"varint,4,rep,packed,name=token_ids,json=tokenIds,proto3" json:"token_ids,omitempty"`
-	// One entry per token of token_ids where the request set top_logprobs, else
+	// One entry per token of token_ids if the request set top_logprobs, else
 	// empty.
 	Logprobs []*PositionLogprobs `protobuf:"bytes,5,rep,name=logprobs,proto3" json:"logprobs,omitempty"`
 	// Why generation ended.
 	FinishReason FinishReason `protobuf:"varint,6,opt,name=finish_reason,json=finishReason,proto3,enum=llm_serving_engine.v1.FinishReason" json:"finish_reason,omitempty"`
-	// Tokens consumed.
+	// The request's tokens.
 	Usage *Usage `protobuf:"bytes,7,opt,name=usage,proto3" json:"usage,omitempty"`
-	// Where the time went.
+	// The parts of the request's time.
 	Timings *Timings `protobuf:"bytes,8,opt,name=timings,proto3" json:"timings,omitempty"`
-	// The reasoning of a model that reasons, without its markers. Only answers to
-	// `chat` have it: after other input, all output is text.
+	// The output's reasoning, without its markers. Only answers to `chat` have
+	// it; after other input, all output is text.
 	Reasoning     string `protobuf:"bytes,9,opt,name=reasoning,proto3" json:"reasoning,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -372,11 +371,11 @@ func (x *GenerateResponse) GetReasoning() string {
 	return ""
 }
 
-// One event of a stream: first one `started`, then any number of `delta`, last
-// one `finished`. A stream that fails ends with a gRPC status instead.
+// One event of a stream: first `started`, then any number of `delta`, last
+// `finished`. A stream that fails ends with a gRPC status instead.
 type StreamResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Which event this is. Always set.
+	// The event. Always set.
 	//
 	// Types that are valid to be assigned to Event:
 	//
@@ -489,9 +488,10 @@ type TokenizeRequest struct {
 	//	*TokenizeRequest_Text
 	//	*TokenizeRequest_Chat
 	Input isTokenizeRequest_Input `protobuf_oneof:"input"`
-	// Make the control tokens that `text` names these tokens. Default false.
+	// Whether names of control tokens in `text` become these tokens. Default
+	// false.
 	ParseSpecial bool `protobuf:"varint,4,opt,name=parse_special,json=parseSpecial,proto3" json:"parse_special,omitempty"`
-	// Leave out `tokens` of the answer, which is then less than half as large: for
+	// Leave `tokens` of the response empty, which more than halves its size. For
 	// texts of more than about half a million tokens. Default false.
 	IdsOnly       bool `protobuf:"varint,5,opt,name=ids_only,json=idsOnly,proto3" json:"ids_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -579,13 +579,13 @@ type isTokenizeRequest_Input interface {
 }
 
 type TokenizeRequest_Text struct {
-	// Text, UTF-8. The beginning-of-sequence token is added where the model's
-	// vocabulary asks for one, just as for GenerateRequest.prompt.
+	// Text, UTF-8. The server adds the model's beginning-of-sequence token if
+	// the vocabulary asks for one, as for GenerateRequest.prompt.
 	Text string `protobuf:"bytes,2,opt,name=text,proto3,oneof"`
 }
 
 type TokenizeRequest_Chat struct {
-	// A conversation; its template is applied first.
+	// A conversation; the server applies the chat template first.
 	Chat *Chat `protobuf:"bytes,3,opt,name=chat,proto3,oneof"`
 }
 
@@ -593,16 +593,16 @@ func (*TokenizeRequest_Text) isTokenizeRequest_Input() {}
 
 func (*TokenizeRequest_Chat) isTokenizeRequest_Input() {}
 
-// The tokens of a text. An answer of more than 4 MiB, which clients would not
-// take, is refused with INVALID_ARGUMENT.
+// The tokens of a text. If the response would exceed 4 MiB, the default limit of
+// clients, the request is refused with INVALID_ARGUMENT.
 type TokenizeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The name of the model whose vocabulary was used.
 	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
 	// The token ids, in order.
 	TokenIds []uint32 `protobuf:"varint,2,rep,packed,name=token_ids,json=tokenIds,proto3" json:"token_ids,omitempty"`
-	// The bytes that each token stands for, in the same order. Control tokens
-	// show their name, such as "<|im_start|>".
+	// The bytes of each token, in the same order. Those of a control token are its
+	// name, such as "<|im_start|>".
 	Tokens        [][]byte `protobuf:"bytes,3,rep,name=tokens,proto3" json:"tokens,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -664,11 +664,11 @@ type DetokenizeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The model's name. Default: the server's default model.
 	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
-	// Token ids, each in [0, vocabulary size); may be empty. Neither they nor
-	// the bytes of their text can be more than the configured prompt_bytes_max.
+	// Token ids, each in [0, vocabulary size); may be empty. Their number, and the
+	// bytes of their text, are at most the configured prompt_bytes_max.
 	TokenIds []uint32 `protobuf:"varint,2,rep,packed,name=token_ids,json=tokenIds,proto3" json:"token_ids,omitempty"`
-	// Show control tokens by their names, such as "<|im_start|>". Default false:
-	// they stand for no text, as in a generated output.
+	// Whether control tokens become their names, such as "<|im_start|>". Default
+	// false: they have no text, as in generated output.
 	ShowSpecial   bool `protobuf:"varint,3,opt,name=show_special,json=showSpecial,proto3" json:"show_special,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -730,8 +730,8 @@ type DetokenizeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The name of the model whose vocabulary was used.
 	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
-	// The text. As with a generated output, bytes that can never become a
-	// character are U+FFFD, and a character that the end cuts is left out.
+	// The text. As in generated output, bytes that are not valid UTF-8 become
+	// U+FFFD, and an incomplete character at the end is left out.
 	Text          string `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -781,7 +781,7 @@ func (x *DetokenizeResponse) GetText() string {
 	return ""
 }
 
-// The stream has begun: the request left the queue.
+// The request has left the queue.
 type StreamResponse_Started struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The request's id: the caller's own, or the one made by the server.
@@ -790,7 +790,7 @@ type StreamResponse_Started struct {
 	Model string `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
 	// Tokens of the prompt.
 	PromptTokens uint32 `protobuf:"varint,3,opt,name=prompt_tokens,json=promptTokens,proto3" json:"prompt_tokens,omitempty"`
-	// How many of those were found in the cache.
+	// Prompt tokens that were in the cache.
 	CachedPromptTokens uint32 `protobuf:"varint,4,opt,name=cached_prompt_tokens,json=cachedPromptTokens,proto3" json:"cached_prompt_tokens,omitempty"`
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
@@ -857,16 +857,16 @@ func (x *StreamResponse_Started) GetCachedPromptTokens() uint32 {
 // More output.
 type StreamResponse_Delta struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Text to append. Valid UTF-8 by itself; may be empty while a character or
-	// a possible stop sequence is incomplete. The texts joined are those of
+	// Text to append. Each is valid UTF-8, and may be empty while a character or
+	// a possible stop sequence is incomplete. All texts joined are equal to
 	// GenerateResponse.text.
 	Text string `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
-	// The tokens produced since the delta before.
+	// The tokens produced since the previous delta.
 	TokenIds []uint32 `protobuf:"varint,2,rep,packed,name=token_ids,json=tokenIds,proto3" json:"token_ids,omitempty"`
-	// One entry per token of token_ids where the request set top_logprobs,
-	// else empty.
+	// One entry per token of token_ids if the request set top_logprobs, else
+	// empty.
 	Logprobs []*PositionLogprobs `protobuf:"bytes,3,rep,name=logprobs,proto3" json:"logprobs,omitempty"`
-	// Reasoning to append, as `text` is. It comes before any text.
+	// Reasoning to append. It precedes all text.
 	Reasoning     string `protobuf:"bytes,4,opt,name=reasoning,proto3" json:"reasoning,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -935,9 +935,9 @@ type StreamResponse_Finished struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Why generation ended.
 	FinishReason FinishReason `protobuf:"varint,1,opt,name=finish_reason,json=finishReason,proto3,enum=llm_serving_engine.v1.FinishReason" json:"finish_reason,omitempty"`
-	// Tokens consumed.
+	// The request's tokens.
 	Usage *Usage `protobuf:"bytes,2,opt,name=usage,proto3" json:"usage,omitempty"`
-	// Where the time went.
+	// The parts of the request's time.
 	Timings       *Timings `protobuf:"bytes,3,opt,name=timings,proto3" json:"timings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -34,18 +34,18 @@ const (
 // Metadata that callers may send:
 //
 //	traceparent, tracestate  the trace that the request belongs to (W3C)
-//	x-tenant-id              who is asking, where authentication is off
+//	x-tenant-id              the tenant that the request counts for
 //
-// The RPC's deadline is the request's deadline: waiting in the queue counts.
+// The RPC's deadline is the request's deadline; the wait in the queue counts.
 // Errors carry google.rpc details in grpc-status-details-bin.
 type InferenceServiceClient interface {
-	// Generates to completion and answers once.
+	// Generates the whole output, and returns it in one response.
 	Generate(ctx context.Context, in *GenerateRequest, opts ...grpc.CallOption) (*GenerateResponse, error)
-	// Generates and sends the output as it is produced.
+	// Generates, and sends the output while it is produced.
 	Stream(ctx context.Context, in *GenerateRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamResponse], error)
-	// Tells which tokens a text becomes.
+	// Returns the tokens of a text.
 	Tokenize(ctx context.Context, in *TokenizeRequest, opts ...grpc.CallOption) (*TokenizeResponse, error)
-	// Tells the text that tokens stand for.
+	// Returns the text of tokens.
 	Detokenize(ctx context.Context, in *DetokenizeRequest, opts ...grpc.CallOption) (*DetokenizeResponse, error)
 }
 
@@ -115,18 +115,18 @@ func (c *inferenceServiceClient) Detokenize(ctx context.Context, in *DetokenizeR
 // Metadata that callers may send:
 //
 //	traceparent, tracestate  the trace that the request belongs to (W3C)
-//	x-tenant-id              who is asking, where authentication is off
+//	x-tenant-id              the tenant that the request counts for
 //
-// The RPC's deadline is the request's deadline: waiting in the queue counts.
+// The RPC's deadline is the request's deadline; the wait in the queue counts.
 // Errors carry google.rpc details in grpc-status-details-bin.
 type InferenceServiceServer interface {
-	// Generates to completion and answers once.
+	// Generates the whole output, and returns it in one response.
 	Generate(context.Context, *GenerateRequest) (*GenerateResponse, error)
-	// Generates and sends the output as it is produced.
+	// Generates, and sends the output while it is produced.
 	Stream(*GenerateRequest, grpc.ServerStreamingServer[StreamResponse]) error
-	// Tells which tokens a text becomes.
+	// Returns the tokens of a text.
 	Tokenize(context.Context, *TokenizeRequest) (*TokenizeResponse, error)
-	// Tells the text that tokens stand for.
+	// Returns the text of tokens.
 	Detokenize(context.Context, *DetokenizeRequest) (*DetokenizeResponse, error)
 	mustEmbedUnimplementedInferenceServiceServer()
 }

@@ -30,29 +30,30 @@ class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.Val
     PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
     """The same as PRIORITY_NORMAL."""
     PRIORITY_LOW: _Priority.ValueType  # 1
-    """Work that nobody waits for: batch jobs, evaluations."""
+    """For work that no person waits for, such as batch jobs and evaluations."""
     PRIORITY_NORMAL: _Priority.ValueType  # 2
     """The default."""
     PRIORITY_HIGH: _Priority.ValueType  # 3
-    """Somebody waits for the answer."""
+    """For answers that a person waits for."""
     PRIORITY_CRITICAL: _Priority.ValueType  # 4
-    """Must go before everything else: probes, operators."""
+    """For probes and operators: before everything else."""
 
 class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
-    """The order in which waiting requests are served. A class is served before
-    every class below it; inside a class, first come, first served.
+    """A request's class. Waiting requests of a class get slots before those of the
+    classes below it, except for one slot in eight, which goes by age. The
+    policy decides the order within a class.
     """
 
 PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
 """The same as PRIORITY_NORMAL."""
 PRIORITY_LOW: Priority.ValueType  # 1
-"""Work that nobody waits for: batch jobs, evaluations."""
+"""For work that no person waits for, such as batch jobs and evaluations."""
 PRIORITY_NORMAL: Priority.ValueType  # 2
 """The default."""
 PRIORITY_HIGH: Priority.ValueType  # 3
-"""Somebody waits for the answer."""
+"""For answers that a person waits for."""
 PRIORITY_CRITICAL: Priority.ValueType  # 4
-"""Must go before everything else: probes, operators."""
+"""For probes and operators: before everything else."""
 Global___Priority: _TypeAlias = Priority  # noqa: Y015
 
 class _FinishReason:
@@ -139,8 +140,8 @@ class Message(_message.Message):
     content: _builtins.str
     """The text, UTF-8. Names of control tokens in it are text."""
     reasoning: _builtins.str
-    """The reasoning that came before the text, as the server told it. Templates
-    that do not read earlier reasoning never see it. Default: none.
+    """The reasoning that preceded the text, as the server sent it. Chat templates
+    that take earlier reasoning get it. Default: none.
     """
     def __init__(
         self,
@@ -170,8 +171,8 @@ class Chat(_message.Message):
     TEMPLATE_ARGUMENTS_FIELD_NUMBER: _builtins.int
     CONTINUE_LAST_FIELD_NUMBER: _builtins.int
     continue_last: _builtins.bool
-    """Go on with the last message, whose role must be "assistant", right where
-    its content ends. Default false: the model begins a message of its own.
+    """Continue the last message where its content ends; its role must be
+    "assistant". Default false: the model begins a new message.
     """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
@@ -179,9 +180,10 @@ class Chat(_message.Message):
 
     @_builtins.property
     def template_arguments(self) -> _struct_pb2.Struct:
-        """Variables for the chat template, such as enable_thinking. Not those that
+        """Variables of the chat template, such as enable_thinking, except those that
         the server sets: messages, tools, add_generation_prompt, bos_token,
-        eos_token. The texts and names in them are bounded as messages are. Default: the configured ones.
+        eos_token. Their names and texts count against prompt_bytes_max, as
+        messages do. Default: model.template_arguments of the configuration.
         """
 
     def __init__(
@@ -202,10 +204,10 @@ Global___Chat: _TypeAlias = Chat  # noqa: Y015
 @_typing.final
 class Sampling(_message.Message):
     """How the next token is chosen from the model's logits. The steps are applied
-    in the order: logit_bias, penalties, top_k, top_p, min_p, temperature. A
-    field that is not set takes the model's default: what the server's
-    configuration says, or else what the weights file recommends, or else the
-    default named below. `Model.default_sampling` tells it.
+    in this order: logit_bias, penalties, top_k, top_p, min_p, temperature. A
+    field that is not set takes the server's configuration, else the
+    recommendation of the model file, else the default given here.
+    `Model.default_sampling` has the result.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -240,12 +242,12 @@ class Sampling(_message.Message):
     FREQUENCY_PENALTY_FIELD_NUMBER: _builtins.int
     LOGIT_BIAS_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
-    """Divides the logits. Range [0, 100]; 0 is greedy: the most likely token,
-    with no randomness. Default 0.8.
+    """Divides the logits. Range [0, 100]; 0 is greedy: it takes the most likely
+    token, without randomness. Default 0.8.
     """
     top_p: _builtins.float
-    """Nucleus: keeps the most likely tokens whose probabilities add up to at
-    least this. Range (0, 1]; 1 keeps all. Default 0.95.
+    """Nucleus sampling: keeps the most likely tokens whose probabilities add up to
+    at least this. Range (0, 1]; 1 keeps all. Default 0.95.
     """
     min_p: _builtins.float
     """Keeps tokens at least this fraction as likely as the most likely one.
@@ -255,7 +257,7 @@ class Sampling(_message.Message):
     """Keeps this many of the most likely tokens. 0 keeps all. Default 40."""
     seed: _builtins.int
     """Seed of the randomness. The same request with the same seed draws the same
-    random numbers. Default: a fresh random one per request.
+    random numbers. Default: a random one for each request.
     """
     repetition_penalty: _builtins.float
     """Divides the logits above 0, and multiplies those below, of every token
@@ -329,7 +331,7 @@ Global___Sampling: _TypeAlias = Sampling  # noqa: Y015
 
 @_typing.final
 class TokenLogprob(_message.Message):
-    """A token and how likely the model held it."""
+    """A token and its log-probability."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -343,8 +345,8 @@ class TokenLogprob(_message.Message):
     can be spread over several tokens.
     """
     logprob: _builtins.float
-    """Natural logarithm of the token's probability under the model itself:
-    before temperature, penalties, biases, and truncation. At most 0.
+    """Natural logarithm of the token's probability by the model alone, before
+    temperature, penalties, biases, and truncation. At most 0.
     """
     def __init__(
         self,
@@ -375,8 +377,8 @@ class PositionLogprobs(_message.Message):
 
     @_builtins.property
     def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
-        """The most likely tokens at this position, most likely first; as many as
-        `top_logprobs` asked for. Contains the chosen token if it is among them.
+        """The `top_logprobs` most likely tokens at this position, most likely first.
+        The chosen token is in the list only if it is one of them.
         """
 
     def __init__(
@@ -395,7 +397,7 @@ Global___PositionLogprobs: _TypeAlias = PositionLogprobs  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):
-    """What a request consumed, in tokens."""
+    """The tokens of a request."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -406,13 +408,13 @@ class Usage(_message.Message):
     prompt_tokens: _builtins.int
     """Tokens of the prompt, the beginning-of-sequence token included."""
     cached_prompt_tokens: _builtins.int
-    """How many of those were found in the cache and not computed again. From 0
-    to prompt_tokens - 1.
+    """Prompt tokens that were in the cache and were not computed again. Range
+    [0, prompt_tokens - 1].
     """
     completion_tokens: _builtins.int
-    """Tokens produced, those that became part of a stop sequence included."""
+    """Output tokens, those of a stop sequence included."""
     reasoning_tokens: _builtins.int
-    """How many of those are the model's reasoning, its markers included."""
+    """Output tokens that are reasoning, its markers included."""
     def __init__(
         self,
         *,
@@ -431,7 +433,7 @@ Global___Usage: _TypeAlias = Usage  # noqa: Y015
 
 @_typing.final
 class Timings(_message.Message):
-    """Where the time went. Measured by the server, on a monotonic clock."""
+    """The parts of a request's time, measured by the server on a monotonic clock."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -441,7 +443,7 @@ class Timings(_message.Message):
     TIME_TO_FIRST_TOKEN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def queue(self) -> _duration_pb2.Duration:
-        """Waiting in the queue, all waits added up."""
+        """In the queue, all waits together."""
 
     @_builtins.property
     def prefill(self) -> _duration_pb2.Duration:

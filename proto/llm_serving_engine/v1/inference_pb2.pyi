@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class GenerateRequest(_message.Message):
-    """What to generate, and how. The same message serves Generate and Stream."""
+    """What to generate, and how. Generate and Stream take the same message."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -42,44 +42,43 @@ class GenerateRequest(_message.Message):
     MIN_TOKENS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The caller's own id for the request, at most 128 characters of printable
-    ASCII. Appears in the answer, the logs, and the trace. Need not be unique.
-    Default: made by the server.
+    ASCII. It appears in the answer, the logs, and the trace, and need not be
+    unique. Default: the server makes one.
     """
     model: _builtins.str
     """The model's name, as ListModels gives it. Default: the server's default
     model.
     """
     prompt: _builtins.str
-    """Text, not empty, UTF-8. The model's beginning-of-sequence token is added
-    where its vocabulary asks for one. Names of control tokens in it are
-    text, unless parse_special is set.
+    """Text, not empty, UTF-8. The server adds the model's beginning-of-sequence
+    token if the vocabulary asks for one. Names of control tokens are text,
+    unless parse_special is set.
     """
     max_tokens: _builtins.int
-    """Tokens to produce at most. At least 1, at most the configured ceiling.
-    Prompt and max_tokens together must fit the model's context per sequence.
-    Default: the configured default, or what the context leaves if that is
-    less.
+    """The most tokens to produce, from 1 to the configured ceiling. Prompt and
+    max_tokens together must fit the model's context per sequence. Default: the
+    configured default, or the rest of the context if that is less.
     """
     ignore_eos: _builtins.bool
-    """Go on past the model's end-of-generation tokens. Default false."""
+    """Continue after the model's end-of-generation tokens. Default false."""
     top_logprobs: _builtins.int
-    """Set: every token carries its log-probability and this many of the most
+    """If set, every token has its log-probability and this many of the most
     likely alternatives. Range [0, 20]. Default: no log-probabilities.
     """
     priority: _generation_pb2.Priority.ValueType
     """The request's class. Default PRIORITY_NORMAL."""
     cache_salt: _builtins.str
-    """Prompts share cached prefixes only with prompts of the same salt and the
-    same tenant. At most 128 bytes. Default: empty.
+    """Prompts share cached prefixes only with prompts of the same salt and
+    tenant. At most 128 bytes. Default: empty.
     """
     parse_special: _builtins.bool
-    """Make the control tokens that `prompt` names these tokens. Default false:
-    they are text. Chats do not need it: their template's names always are.
+    """Whether names of control tokens in `prompt` become these tokens. Default
+    false: they are text. A chat template's own control tokens do not need it.
     """
     min_tokens: _builtins.int
-    """Tokens to produce at least. Before that, the model's end-of-generation
-    tokens and stop_token_ids are not chosen, and stop sequences end nothing.
-    At most max_tokens. Default 0.
+    """The fewest tokens to produce, at most max_tokens. Before that, the model's
+    end-of-generation tokens and stop_token_ids are not chosen, and stop
+    sequences do not end the output. Default 0.
     """
     @_builtins.property
     def prompt_tokens(self) -> _generation_pb2.TokenIds:
@@ -91,20 +90,20 @@ class GenerateRequest(_message.Message):
 
     @_builtins.property
     def sampling(self) -> _generation_pb2.Sampling:
-        """How tokens are chosen. Default: the server's configured defaults."""
+        """How tokens are chosen. Default: see Sampling."""
 
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Texts that end the output when they appear in it; never part of the output.
-        At most 16, each 1 to 256 bytes of UTF-8. A control token's name, such as
-        "<|im_end|>", also matches that token. Default: none.
+        """Texts that end the output when they appear in it. They are never part of
+        the output. At most 16, each of 1 to 256 bytes of UTF-8. The name of a
+        control token, such as "<|im_end|>", also matches that token. Default: none.
         """
 
     @_builtins.property
     def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Tokens that end the output when the model produces them, with
-        FINISH_REASON_STOP_SEQUENCE; never part of it. At most 64, each in
-        [0, vocabulary size). They count under ignore_eos, too. Default: none.
+        FINISH_REASON_STOP_SEQUENCE. They are never part of the output. At most 64,
+        each in [0, vocabulary size). They also apply with ignore_eos. Default: none.
         """
 
     def __init__(
@@ -169,15 +168,15 @@ class GenerateResponse(_message.Message):
     model: _builtins.str
     """The name of the model that answered."""
     text: _builtins.str
-    """The output as text, without its reasoning. Bytes that can never become a
-    character are U+FFFD; a character that the end of the output cuts is left
-    out.
+    """The output as text, without reasoning. Bytes that are not valid UTF-8
+    become U+FFFD. If the output ends within a character, that character is
+    left out.
     """
     finish_reason: _generation_pb2.FinishReason.ValueType
     """Why generation ended."""
     reasoning: _builtins.str
-    """The reasoning of a model that reasons, without its markers. Only answers to
-    `chat` have it: after other input, all output is text.
+    """The output's reasoning, without its markers. Only answers to `chat` have
+    it; after other input, all output is text.
     """
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -185,17 +184,17 @@ class GenerateResponse(_message.Message):
 
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_generation_pb2.PositionLogprobs]:
-        """One entry per token of token_ids where the request set top_logprobs, else
+        """One entry per token of token_ids if the request set top_logprobs, else
         empty.
         """
 
     @_builtins.property
     def usage(self) -> _generation_pb2.Usage:
-        """Tokens consumed."""
+        """The request's tokens."""
 
     @_builtins.property
     def timings(self) -> _generation_pb2.Timings:
-        """Where the time went."""
+        """The parts of the request's time."""
 
     def __init__(
         self,
@@ -220,15 +219,15 @@ Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
 
 @_typing.final
 class StreamResponse(_message.Message):
-    """One event of a stream: first one `started`, then any number of `delta`, last
-    one `finished`. A stream that fails ends with a gRPC status instead.
+    """One event of a stream: first `started`, then any number of `delta`, last
+    `finished`. A stream that fails ends with a gRPC status instead.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
     class Started(_message.Message):
-        """The stream has begun: the request left the queue."""
+        """The request has left the queue."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -243,7 +242,7 @@ class StreamResponse(_message.Message):
         prompt_tokens: _builtins.int
         """Tokens of the prompt."""
         cached_prompt_tokens: _builtins.int
-        """How many of those were found in the cache."""
+        """Prompt tokens that were in the cache."""
         def __init__(
             self,
             *,
@@ -269,20 +268,20 @@ class StreamResponse(_message.Message):
         LOGPROBS_FIELD_NUMBER: _builtins.int
         REASONING_FIELD_NUMBER: _builtins.int
         text: _builtins.str
-        """Text to append. Valid UTF-8 by itself; may be empty while a character or
-        a possible stop sequence is incomplete. The texts joined are those of
+        """Text to append. Each is valid UTF-8, and may be empty while a character or
+        a possible stop sequence is incomplete. All texts joined are equal to
         GenerateResponse.text.
         """
         reasoning: _builtins.str
-        """Reasoning to append, as `text` is. It comes before any text."""
+        """Reasoning to append. It precedes all text."""
         @_builtins.property
         def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-            """The tokens produced since the delta before."""
+            """The tokens produced since the previous delta."""
 
         @_builtins.property
         def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_generation_pb2.PositionLogprobs]:
-            """One entry per token of token_ids where the request set top_logprobs,
-            else empty.
+            """One entry per token of token_ids if the request set top_logprobs, else
+            empty.
             """
 
         def __init__(
@@ -312,11 +311,11 @@ class StreamResponse(_message.Message):
         """Why generation ended."""
         @_builtins.property
         def usage(self) -> _generation_pb2.Usage:
-            """Tokens consumed."""
+            """The request's tokens."""
 
         @_builtins.property
         def timings(self) -> _generation_pb2.Timings:
-            """Where the time went."""
+            """The parts of the request's time."""
 
         def __init__(
             self,
@@ -377,18 +376,20 @@ class TokenizeRequest(_message.Message):
     model: _builtins.str
     """The model's name. Default: the server's default model."""
     text: _builtins.str
-    """Text, UTF-8. The beginning-of-sequence token is added where the model's
-    vocabulary asks for one, just as for GenerateRequest.prompt.
+    """Text, UTF-8. The server adds the model's beginning-of-sequence token if
+    the vocabulary asks for one, as for GenerateRequest.prompt.
     """
     parse_special: _builtins.bool
-    """Make the control tokens that `text` names these tokens. Default false."""
+    """Whether names of control tokens in `text` become these tokens. Default
+    false.
+    """
     ids_only: _builtins.bool
-    """Leave out `tokens` of the answer, which is then less than half as large: for
+    """Leave `tokens` of the response empty, which more than halves its size. For
     texts of more than about half a million tokens. Default false.
     """
     @_builtins.property
     def chat(self) -> _generation_pb2.Chat:
-        """A conversation; its template is applied first."""
+        """A conversation; the server applies the chat template first."""
 
     def __init__(
         self,
@@ -411,8 +412,8 @@ Global___TokenizeRequest: _TypeAlias = TokenizeRequest  # noqa: Y015
 
 @_typing.final
 class TokenizeResponse(_message.Message):
-    """The tokens of a text. An answer of more than 4 MiB, which clients would not
-    take, is refused with INVALID_ARGUMENT.
+    """The tokens of a text. If the response would exceed 4 MiB, the default limit of
+    clients, the request is refused with INVALID_ARGUMENT.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -428,8 +429,8 @@ class TokenizeResponse(_message.Message):
 
     @_builtins.property
     def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """The bytes that each token stands for, in the same order. Control tokens
-        show their name, such as "<|im_start|>".
+        """The bytes of each token, in the same order. Those of a control token are its
+        name, such as "<|im_start|>".
         """
 
     def __init__(
@@ -459,13 +460,13 @@ class DetokenizeRequest(_message.Message):
     model: _builtins.str
     """The model's name. Default: the server's default model."""
     show_special: _builtins.bool
-    """Show control tokens by their names, such as "<|im_start|>". Default false:
-    they stand for no text, as in a generated output.
+    """Whether control tokens become their names, such as "<|im_start|>". Default
+    false: they have no text, as in generated output.
     """
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Token ids, each in [0, vocabulary size); may be empty. Neither they nor
-        the bytes of their text can be more than the configured prompt_bytes_max.
+        """Token ids, each in [0, vocabulary size); may be empty. Their number, and the
+        bytes of their text, are at most the configured prompt_bytes_max.
         """
 
     def __init__(
@@ -494,8 +495,8 @@ class DetokenizeResponse(_message.Message):
     model: _builtins.str
     """The name of the model whose vocabulary was used."""
     text: _builtins.str
-    """The text. As with a generated output, bytes that can never become a
-    character are U+FFFD, and a character that the end cuts is left out.
+    """The text. As in generated output, bytes that are not valid UTF-8 become
+    U+FFFD, and an incomplete character at the end is left out.
     """
     def __init__(
         self,

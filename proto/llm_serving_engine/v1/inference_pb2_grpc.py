@@ -30,9 +30,9 @@ class InferenceServiceStub:
 
     Metadata that callers may send:
     traceparent, tracestate  the trace that the request belongs to (W3C)
-    x-tenant-id              who is asking, where authentication is off
+    x-tenant-id              the tenant that the request counts for
 
-    The RPC's deadline is the request's deadline: waiting in the queue counts.
+    The RPC's deadline is the request's deadline; the wait in the queue counts.
     Errors carry google.rpc details in grpc-status-details-bin.
     """
 
@@ -69,35 +69,35 @@ class InferenceServiceServicer:
 
     Metadata that callers may send:
     traceparent, tracestate  the trace that the request belongs to (W3C)
-    x-tenant-id              who is asking, where authentication is off
+    x-tenant-id              the tenant that the request counts for
 
-    The RPC's deadline is the request's deadline: waiting in the queue counts.
+    The RPC's deadline is the request's deadline; the wait in the queue counts.
     Errors carry google.rpc details in grpc-status-details-bin.
     """
 
     def Generate(self, request, context):
-        """Generates to completion and answers once.
+        """Generates the whole output, and returns it in one response.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Stream(self, request, context):
-        """Generates and sends the output as it is produced.
+        """Generates, and sends the output while it is produced.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Tokenize(self, request, context):
-        """Tells which tokens a text becomes.
+        """Returns the tokens of a text.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Detokenize(self, request, context):
-        """Tells the text that tokens stand for.
+        """Returns the text of tokens.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -139,9 +139,9 @@ class InferenceService:
 
     Metadata that callers may send:
     traceparent, tracestate  the trace that the request belongs to (W3C)
-    x-tenant-id              who is asking, where authentication is off
+    x-tenant-id              the tenant that the request counts for
 
-    The RPC's deadline is the request's deadline: waiting in the queue counts.
+    The RPC's deadline is the request's deadline; the wait in the queue counts.
     Errors carry google.rpc details in grpc-status-details-bin.
     """
 

@@ -31,9 +31,9 @@ class InferenceServiceStub:
 
     Metadata that callers may send:
       traceparent, tracestate  the trace that the request belongs to (W3C)
-      x-tenant-id              who is asking, where authentication is off
+      x-tenant-id              the tenant that the request counts for
 
-    The RPC's deadline is the request's deadline: waiting in the queue counts.
+    The RPC's deadline is the request's deadline; the wait in the queue counts.
     Errors carry google.rpc details in grpc-status-details-bin.
     """
 
@@ -42,13 +42,13 @@ class InferenceServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> InferenceServiceAsyncStub: ...
     Generate: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]
-    """Generates to completion and answers once."""
+    """Generates the whole output, and returns it in one response."""
     Stream: _grpc.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.StreamResponse]
-    """Generates and sends the output as it is produced."""
+    """Generates, and sends the output while it is produced."""
     Tokenize: _grpc.UnaryUnaryMultiCallable[_inference_pb2.TokenizeRequest, _inference_pb2.TokenizeResponse]
-    """Tells which tokens a text becomes."""
+    """Returns the tokens of a text."""
     Detokenize: _grpc.UnaryUnaryMultiCallable[_inference_pb2.DetokenizeRequest, _inference_pb2.DetokenizeResponse]
-    """Tells the text that tokens stand for."""
+    """Returns the text of tokens."""
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
@@ -56,30 +56,30 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
 
     Metadata that callers may send:
       traceparent, tracestate  the trace that the request belongs to (W3C)
-      x-tenant-id              who is asking, where authentication is off
+      x-tenant-id              the tenant that the request counts for
 
-    The RPC's deadline is the request's deadline: waiting in the queue counts.
+    The RPC's deadline is the request's deadline; the wait in the queue counts.
     Errors carry google.rpc details in grpc-status-details-bin.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryUnaryMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]  # type: ignore[assignment]
-    """Generates to completion and answers once."""
+    """Generates the whole output, and returns it in one response."""
     Stream: _aio.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.StreamResponse]  # type: ignore[assignment]
-    """Generates and sends the output as it is produced."""
+    """Generates, and sends the output while it is produced."""
     Tokenize: _aio.UnaryUnaryMultiCallable[_inference_pb2.TokenizeRequest, _inference_pb2.TokenizeResponse]  # type: ignore[assignment]
-    """Tells which tokens a text becomes."""
+    """Returns the tokens of a text."""
     Detokenize: _aio.UnaryUnaryMultiCallable[_inference_pb2.DetokenizeRequest, _inference_pb2.DetokenizeResponse]  # type: ignore[assignment]
-    """Tells the text that tokens stand for."""
+    """Returns the text of tokens."""
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Generates text.
 
     Metadata that callers may send:
       traceparent, tracestate  the trace that the request belongs to (W3C)
-      x-tenant-id              who is asking, where authentication is off
+      x-tenant-id              the tenant that the request counts for
 
-    The RPC's deadline is the request's deadline: waiting in the queue counts.
+    The RPC's deadline is the request's deadline; the wait in the queue counts.
     Errors carry google.rpc details in grpc-status-details-bin.
     """
 
@@ -89,7 +89,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.GenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.GenerateResponse, _abc.Awaitable[_inference_pb2.GenerateResponse]]:
-        """Generates to completion and answers once."""
+        """Generates the whole output, and returns it in one response."""
 
     @_abc_1.abstractmethod
     def Stream(
@@ -97,7 +97,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.GenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inference_pb2.StreamResponse], _abc.AsyncIterator[_inference_pb2.StreamResponse]]:
-        """Generates and sends the output as it is produced."""
+        """Generates, and sends the output while it is produced."""
 
     @_abc_1.abstractmethod
     def Tokenize(
@@ -105,7 +105,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.TokenizeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.TokenizeResponse, _abc.Awaitable[_inference_pb2.TokenizeResponse]]:
-        """Tells which tokens a text becomes."""
+        """Returns the tokens of a text."""
 
     @_abc_1.abstractmethod
     def Detokenize(
@@ -113,6 +113,6 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.DetokenizeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.DetokenizeResponse, _abc.Awaitable[_inference_pb2.DetokenizeResponse]]:
-        """Tells the text that tokens stand for."""
+        """Returns the text of tokens."""
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -29,32 +29,40 @@ class _ModelStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelState
     MODEL_STATE_UNSPECIFIED: _ModelState.ValueType  # 0
     """Never sent; a client that sees it is older than the server."""
     MODEL_STATE_LOADING: _ModelState.ValueType  # 1
-    """The runner is loading the weights. Requests get UNAVAILABLE."""
+    """The runner is loading the weights. During the first load, requests get
+    UNAVAILABLE. While a lost runner is replaced, they wait in the queue.
+    """
     MODEL_STATE_READY: _ModelState.ValueType  # 2
     """Requests are answered."""
     MODEL_STATE_FAILED: _ModelState.ValueType  # 3
-    """The model could not be loaded, or its runner ended; `state_reason` says why."""
+    """The model could not be loaded, or its engine failed; `state_reason` says
+    why. Requests get UNAVAILABLE.
+    """
     MODEL_STATE_DRAINING: _ModelState.ValueType  # 4
     """The server is shutting down. Requests get UNAVAILABLE."""
 
 class ModelState(_ModelState, metaclass=_ModelStateEnumTypeWrapper):
-    """Whether a model can answer."""
+    """Whether a model answers requests."""
 
 MODEL_STATE_UNSPECIFIED: ModelState.ValueType  # 0
 """Never sent; a client that sees it is older than the server."""
 MODEL_STATE_LOADING: ModelState.ValueType  # 1
-"""The runner is loading the weights. Requests get UNAVAILABLE."""
+"""The runner is loading the weights. During the first load, requests get
+UNAVAILABLE. While a lost runner is replaced, they wait in the queue.
+"""
 MODEL_STATE_READY: ModelState.ValueType  # 2
 """Requests are answered."""
 MODEL_STATE_FAILED: ModelState.ValueType  # 3
-"""The model could not be loaded, or its runner ended; `state_reason` says why."""
+"""The model could not be loaded, or its engine failed; `state_reason` says
+why. Requests get UNAVAILABLE.
+"""
 MODEL_STATE_DRAINING: ModelState.ValueType  # 4
 """The server is shutting down. Requests get UNAVAILABLE."""
 Global___ModelState: _TypeAlias = ModelState  # noqa: Y015
 
 @_typing.final
 class Capabilities(_message.Message):
-    """What the backend can do with this model. A request for what it cannot do is
+    """The backend's capabilities with this model. A request for anything else is
     refused with INVALID_ARGUMENT.
     """
 
@@ -74,9 +82,9 @@ class Capabilities(_message.Message):
     context_per_sequence: _builtins.int
     """Tokens that one sequence can hold, prompt and output together."""
     logprobs: _builtins.bool
-    """Log-probabilities can be asked for."""
+    """Requests can ask for log-probabilities."""
     chat: _builtins.bool
-    """The model has a chat template: `chat` can be asked for."""
+    """The model has a chat template, so requests can have `chat` as input."""
     partial_clear: _builtins.bool
     """A part of a sequence's cache can be dropped (recurrent models cannot)."""
     prefix_copy: _builtins.bool
@@ -86,8 +94,8 @@ class Capabilities(_message.Message):
     grammar: _builtins.bool
     """Output can be constrained by a grammar."""
     batch_invariant: _builtins.bool
-    """The same request with the same seed gives the same tokens whatever else
-    runs beside it.
+    """The same request with the same seed gives the same tokens, whatever other
+    requests run.
     """
     def __init__(
         self,
@@ -155,50 +163,50 @@ class Model(_message.Message):
     name: _builtins.str
     """The name that requests use."""
     backend: _builtins.str
-    """The backend that runs it: "llama.cpp", "ctransformers", "scripted"."""
+    """The backend: "llama.cpp", "ctransformers", "scripted", or an import path."""
     architecture: _builtins.str
     """The model's architecture, such as "llama"."""
     description: _builtins.str
-    """What the weights file says of itself, such as "SmolLM2 135M Instruct"."""
+    """The name in the model file, such as "SmolLM2 135M Instruct"."""
     parameter_count: _builtins.int
     """The number of parameters."""
     quantization: _builtins.str
-    """How the weights are stored, such as "Q4_1"."""
+    """The type of the weights, such as "Q4_1"."""
     vocabulary_size: _builtins.int
     """Tokens in the vocabulary."""
     training_context: _builtins.int
     """The context that the model was trained with, in tokens."""
     memory_bytes: _builtins.int
-    """What the runner's process takes, in bytes; 0 until it is loaded."""
+    """Resident memory of the runner's process, in bytes; 0 until it is loaded."""
     state: Global___ModelState.ValueType
-    """Whether it can answer."""
+    """Whether it answers requests."""
     state_reason: _builtins.str
-    """In words, where `state` is MODEL_STATE_FAILED, or where the configured
-    policy raised and the default one decides in its place; else empty.
+    """The reason in words, if `state` is MODEL_STATE_FAILED, or if the configured
+    policy raised and was replaced by the default one; else empty.
     """
     is_default: _builtins.bool
-    """The model that requests get which name none."""
+    """Whether requests that name no model get this one."""
     @_builtins.property
     def capabilities(self) -> Global___Capabilities:
-        """What can be asked of it. Not set until it is loaded."""
+        """What requests can ask for. Not set until it is loaded."""
 
     @_builtins.property
     def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The runner's settings with every choice made, such as "threads": "8". Their
-        names are those of the configuration. Empty until it is loaded.
+        """The runner's settings in force, such as "threads": "8", by their names in
+        the configuration. Empty until it is loaded.
         """
 
     @_builtins.property
     def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What an operator should know of these settings, a sentence each: why a
-        choice was made, or what would be faster.
+        """Notes for operators on these settings, one sentence each: the reason for a
+        choice, or what would be faster.
         """
 
     @_builtins.property
     def default_sampling(self) -> _generation_pb2.Sampling:
-        """How tokens are chosen where a request does not say: the configuration
-        counts most, then what the weights file recommends. `seed` and `logit_bias`
-        are never set. Not set until it is loaded.
+        """The sampling of requests that set no other: from the configuration, else
+        from the model file, else the server's defaults. `seed` and `logit_bias` are
+        never set. Not set until it is loaded.
         """
 
     def __init__(
@@ -231,7 +239,7 @@ Global___Model: _TypeAlias = Model  # noqa: Y015
 
 @_typing.final
 class ListModelsRequest(_message.Message):
-    """Nothing to say."""
+    """No fields."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

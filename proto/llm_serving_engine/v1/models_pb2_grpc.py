@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ModelServiceStub:
-    """Tells which models the server has and what they can do.
+    """Lists the server's models and their capabilities.
     """
 
     def __init__(self, channel):
@@ -48,7 +48,7 @@ class ModelServiceStub:
 
 
 class ModelServiceServicer:
-    """Tells which models the server has and what they can do.
+    """Lists the server's models and their capabilities.
     """
 
     def ListModels(self, request, context):
@@ -59,7 +59,7 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """One model. NOT_FOUND where there is none of that name.
+        """One model. NOT_FOUND if there is none of that name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,7 +87,7 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService:
-    """Tells which models the server has and what they can do.
+    """Lists the server's models and their capabilities.
     """
 
     @staticmethod

@@ -37,16 +37,16 @@ class _SlotStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SlotState.V
     SLOT_STATE_DECODE: _SlotState.ValueType  # 3
     """Its sequence gets a token in each step that has rows."""
     SLOT_STATE_CACHED: _SlotState.ValueType  # 4
-    """Holds no sequence, but still what the last one left in its cache: a prompt
-    of the same tenant that begins alike begins with that.
+    """Holds no sequence, but retains the cache of the last one, for prompts of the
+    same tenant with a common prefix.
     """
     SLOT_STATE_SHARING: _SlotState.ValueType  # 5
-    """The beginning of its sequence is being copied from another slot, or restored
+    """A prefix of its sequence is being copied from another slot, or restored
     from a saved cache.
     """
 
 class SlotState(_SlotState, metaclass=_SlotStateEnumTypeWrapper):
-    """What a slot does."""
+    """The state of a slot."""
 
 SLOT_STATE_UNSPECIFIED: SlotState.ValueType  # 0
 """Never sent; a client that sees it is older than the server."""
@@ -57,11 +57,11 @@ SLOT_STATE_PREFILL: SlotState.ValueType  # 2
 SLOT_STATE_DECODE: SlotState.ValueType  # 3
 """Its sequence gets a token in each step that has rows."""
 SLOT_STATE_CACHED: SlotState.ValueType  # 4
-"""Holds no sequence, but still what the last one left in its cache: a prompt
-of the same tenant that begins alike begins with that.
+"""Holds no sequence, but retains the cache of the last one, for prompts of the
+same tenant with a common prefix.
 """
 SLOT_STATE_SHARING: SlotState.ValueType  # 5
-"""The beginning of its sequence is being copied from another slot, or restored
+"""A prefix of its sequence is being copied from another slot, or restored
 from a saved cache.
 """
 Global___SlotState: _TypeAlias = SlotState  # noqa: Y015
@@ -75,39 +75,39 @@ class _RequestStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RequestS
     REQUEST_STATE_UNSPECIFIED: _RequestState.ValueType  # 0
     """Never sent; a client that sees it is older than the server."""
     REQUEST_STATE_WAITING: _RequestState.ValueType  # 1
-    """In the queue, new or because it lost its slot."""
+    """In the queue, as a new request or because it lost its slot."""
     REQUEST_STATE_PREFILL: _RequestState.ValueType  # 2
     """Its prompt is being computed."""
     REQUEST_STATE_DECODE: _RequestState.ValueType  # 3
     """It gets a token in each step that has rows."""
     REQUEST_STATE_FINISHED: _RequestState.ValueType  # 4
-    """It ended well."""
+    """Its output is complete."""
     REQUEST_STATE_CANCELLED: _RequestState.ValueType  # 5
-    """Its caller went away or cancelled it."""
+    """Its client cancelled it or disconnected."""
     REQUEST_STATE_EXPIRED: _RequestState.ValueType  # 6
     """Its deadline passed."""
     REQUEST_STATE_FAILED: _RequestState.ValueType  # 7
-    """It could not go on."""
+    """An error ended it."""
 
 class RequestState(_RequestState, metaclass=_RequestStateEnumTypeWrapper):
-    """Where a request is."""
+    """The state of a request."""
 
 REQUEST_STATE_UNSPECIFIED: RequestState.ValueType  # 0
 """Never sent; a client that sees it is older than the server."""
 REQUEST_STATE_WAITING: RequestState.ValueType  # 1
-"""In the queue, new or because it lost its slot."""
+"""In the queue, as a new request or because it lost its slot."""
 REQUEST_STATE_PREFILL: RequestState.ValueType  # 2
 """Its prompt is being computed."""
 REQUEST_STATE_DECODE: RequestState.ValueType  # 3
 """It gets a token in each step that has rows."""
 REQUEST_STATE_FINISHED: RequestState.ValueType  # 4
-"""It ended well."""
+"""Its output is complete."""
 REQUEST_STATE_CANCELLED: RequestState.ValueType  # 5
-"""Its caller went away or cancelled it."""
+"""Its client cancelled it or disconnected."""
 REQUEST_STATE_EXPIRED: RequestState.ValueType  # 6
 """Its deadline passed."""
 REQUEST_STATE_FAILED: RequestState.ValueType  # 7
-"""It could not go on."""
+"""An error ended it."""
 Global___RequestState: _TypeAlias = RequestState  # noqa: Y015
 
 @_typing.final
@@ -122,9 +122,9 @@ class QueueState(_message.Message):
     priority: _generation_pb2.Priority.ValueType
     """The class."""
     requests: _builtins.int
-    """Requests that wait."""
+    """Waiting requests."""
     tokens: _builtins.int
-    """The tokens they will take, prompts and max_tokens added up."""
+    """Their tokens, prompts plus max_tokens."""
     def __init__(
         self,
         *,
@@ -142,7 +142,7 @@ Global___QueueState: _TypeAlias = QueueState  # noqa: Y015
 
 @_typing.final
 class TenantState(_message.Message):
-    """One tenant: what it waits for, and what it has had."""
+    """One tenant: its waiting requests, and the service it received."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -153,21 +153,21 @@ class TenantState(_message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
-    """The tenant; empty for callers that name none."""
+    """The tenant; empty for clients that name none."""
     running: _builtins.int
     """Its requests that hold a slot."""
     service: _builtins.float
-    """How far it is ahead of the active tenant that was served least, in weighted
-    tokens, from 0: tenants that all wait are served alike where these stay
-    alike. Not set for a tenant without live requests, and under a policy that
-    keeps no such count.
+    """Its service minus that of the active tenant with the least, in weighted
+    tokens, at least 0. While several tenants wait, these values stay close
+    together. Not set for a tenant without live requests, or if the policy keeps
+    no such count.
     """
     prompt_tokens: _builtins.int
-    """Prompt tokens of its requests since it was first seen, those found in the
-    cache included. Begins again at 0 for a tenant that was forgotten.
+    """Prompt tokens of its requests since it was first seen, cached ones included.
+    Restarts at 0 if the tenant was forgotten.
     """
     completion_tokens: _builtins.int
-    """Tokens produced for it, likewise."""
+    """Output tokens of its requests, likewise."""
     @_builtins.property
     def queues(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueueState]:
         """The classes in which any of its requests waits, highest first."""
@@ -212,25 +212,25 @@ class Slot(_message.Message):
     index: _builtins.int
     """Its number, from 0."""
     state: Global___SlotState.ValueType
-    """What it does."""
+    """Its state."""
     request_id: _builtins.str
-    """The request it serves; empty where it holds none."""
+    """The request it serves; empty if none."""
     priority: _generation_pb2.Priority.ValueType
     """That request's class."""
     tokens: _builtins.int
-    """Tokens in its cache, those of a step under way included."""
+    """Tokens in its cache, those of a step in flight included."""
     completion_tokens: _builtins.int
-    """Tokens produced so far."""
+    """Output tokens so far."""
     tenant: _builtins.str
-    """The tenant that it serves, or whose tokens are left over in it; empty where
-    it is free or the caller named none.
+    """The tenant that it serves, or whose cache it retains; empty if it is free or
+    the client named no tenant.
     """
     prompt_tokens: _builtins.int
-    """Tokens of its request's prompt; 0 where it holds none."""
+    """Tokens of its request's prompt; 0 if it serves none."""
     cached_prompt_tokens: _builtins.int
-    """Tokens of the prompt that were found in the cache."""
+    """Prompt tokens that were in the cache."""
     max_tokens: _builtins.int
-    """Tokens that its request may produce at most; 0 where it holds none."""
+    """max_tokens of its request; 0 if it serves none."""
     sharing_tokens: _builtins.int
     """In SLOT_STATE_SHARING: the tokens that are being copied or restored; else 0."""
     def __init__(
@@ -258,8 +258,8 @@ Global___Slot: _TypeAlias = Slot  # noqa: Y015
 
 @_typing.final
 class StepState(_message.Message):
-    """What the last step was made of: rows, or pieces of prompts, and operations on
-    caches.
+    """The contents of the last step: decode rows or prefill chunks, and cache
+    operations.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -276,35 +276,35 @@ class StepState(_message.Message):
     PREDICTED_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
     number: _builtins.int
-    """Counts the steps since the model was loaded, from 1."""
+    """The step's number since the model was loaded, from 1."""
     decode_rows: _builtins.int
     """Sequences that got a token."""
     prefill_tokens: _builtins.int
-    """Tokens of prompts."""
+    """Prompt tokens that were computed."""
     decode_runs: _builtins.int
-    """Runs of consecutive slots among the decode rows: the fewer for as many rows,
-    the denser. 0 where there are no rows.
+    """Runs of consecutive slots among the decode rows. Fewer runs for the same
+    number of rows are faster. 0 without rows.
     """
     prefill_chunks: _builtins.int
-    """Pieces of prompts that the prefill tokens came in."""
+    """Prefill chunks."""
     copies: _builtins.int
-    """Prefixes and whole sequences that were copied from slot to slot."""
+    """Prefixes and whole sequences that were copied between slots."""
     saves: _builtins.int
     """Caches that were saved to memory."""
     restores: _builtins.int
     """Caches that were restored from memory."""
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
-        """How long the runner took."""
+        """The time that the runner took."""
 
     @_builtins.property
     def predicted(self) -> _duration_pb2.Duration:
-        """How long the cost model, as it is by now, expects such a step to take."""
+        """The step's time as the cost model predicts it now."""
 
     @_builtins.property
     def target(self) -> _duration_pb2.Duration:
-        """How long prompts may hold up running streams between two of their tokens, as
-        configured, or else as measured when the model was loaded.
+        """The step target: how long prompts may delay running streams between two of
+        their tokens, as configured, or else as measured when the model was loaded.
         """
 
     def __init__(
@@ -332,7 +332,7 @@ Global___StepState: _TypeAlias = StepState  # noqa: Y015
 
 @_typing.final
 class SchedulerTotals(_message.Message):
-    """What the scheduler has done since the model was loaded."""
+    """Counts since the model was loaded."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -342,15 +342,15 @@ class SchedulerTotals(_message.Message):
     PREFIX_HITS_FIELD_NUMBER: _builtins.int
     PREFIX_TOKENS_FIELD_NUMBER: _builtins.int
     preemptions: _builtins.int
-    """Slots that were taken from a running request for one of a higher class."""
+    """Slots taken from a running request for one of a higher class."""
     saves: _builtins.int
-    """Caches of those that were saved to memory, not thrown away."""
+    """Preempted requests whose cache was saved to memory."""
     moves: _builtins.int
     """Running sequences that were moved to make decode rows dense."""
     prefix_hits: _builtins.int
-    """Requests that found a part of their prompt in the cache."""
+    """Requests with a part of their prompt in the cache."""
     prefix_tokens: _builtins.int
-    """Those parts, in tokens."""
+    """Tokens of these parts."""
     def __init__(
         self,
         *,
@@ -370,7 +370,7 @@ Global___SchedulerTotals: _TypeAlias = SchedulerTotals  # noqa: Y015
 
 @_typing.final
 class Percentiles(_message.Message):
-    """Percentiles of a time, by nearest rank. Not set where nothing was measured."""
+    """Percentiles of a time, by nearest rank. Not set if nothing was measured."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -406,7 +406,7 @@ Global___Percentiles: _TypeAlias = Percentiles  # noqa: Y015
 
 @_typing.final
 class LatencyState(_message.Message):
-    """What callers felt, over the last 1,000 requests that finished."""
+    """Latencies of the last 1,000 requests that finished."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -415,17 +415,17 @@ class LatencyState(_message.Message):
     TIME_TO_FIRST_TOKEN_FIELD_NUMBER: _builtins.int
     TIME_PER_OUTPUT_TOKEN_FIELD_NUMBER: _builtins.int
     priority: _generation_pb2.Priority.ValueType
-    """The class; PRIORITY_UNSPECIFIED stands for all of them together."""
+    """The class; PRIORITY_UNSPECIFIED means all classes together."""
     requests: _builtins.int
-    """How many of those requests were of this class. Range [1, 1000]."""
+    """Requests of this class among them. Range [1, 1000]."""
     @_builtins.property
     def time_to_first_token(self) -> Global___Percentiles:
         """From a request's arrival to its first token."""
 
     @_builtins.property
     def time_per_output_token(self) -> Global___Percentiles:
-        """The mean time between the tokens of a request. Of those that took at least
-        two.
+        """The mean time between the tokens of a request, for requests with at least
+        two tokens.
         """
 
     def __init__(
@@ -446,7 +446,7 @@ Global___LatencyState: _TypeAlias = LatencyState  # noqa: Y015
 
 @_typing.final
 class SchedulerState(_message.Message):
-    """Everything there is to see of one model's scheduler."""
+    """The state of one model's scheduler."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -510,26 +510,26 @@ class SchedulerState(_message.Message):
     model: _builtins.str
     """The model."""
     tokens_per_second: _builtins.float
-    """Tokens produced a second, averaged over the last 10 seconds."""
+    """Output tokens per second, the mean of the last 10 seconds."""
     policy: _builtins.str
-    """The policy that says who goes first: "fair", "first_come", "shortest_job",
-    or an import path.
+    """The policy that orders the requests of a class: "fair", "first_come",
+    "shortest_job", or an import path.
     """
     determinism: _builtins.str
-    """"batch_invariant" where the same request gets the same tokens whatever else
-    runs, else "fast".
+    """"batch_invariant" if the same request gets the same tokens whatever other
+    requests run, else "fast".
     """
     tenants_omitted: _builtins.int
-    """Tenants with live requests that found no room in `tenants`."""
+    """Tenants with live requests beyond the 100."""
     saved_cache_bytes: _builtins.int
-    """Memory of the caches of requests that lost their slots, in bytes."""
+    """Memory of the saved caches of preempted requests, in bytes."""
     saved_cache_bytes_max: _builtins.int
-    """The limit of that, in bytes, as configured."""
+    """The configured limit of that memory, in bytes."""
     prefill_tokens_per_second: _builtins.float
-    """Prompt tokens computed a second, averaged over the last 10 seconds."""
+    """Computed prompt tokens per second, the mean of the last 10 seconds."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """When this was read."""
+        """The time of the reading."""
 
     @_builtins.property
     def queues(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueueState]:
@@ -551,26 +551,25 @@ class SchedulerState(_message.Message):
 
     @_builtins.property
     def tenants(self) -> _containers.RepeatedCompositeFieldContainer[Global___TenantState]:
-        """Tenants with live requests, those that wait for most tokens first, then
-        those that were here last; at most 100.
+        """Tenants: first those with live requests, by the tokens of their waiting
+        requests, most first; then those seen last. At most 100.
         """
 
     @_builtins.property
     def totals(self) -> Global___SchedulerTotals:
-        """What was done so far."""
+        """Counts since the model was loaded."""
 
     @_builtins.property
     def latencies(self) -> _containers.RepeatedCompositeFieldContainer[Global___LatencyState]:
-        """The first entry is over all classes, then one for each class in which any
-        request finished, highest first; empty before that.
+        """The first entry is for all classes together; then one for each class with a
+        finished request, highest first. Empty before a request has finished.
         """
 
     @_builtins.property
     def refusals(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """Requests that were not taken into the queue since the model was loaded, by
-        reason: the limit that was reached, such as "queue.requests" or
-        "tenant.tokens"; "deadline_unreachable"; or the error's label, such as
-        "unavailable".
+        """Requests refused at admission since the model was loaded, by reason: the
+        limit that was reached, such as "queue.requests" or "tenant.tokens";
+        "deadline_unreachable"; or the error's label, such as "unavailable".
         """
 
     def __init__(
@@ -604,7 +603,7 @@ Global___SchedulerState: _TypeAlias = SchedulerState  # noqa: Y015
 
 @_typing.final
 class GetSchedulerStateRequest(_message.Message):
-    """Which scheduler."""
+    """The scheduler to show."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -650,7 +649,7 @@ Global___GetSchedulerStateResponse: _TypeAlias = GetSchedulerStateResponse  # no
 
 @_typing.final
 class WatchSchedulerStateRequest(_message.Message):
-    """Which scheduler, and how often."""
+    """The scheduler to watch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -702,7 +701,7 @@ Global___WatchSchedulerStateResponse: _TypeAlias = WatchSchedulerStateResponse  
 
 @_typing.final
 class RequestStage(_message.Message):
-    """A state that a request came into."""
+    """A state that a request entered."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -716,22 +715,20 @@ class RequestStage(_message.Message):
     state: Global___RequestState.ValueType
     """The state."""
     event: _builtins.str
-    """What led to it: "submit", "admit", "first token", "preempt", "lose",
+    """The event that led to it: "submit", "admit", "first token", "preempt", "lose",
     "finish", "cancel", "expire", "fail".
     """
     slot: _builtins.int
-    """The slot that it had; not set while it waited."""
+    """Its slot; not set while it waited."""
     completion_tokens: _builtins.int
-    """Tokens that it had produced by then."""
+    """Its output tokens at that time."""
     taken_by: _builtins.str
-    """After "preempt": the request that took the slot; empty where that is not
-    known.
-    """
+    """After "preempt": the request that took the slot; empty if unknown."""
     restored_tokens: _builtins.int
-    """Tokens of a saved or copied cache that were put into the slot."""
+    """Tokens of a saved or copied cache that were placed in the slot."""
     @_builtins.property
     def start(self) -> _duration_pb2.Duration:
-        """When, from the request's arrival."""
+        """The time since the request's arrival."""
 
     def __init__(
         self,
@@ -756,7 +753,7 @@ Global___RequestStage: _TypeAlias = RequestStage  # noqa: Y015
 
 @_typing.final
 class RequestExplanation(_message.Message):
-    """What became of one request; never what it says."""
+    """The history of one request, without its text."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -772,33 +769,33 @@ class RequestExplanation(_message.Message):
     STAGES_FIELD_NUMBER: _builtins.int
     SENTENCES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Its id, as its caller knows it."""
+    """Its id, as given or received by its client."""
     model: _builtins.str
     """The model."""
     priority: _generation_pb2.Priority.ValueType
     """Its class."""
     tenant: _builtins.str
-    """On whose behalf; empty for callers that name none."""
+    """Its tenant; empty if the client named none."""
     prompt_tokens: _builtins.int
     """Tokens of its prompt."""
     cached_prompt_tokens: _builtins.int
-    """Those that were found in the cache. Not set before that is settled."""
+    """Prompt tokens that were in the cache. Not set before that is known."""
     completion_tokens: _builtins.int
-    """Tokens produced so far."""
+    """Output tokens so far."""
     max_tokens: _builtins.int
-    """Tokens that it may produce."""
+    """The most tokens that it may produce."""
     @_builtins.property
     def arrived(self) -> _timestamp_pb2.Timestamp:
-        """When it came."""
+        """The time of its arrival."""
 
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestStage]:
-        """The states that it came into, oldest first."""
+        """The states that it entered, oldest first."""
 
     @_builtins.property
     def sentences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The same for people, in English: what it waited for, what was found in the
-        cache, who took its slot, how long each part took.
+        """The same for people, in English: what it waited for, how much of its prompt
+        was in the cache, which request took its slot, how long each part took.
         """
 
     def __init__(
@@ -828,14 +825,14 @@ Global___RequestExplanation: _TypeAlias = RequestExplanation  # noqa: Y015
 
 @_typing.final
 class ExplainRequestRequest(_message.Message):
-    """Which request."""
+    """The request to explain."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Its id, as its caller knows it. At least one character."""
+    """Its id, at least one character."""
     model: _builtins.str
     """The model's name. Default: the server's default model."""
     def __init__(
@@ -854,16 +851,14 @@ Global___ExplainRequestRequest: _TypeAlias = ExplainRequestRequest  # noqa: Y015
 
 @_typing.final
 class ExplainRequestResponse(_message.Message):
-    """What became of it."""
+    """The explanation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EXPLANATIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def explanations(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestExplanation]:
-        """The newest first; at most 10. There are several where callers used the same
-        id more than once.
-        """
+        """The newest first, at most 10: clients may have used an id more than once."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class OperationsServiceStub:
-    """Shows what the scheduler is doing. For people and dashboards; never shows
+    """Shows the scheduler's state, for people and dashboards. It never contains
     prompts or output.
     """
 
@@ -54,7 +54,7 @@ class OperationsServiceStub:
 
 
 class OperationsServiceServicer:
-    """Shows what the scheduler is doing. For people and dashboards; never shows
+    """Shows the scheduler's state, for people and dashboards. It never contains
     prompts or output.
     """
 
@@ -66,16 +66,16 @@ class OperationsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchSchedulerState(self, request, context):
-        """The state now, and again whenever it has changed, at a bounded rate, until
-        the caller ends the stream or the server shuts down.
+        """The state now, and after each change, at a limited rate, until the client
+        ends the stream or the server shuts down.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExplainRequest(self, request, context):
-        """What became of a request, and why it took as long as it did: from the
-        transitions that are kept of the last requests. NOT_FOUND where none of
+        """Explains a request: what it waited for, and how long each part took. The
+        server keeps the transitions of its last requests only; NOT_FOUND if none of
         them has that id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -109,7 +109,7 @@ def add_OperationsServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class OperationsService:
-    """Shows what the scheduler is doing. For people and dashboards; never shows
+    """Shows the scheduler's state, for people and dashboards. It never contains
     prompts or output.
     """
 

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class OperationsServiceStub:
-    """Shows what the scheduler is doing. For people and dashboards; never shows
+    """Shows the scheduler's state, for people and dashboards. It never contains
     prompts or output.
     """
 
@@ -38,18 +38,18 @@ class OperationsServiceStub:
     GetSchedulerState: _grpc.UnaryUnaryMultiCallable[_operations_pb2.GetSchedulerStateRequest, _operations_pb2.GetSchedulerStateResponse]
     """The state now."""
     WatchSchedulerState: _grpc.UnaryStreamMultiCallable[_operations_pb2.WatchSchedulerStateRequest, _operations_pb2.WatchSchedulerStateResponse]
-    """The state now, and again whenever it has changed, at a bounded rate, until
-    the caller ends the stream or the server shuts down.
+    """The state now, and after each change, at a limited rate, until the client
+    ends the stream or the server shuts down.
     """
     ExplainRequest: _grpc.UnaryUnaryMultiCallable[_operations_pb2.ExplainRequestRequest, _operations_pb2.ExplainRequestResponse]
-    """What became of a request, and why it took as long as it did: from the
-    transitions that are kept of the last requests. NOT_FOUND where none of
+    """Explains a request: what it waited for, and how long each part took. The
+    server keeps the transitions of its last requests only; NOT_FOUND if none of
     them has that id.
     """
 
 @_typing.type_check_only
 class OperationsServiceAsyncStub(OperationsServiceStub):
-    """Shows what the scheduler is doing. For people and dashboards; never shows
+    """Shows the scheduler's state, for people and dashboards. It never contains
     prompts or output.
     """
 
@@ -57,17 +57,17 @@ class OperationsServiceAsyncStub(OperationsServiceStub):
     GetSchedulerState: _aio.UnaryUnaryMultiCallable[_operations_pb2.GetSchedulerStateRequest, _operations_pb2.GetSchedulerStateResponse]  # type: ignore[assignment]
     """The state now."""
     WatchSchedulerState: _aio.UnaryStreamMultiCallable[_operations_pb2.WatchSchedulerStateRequest, _operations_pb2.WatchSchedulerStateResponse]  # type: ignore[assignment]
-    """The state now, and again whenever it has changed, at a bounded rate, until
-    the caller ends the stream or the server shuts down.
+    """The state now, and after each change, at a limited rate, until the client
+    ends the stream or the server shuts down.
     """
     ExplainRequest: _aio.UnaryUnaryMultiCallable[_operations_pb2.ExplainRequestRequest, _operations_pb2.ExplainRequestResponse]  # type: ignore[assignment]
-    """What became of a request, and why it took as long as it did: from the
-    transitions that are kept of the last requests. NOT_FOUND where none of
+    """Explains a request: what it waited for, and how long each part took. The
+    server keeps the transitions of its last requests only; NOT_FOUND if none of
     them has that id.
     """
 
 class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Shows what the scheduler is doing. For people and dashboards; never shows
+    """Shows the scheduler's state, for people and dashboards. It never contains
     prompts or output.
     """
 
@@ -85,8 +85,8 @@ class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operations_pb2.WatchSchedulerStateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_operations_pb2.WatchSchedulerStateResponse], _abc.AsyncIterator[_operations_pb2.WatchSchedulerStateResponse]]:
-        """The state now, and again whenever it has changed, at a bounded rate, until
-        the caller ends the stream or the server shuts down.
+        """The state now, and after each change, at a limited rate, until the client
+        ends the stream or the server shuts down.
         """
 
     @_abc_1.abstractmethod
@@ -95,8 +95,8 @@ class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operations_pb2.ExplainRequestRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operations_pb2.ExplainRequestResponse, _abc.Awaitable[_operations_pb2.ExplainRequestResponse]]:
-        """What became of a request, and why it took as long as it did: from the
-        transitions that are kept of the last requests. NOT_FOUND where none of
+        """Explains a request: what it waited for, and how long each part took. The
+        server keeps the transitions of its last requests only; NOT_FOUND if none of
         them has that id.
         """
 
