@@ -46,9 +46,9 @@ def bench(
 ) -> None:
     """Measure a running server under load, alone or against another one.
 
-    Every answer has exactly the tokens asked for, at temperature 0 except in
-    determinism, and no prompt shares a prefix with another where the workload
-    does not say so, nor with those of an earlier run.
+    Every answer has exactly --max-tokens tokens, at temperature 0, unless the
+    workload says otherwise. No prompt shares a prefix with another one, or with
+    one of an earlier run, unless the workload is about shared prefixes.
     """
     counts = bench_options.parse_clients(clients)
     _check_html(html_file)

@@ -25,36 +25,37 @@ Workload = Annotated[
         "fairness",
     ],
     typer.Option(
-        help="Many clients at once; lengths of all kinds; many requests at one moment; prompts "
-        "that begin alike; a long prompt among running streams; HIGH requests under an overload "
-        "of LOW ones; more requests than can be answered, with deadlines; conversations that "
-        "grow; whether answers are the same in company; two tenants of unequal greed."
+        help="steady: concurrent clients. churn: clients that come and go, lengths vary. burst: "
+        "simultaneous requests. shared-prefix: users with a common prefix. interference: a long "
+        "prompt beside streams. priority: HIGH requests under an overload of LOW ones. overload: "
+        "too many requests, with deadlines. chat: growing conversations. determinism: the same "
+        "tokens alone and concurrently. fairness: two tenants, one with more requests."
     ),
 ]
 Clients = Annotated[
     str | None,
     typer.Option(
         metavar="N,N,...",
-        help="Numbers of clients to compare. Default: 1,4,16 for steady, 16 for "
-        "shared-prefix, 8 for churn, 64 for burst.",
+        help="Numbers of concurrent clients, compared in turns. Default: 1,4,16 for steady, 16 "
+        "for shared-prefix, 8 for churn, 64 for burst.",
     ),
 ]
 PromptWords = Annotated[
-    int, typer.Option(min=1, help="Words of a prompt; on average where they differ.")
+    int, typer.Option(min=1, help="Words of a prompt; if lengths vary, the mean.")
 ]
 MaxTokens = Annotated[
     int,
     typer.Option(
         min=1,
-        help="Tokens of each answer, exactly; on average in churn, at most in determinism.",
+        help="Tokens of each answer, exactly; the mean in churn, the maximum in determinism.",
     ),
 ]
 Rounds = Annotated[
     int,
     typer.Option(
         min=1,
-        help="How often measurements are made; with --against all of them, else those that "
-        "are not a run of their own (priority, overload, determinism, fairness).",
+        help="Repetitions of each measurement. Without --against, priority, overload, "
+        "determinism, and fairness run once.",
     ),
 ]
 Streams = Annotated[
@@ -76,8 +77,7 @@ Seconds = Annotated[
     typer.Option(
         min=0.1,
         max=3600,
-        help="How long the load is kept up. Default: 30 for priority "
-        "and overload, 20 for fairness.",
+        help="Duration of the load. Default: 30 for priority and overload, 20 for fairness.",
         rich_help_panel=SIZES,
     ),
 ]
@@ -92,7 +92,7 @@ Ratio = Annotated[
     typer.Option(
         min=1,
         max=100,
-        help="fairness: how many times as many requests one tenant sends.",
+        help="fairness: how many times as many requests the greedy tenant sends.",
         rich_help_panel=SIZES,
     ),
 ]
@@ -105,7 +105,7 @@ Rate = Annotated[
     typer.Option(
         min=0.01,
         max=10_000,
-        help="overload: requests a second. Default: twice what the server is measured to do.",
+        help="overload: requests per second. Default: twice the server's measured rate.",
         rich_help_panel=SIZES,
     ),
 ]
@@ -113,13 +113,14 @@ Deadline = Annotated[
     float | None,
     typer.Option(
         min=0.001,
-        help="Seconds after which an answer is of no use, and is left. Default: 10 for "
-        "overload, none for the others.",
+        help="Deadline of each request, in seconds. Default: 10 for overload, none for the others.",
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Of the prompts, and of all that is drawn.")]
+Seed = Annotated[
+    int, typer.Option(help="Seed of the prompts and of everything else that is random.")
+]
 JsonFile = Annotated[
-    Path | None, typer.Option("--json", help="Write the results to this file too.")
+    Path | None, typer.Option("--json", help="Also write the results to this file.")
 ]
 HtmlFile = Annotated[
     Path | None, typer.Option("--html", help="Write a report with plots to this file.")
@@ -128,7 +129,7 @@ Address = Annotated[
     str,
     typer.Option(
         help="HOST:PORT for gRPC; http://HOST:PORT for llama-server or an OpenAI-style server, "
-        "which is found out (llama+http:// and openai+http:// say it).",
+        "whichever answers (llama+http:// or openai+http:// to name one).",
         rich_help_panel=options.SERVER,
     ),
 ]
@@ -136,7 +137,7 @@ Against = Annotated[
     str | None,
     typer.Option(
         metavar="ADDRESS",
-        help="Another server, to be compared with round by round.",
+        help="Another server to compare with, in alternating rounds.",
         rich_help_panel=options.SERVER,
     ),
 ]

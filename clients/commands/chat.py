@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def chat(
-    system: Annotated[str, typer.Option(help="What the model is told before all else.")] = "",
+    system: Annotated[str, typer.Option(help="The system message.")] = "",
     model: options.Model = None,
     template_arguments: options.TemplateArguments = None,
     max_tokens: options.MaxTokens = None,
@@ -33,10 +33,10 @@ def chat(
     timeout: options.Timeout = None,
     attempts: options.Attempts = 1,
 ) -> None:
-    """Talk with the model.
+    """Chat with the model.
 
-    Ctrl-C stops an answer. Ctrl-D or /exit leaves, /reset forgets what was
-    said. In a pipe, each line of stdin is one turn.
+    Ctrl-C stops the answer. Ctrl-D or /exit leaves the chat; /reset clears the
+    conversation. In a pipe, each line of stdin is one turn.
     """
     request: GenerateOptions = {
         "model": model,

@@ -16,17 +16,20 @@ if TYPE_CHECKING:
 
 def explain(
     request_id: Annotated[
-        str, typer.Argument(metavar="REQUEST_ID", help="The request's id, from its answer or log.")
+        str,
+        typer.Argument(
+            metavar="REQUEST_ID", help="The request's id, from its answer or the server's log."
+        ),
     ],
     model: options.Model = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print each as one line of JSON.")
+        bool, typer.Option("--json", help="Print each explanation as one line of JSON.")
     ] = False,
     address: options.Address = "127.0.0.1:50051",
 ) -> None:
-    """Say what became of a request: what it waited for, who took its slot, what took how long.
+    """Explain a request: what it waited for, what took its slot, how long each part took.
 
-    The server knows its last requests only (`explained_requests_max`).
+    The server knows only its last requests (`explained_requests_max`).
     """
     with one_line_failures(address):
         from llm_serving_engine.clients import Client

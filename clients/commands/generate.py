@@ -44,7 +44,7 @@ def generate(
     timeout: options.Timeout = None,
     attempts: options.Attempts = 1,
 ) -> None:
-    """Continue PROMPT and print what the model says."""
+    """Continue PROMPT, and print the output."""
     request: GenerateOptions = {
         "model": model,
         "request_id": request_id,

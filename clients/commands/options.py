@@ -15,76 +15,98 @@ Address = Annotated[
 ]
 Tenant = Annotated[
     str | None,
-    typer.Option(help="On whose behalf, where authentication is off.", rich_help_panel=SERVER),
+    typer.Option(help="The tenant that the request counts for.", rich_help_panel=SERVER),
 ]
 Timeout = Annotated[
     float | None,
     typer.Option(
         min=0.001,
-        help="Seconds an answer may take, the wait in the queue included. Default: no limit.",
+        help="Deadline of a request in seconds, its wait in the queue included. Default: none.",
         rich_help_panel=SERVER,
     ),
 ]
 Attempts = Annotated[
     int,
     typer.Option(
-        min=1, max=100, help="How often to try while the server is busy.", rich_help_panel=SERVER
+        min=1,
+        max=100,
+        help="Tries of a request that a busy server refuses.",
+        rich_help_panel=SERVER,
     ),
 ]
 Prompt = Annotated[
-    str, typer.Argument(metavar="PROMPT", help="The text to continue; - reads it from stdin.")
+    str, typer.Argument(metavar="PROMPT", help="The text to continue; - reads stdin.")
 ]
 Stream = Annotated[
-    bool, typer.Option(help="Show the text as it is produced, or all of it at the end.")
+    bool, typer.Option(help="Print the text while it is produced, or all at the end.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the whole answer as one line of JSON.")]
 RequestId = Annotated[str | None, typer.Option(help="Your own id for the request.")]
-CacheSalt = Annotated[str | None, typer.Option(help="Share cached prefixes only under this salt.")]
+CacheSalt = Annotated[
+    str | None, typer.Option(help="Share cached prefixes only with requests of the same salt.")
+]
 TopLogprobs = Annotated[
     int | None,
-    typer.Option(min=0, max=20, help="With --json: log-probabilities, this many a token."),
+    typer.Option(
+        min=0,
+        max=20,
+        help="With --json: log-probabilities of each token, with this many alternatives.",
+    ),
 ]
-IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help="Go on past the model's own end.")]
+IgnoreEos = Annotated[
+    bool, typer.Option("--ignore-eos", help="Continue after the model's end-of-generation tokens.")
+]
 Model = Annotated[
     str | None, typer.Option(help="The model's name. Default: the server's default model.")
 ]
 Priority = Annotated[
     Literal["low", "normal", "high", "critical"],
-    typer.Option(help="Waiting requests of a higher class go first."),
+    typer.Option(help="Class of the request: higher classes leave the queue first."),
 ]
 MaxTokens = Annotated[
-    int | None, typer.Option(min=1, help="Tokens to produce at most. Default: the server's.")
+    int | None, typer.Option(min=1, help="The most tokens to produce. Default: the server's.")
 ]
 Stop = Annotated[
     list[str] | None,
-    typer.Option(help="A text that ends the output; may be given several times."),
+    typer.Option(help="A text that ends the output; can be repeated."),
 ]
 StopTokenIds = Annotated[
     list[int] | None,
-    typer.Option("--stop-token-id", min=0, help="A token that ends the output; as --stop."),
+    typer.Option(
+        "--stop-token-id", min=0, help="A token id that ends the output; can be repeated."
+    ),
 ]
-MinTokens = Annotated[int | None, typer.Option(min=0, help="Tokens to produce at least.")]
+MinTokens = Annotated[int | None, typer.Option(min=0, help="The fewest tokens to produce.")]
 ParseSpecial = Annotated[
-    bool, typer.Option("--parse-special", help='Read "<|im_start|>" and the like as tokens.')
+    bool,
+    typer.Option(
+        "--parse-special",
+        help='Names of control tokens in PROMPT, such as "<|im_start|>", are tokens.',
+    ),
 ]
 TemplateArguments = Annotated[
     list[str] | None,
     typer.Option(
         "--template-arg",
         metavar="NAME=VALUE",
-        help="A variable for the chat template, such as enable_thinking=false.",
+        help="A variable of the chat template, such as enable_thinking=false.",
     ),
 ]
 Temperature = Annotated[
     float | None,
-    typer.Option(min=0, max=100, help="0 is greedy.", rich_help_panel=SAMPLING),
+    typer.Option(
+        min=0,
+        max=100,
+        help="Divides the logits; 0 always takes the likeliest token.",
+        rich_help_panel=SAMPLING,
+    ),
 ]
 TopP = Annotated[
     float | None,
     typer.Option(
         min=0,
         max=1,
-        help="Keep the likeliest tokens that add up to this probability.",
+        help="Keep the likeliest tokens whose probabilities add up to this; 1 keeps all.",
         rich_help_panel=SAMPLING,
     ),
 ]
@@ -93,40 +115,49 @@ MinP = Annotated[
     typer.Option(
         min=0,
         max=1,
-        help="Keep tokens at least this fraction as likely as the likeliest.",
+        help="Keep tokens with at least this fraction of the likeliest one's probability.",
         rich_help_panel=SAMPLING,
     ),
 ]
 TopK = Annotated[
     int | None,
     typer.Option(
-        min=0, help="Keep this many of the likeliest tokens; 0 is all.", rich_help_panel=SAMPLING
+        min=0, help="Keep this many of the likeliest tokens; 0 keeps all.", rich_help_panel=SAMPLING
     ),
 ]
 Seed = Annotated[
-    int | None, typer.Option(min=0, help="Same seed, same draws.", rich_help_panel=SAMPLING)
+    int | None,
+    typer.Option(
+        min=0, help="The same seed draws the same random numbers.", rich_help_panel=SAMPLING
+    ),
 ]
 RepetitionPenalty = Annotated[
     float | None,
     typer.Option(
-        min=0, max=10, help="Above 1: against tokens seen before.", rich_help_panel=SAMPLING
+        min=0,
+        max=10,
+        help="Above 1: makes tokens of prompt and output less likely.",
+        rich_help_panel=SAMPLING,
     ),
 ]
 PresencePenalty = Annotated[
     float | None,
-    typer.Option(min=-2, max=2, help="Against tokens produced before.", rich_help_panel=SAMPLING),
+    typer.Option(
+        min=-2,
+        max=2,
+        help="Above 0: makes tokens of the output less likely.",
+        rich_help_panel=SAMPLING,
+    ),
 ]
 FrequencyPenalty = Annotated[
     float | None,
-    typer.Option(
-        min=-2, max=2, help="The same, each time they were produced.", rich_help_panel=SAMPLING
-    ),
+    typer.Option(min=-2, max=2, help="The same, for each occurrence.", rich_help_panel=SAMPLING),
 ]
 LogitBias = Annotated[
     list[str] | None,
     typer.Option(
         metavar="TOKEN=BIAS",
-        help="Added to a token's logit, such as 42=-100; may be given several times.",
+        help="A number to add to a token's logit, such as 42=-100; can be repeated.",
         rich_help_panel=SAMPLING,
     ),
 ]

@@ -17,12 +17,12 @@ def top(
     interval: Annotated[
         float, typer.Option(min=0.1, max=3600, help="Seconds between two readings.")
     ] = 1.0,
-    once: Annotated[bool, typer.Option("--once", help="Print one reading and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print one reading, and exit.")] = False,
     address: options.Address = "127.0.0.1:50051",
 ) -> None:
-    """Watch a server's scheduler: who waits, what runs, how fast.
+    """Watch a server's scheduler: the queue, the slots, steps, and latencies.
 
-    q or Ctrl-C leaves. In a pipe, prints one reading.
+    q or Ctrl-C leaves. In a pipe, it prints one reading.
     """
     with one_line_failures(address):
         import asyncio

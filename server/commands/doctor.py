@@ -25,18 +25,20 @@ def doctor(
     model: Annotated[
         str | None, typer.Option(help=r"A model's file, hf:OWNER/REPO\[/FILE], or builtin.")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="A TOML file.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The configuration, in TOML.")
+    ] = None,
     address: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="Ask the server that runs there as well."),
+        typer.Option(metavar="HOST:PORT", help="Also check the server that runs there."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Check the machine, the build, the model, the ports, and the configuration.
 
-    Each line is ok, or says what to do. No model is loaded or fetched.
+    Each line is ok, or says what to do. No model is loaded or downloaded.
 
-    The exit code is 1 where there is a problem. A note is not a problem.
+    The exit code is 1 if there is a problem. A note is not a problem.
     """
     from llm_serving_engine.clients.commands.failures import failing_in_one_line
     from llm_serving_engine.server.commands.doctor_report import print_findings

@@ -23,7 +23,7 @@ HubReference = Annotated[str, typer.Argument(metavar="MODEL", help=_HUB_HELP)]
 
 models = typer.Typer(
     name="models",
-    help="Show, fetch, remove, and convert models.",
+    help="List, download, remove, and convert models.",
     epilog="Example: llm-serving-engine models pull hf:OWNER/REPO",
     no_args_is_help=True,
 )
@@ -38,10 +38,10 @@ def register(app: typer.Typer) -> None:
 def list_models(
     address: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="List the models of the server there instead."),
+        typer.Option(metavar="HOST:PORT", help="List the models of the server at this address."),
     ] = None,
 ) -> None:
-    """List the models on this machine, or those of a server."""
+    """List the models on this machine, or of a server."""
     from llm_serving_engine.server.commands import model_tables as tables
 
     if address is None:
@@ -57,7 +57,7 @@ def list_models(
 
 @models.command(epilog="Example: llm-serving-engine models show builtin")
 def show(model: Reference) -> None:
-    """Show what a model's file says, and the memory that it takes."""
+    """Show a model file's properties, and the memory it would take."""
     with _one_line_failures():
         from llm_serving_engine.backends.models import address, hub
         from llm_serving_engine.backends.models.errors import ModelNotFound
@@ -84,11 +84,11 @@ def show(model: Reference) -> None:
 
 @models.command(epilog="Example: llm-serving-engine models pull hf:OWNER/REPO/model.Q4_0.gguf")
 def pull(model: HubReference) -> None:
-    """Fetch a model from the Hugging Face hub or an address, or bring it up to date.
+    """Download a model from the Hugging Face hub or an address, or update it.
 
-    Without FILE or QUANT, the best that fits the memory.
+    Without FILE and QUANT, the best file that fits the memory.
 
-    HF_ENDPOINT, HF_TOKEN, and HF_HOME are respected.
+    HF_ENDPOINT, HF_TOKEN, and HF_HOME have their usual meaning.
     """
     with _one_line_failures():
         from llm_serving_engine.backends import machine
@@ -108,7 +108,7 @@ def pull(model: HubReference) -> None:
 
 @models.command(epilog="Example: llm-serving-engine models rm hf:OWNER/REPO/model.Q4_0.gguf")
 def rm(model: HubReference) -> None:
-    """Remove a fetched model from this machine; without FILE, all of the repository's."""
+    """Remove a downloaded model; without FILE, all files of the repository."""
     with _one_line_failures():
         from llm_serving_engine.backends.models import address, hub
         from llm_serving_engine.backends.models.reference import UrlModel
@@ -128,17 +128,22 @@ def rm(model: HubReference) -> None:
 def quantize(
     source: Annotated[str, typer.Argument(metavar="MODEL", help=_REFERENCE_HELP)],
     type_name: Annotated[
-        str, typer.Argument(metavar="TYPE", help="Such as Q4_0, Q8_0, Q4_K_M, or F16.")
+        str,
+        typer.Argument(
+            metavar="TYPE", help="The type of the weights, such as Q4_0, Q8_0, Q4_K_M, or F16."
+        ),
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The file to write. Default: NAME.TYPE.gguf, here."),
+        typer.Option(
+            "--output", "-o", help="The file to write. Default: NAME.TYPE.gguf in this folder."
+        ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", "-f", help="Replace the file if it is there.")
+        bool, typer.Option("--force", "-f", help="Overwrite an existing file.")
     ] = False,
 ) -> None:
-    """Write a model with its weights stored in another type."""
+    """Convert a model's weights to another type."""
     with _one_line_failures():
         from llm_serving_engine.backends.models.errors import QuantizeError
         from llm_serving_engine.backends.models.quantize import quantized_type

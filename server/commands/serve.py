@@ -44,18 +44,18 @@ def serve(
     ] = None,
     chat_template: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="A Jinja chat template, instead of the model's own."),
+        typer.Option(metavar="FILE", help="A Jinja chat template that replaces the model's own."),
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="A TOML file.")] = None,
-    host: Annotated[str | None, typer.Option(help="Address for gRPC and HTTP.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port for gRPC; 0 for any.")] = None,
-    http_port: Annotated[int | None, typer.Option(help="Port for HTTP; 0 for any.")] = None,
+    config: Annotated[Path | None, typer.Option(help="The configuration, in TOML.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address of both listeners.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port for gRPC; 0: any free one.")] = None,
+    http_port: Annotated[int | None, typer.Option(help="Port for HTTP; 0: any free one.")] = None,
     backend: Annotated[
         str | None,
-        typer.Option(help="What runs the model: llama.cpp, ctransformers, scripted, module:Class."),
+        typer.Option(help="The backend: llama.cpp, ctransformers, scripted, module:Class."),
     ] = None,
 ) -> None:
-    """Serve a model over gRPC and HTTP, until SIGTERM or Ctrl-C; the second ends it at once.
+    """Serve a model over gRPC and HTTP. Ctrl-C or SIGTERM drains, a second one ends it at once.
 
     Exit codes: 0 all requests ended; 1 it cannot serve; 2 a wrong flag;
     70 its engine failed; 130, 143 ended by a signal before it served, or twice.

@@ -25,56 +25,56 @@ EXAMPLE = (
 
 Trace = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="The trace, as JSON lines, such as trace.jsonl."),
+    typer.Option(metavar="FILE", help="The trace to replay (JSON lines)."),
 ]
 Policies = Annotated[
     str,
     typer.Option(
         metavar="POLICIES",
-        help="With commas between: fair, first_come, shortest_job, or import paths such as "
-        "my.module:Class, also from here.",
+        help="The policies to compare, separated by commas: fair, first_come, shortest_job, or "
+        "import paths module:Class, also of modules in this folder.",
     ),
 ]
 Server = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="The server, such as trace.server.json, which a recording server writes. "
-        "Default: that file beside the trace, else 8 slots, with a small model on two cores.",
+        help="The recorded server, which recording writes beside the trace as NAME.server.json. "
+        "Default: that file, else 8 slots with a small model on two cores.",
     ),
 ]
 Config = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Another configuration of it, such as server.toml."),
+    typer.Option(
+        metavar="FILE", help="A configuration to try, in TOML, instead of the recorded server's."
+    ),
 ]
-Slots = Annotated[
-    int | None, typer.Option(min=1, help="Sequences at once, such as 16. Default: the server's.")
-]
+Slots = Annotated[int | None, typer.Option(min=1, help="Number of slots. Default: the server's.")]
 Context = Annotated[
-    int | None, typer.Option(min=2, help="Tokens of each, such as 2048. Default: the server's.")
+    int | None, typer.Option(min=2, help="Tokens of each slot. Default: the server's.")
 ]
 StepTarget = Annotated[
     float | None,
-    typer.Option(min=0.001, help="Target of a step, such as 100. Default: the configured."),
+    typer.Option(min=0.001, help="The step target. Default: the server's."),
 ]
 JsonFile = Annotated[
     Path | None,
-    typer.Option("--json", metavar="FILE", help="Write all numbers, such as to result.json."),
+    typer.Option("--json", metavar="FILE", help="Write all figures to this file."),
 ]
 Picture = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Draw the result, such as to result.svg."),
+    typer.Option(metavar="FILE", help="Draw the result to this file, as SVG."),
 ]
 Timeline = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Write what each request did when, such as to timeline.json; the console draws it.",
+        help="Write the timeline of each request to this file, for the console.",
     ),
 ]
 Example = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Write a trace to try, such as trace.jsonl."),
+    typer.Option(metavar="FILE", help="Write an example trace to this file, and exit."),
 ]
 
 
@@ -96,13 +96,13 @@ def simulate(
     timeline: Timeline = None,
     example: Example = None,
 ) -> None:
-    """Replay a trace through the scheduler, to see what each policy would have made of it.
+    """Replay a recorded trace through the scheduler, with one policy or several.
 
-    Nothing is served, and time is virtual: a minute of requests takes a
-    second or so.
+    No model runs, and time is virtual: a minute of requests takes about a
+    second.
     """
     if (trace is None) is (example is None):
-        raise typer.BadParameter("one of --trace and --example must be given")
+        raise typer.BadParameter("give either --trace or --example")
     from llm_serving_engine.clients.commands.failures import failing_in_one_line
 
     with failing_in_one_line(ValueError, SyntaxError):

@@ -1,4 +1,4 @@
-"""`tune`: measure what a model does on this machine, and write the configuration that suits."""
+"""`tune`: measure a model on this machine, and write a configuration for it."""
 
 from __future__ import annotations
 
@@ -33,26 +33,28 @@ ModelArgument = Annotated[
     ),
 ]
 Output = Annotated[
-    Path, typer.Option("--output", "-o", metavar="FILE", help="What to write; - for stdout.")
+    Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write; - for stdout.")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Write over a file that is there.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
 Seconds = Annotated[
     float,
     typer.Option(
         min=SECONDS_MIN,
-        help="How long it may take. With less, less is measured; fetching the model not counted.",
+        help="Time limit, without the download of the model. In less time, less is measured.",
     ),
 ]
-Clients = Annotated[int, typer.Option(min=1, help="How many users to serve at the same time.")]
+Clients = Annotated[int, typer.Option(min=1, help="Number of concurrent clients to tune for.")]
 Context = Annotated[
     int | None,
-    typer.Option(min=1, help="Tokens of each, prompt and output. Default: chosen from the memory."),
+    typer.Option(
+        min=1, help="Tokens of one request, prompt plus output. Default: chosen from the memory."
+    ),
 ]
 MixName = Annotated[
     str,
     typer.Option(
         "--mix",
-        help="What they ask for: chat (256 tokens of prompt, 128 of output), "
+        help="Requests to tune for: chat (256 prompt tokens, 128 output tokens), "
         "documents (1,536 and 64), or writing (64 and 512).",
     ),
 ]
@@ -72,11 +74,11 @@ def tune(
     context: Context = None,
     mix: MixName = "chat",
 ) -> None:
-    """Measure what a model does on this machine, and write the configuration that suits.
+    """Measure a model on this machine, and write a configuration for it.
 
-    Threads, sequences, cache type, and prefill chunk are each measured in
-    alternation with their defaults, which stay unless another value wins. The
-    file says what each choice gains. Let nothing else run meanwhile.
+    Threads, kernels, sequences, cache type, and prefill chunk are measured in
+    alternation with their defaults, which stay unless another value is clearly
+    faster. The file has the gain of each choice. Let nothing else run meanwhile.
     """
     from llm_serving_engine.backends.backend import LoadError
     from llm_serving_engine.backends.models.errors import ModelError
@@ -94,9 +96,11 @@ def _check_output(output: Path, force: bool) -> None:
     if output == STDOUT:
         return
     if output.exists() and not force:
-        raise ValueError(f"{output} is there already: --force writes over it")
+        raise ValueError(f"{output} exists: use --force to overwrite it")
     if output.is_dir() or not output.parent.is_dir():
-        raise ValueError(f"{output} cannot be written: its folder is not there, or it is one")
+        raise ValueError(
+            f"{output} cannot be written: it is a folder, or its folder does not exist"
+        )
 
 
 def _mix(name: str) -> Mix:

@@ -110,7 +110,7 @@ def test_a_model_is_tuned_and_the_server_takes_the_file(
     assert str(config.scheduler.step_target_seconds) == chosen["step_target_seconds"]
 
     written = (tmp_path / "mine.toml").read_text()
-    assert "there already" in failure(run(tiny_model_path, "-o", "mine.toml"))
+    assert "exists: use --force" in failure(run(tiny_model_path, "-o", "mine.toml"))
     assert (tmp_path / "mine.toml").read_text() == written
 
 
