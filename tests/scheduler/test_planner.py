@@ -42,13 +42,14 @@ def test_prompts_and_rows_take_turns_beside_streams() -> None:
     ("prompts", "class_of_others", "urgent", "targets"),
     [
         (1, Priority.NORMAL, False, 1),
-        (2, Priority.NORMAL, False, 2),
+        (2, Priority.NORMAL, False, 1),
+        (3, Priority.NORMAL, False, 2),
         (9, Priority.NORMAL, False, 2),
         (3, Priority.LOW, False, 1),
         (9, Priority.NORMAL, True, 1),
     ],
 )
-def test_streams_wait_for_one_target_and_for_two_where_several_prompts_wait(
+def test_streams_wait_for_one_target_and_for_two_where_three_prompts_wait(
     prompts: int, class_of_others: Priority, urgent: bool, targets: int
 ) -> None:
     target = 0.25
@@ -73,7 +74,7 @@ def test_streams_wait_for_one_target_and_for_two_where_several_prompts_wait(
 
 
 @pytest.mark.parametrize(("later", "targets"), [(0.0, 2), (0.001, 1)])
-def test_streams_wait_as_long_for_the_last_of_several_prompts_that_came_together(
+def test_streams_wait_as_long_for_the_last_of_three_prompts_that_came_together(
     later: float, targets: int
 ) -> None:
     target = 0.25
