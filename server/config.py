@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -363,9 +363,10 @@ def load_config(file: Path | None = None, flags: dict[str, Any] | None = None) -
     names = setting_names(ServerConfig.model_construct())
     if unknown := list(unknown_variables(os.environ, ENVIRONMENT_PREFIX, names)):
         raise ConfigError("\n".join(unknown))
-    token = _file_content.set(_read(file))
+    content = _read(file)
+    token = _file_content.set(content)
     try:
-        return ServerConfig(**(flags or {}))
+        config = ServerConfig(**(flags or {}))
     except ValidationError as error:
         problems = (_problem(one, names) for one in error.errors())
         raise ConfigError("\n".join(problems)) from error
@@ -373,6 +374,9 @@ def load_config(file: Path | None = None, flags: dict[str, Any] | None = None) -
         raise ConfigError(str(error)) from error
     finally:
         _file_content.reset(token)
+    if booleans := list(_booleans_as_numbers(content, config)):
+        raise ConfigError("\n".join(booleans))
+    return config
 
 
 def _read(file: Path | None) -> dict[str, Any]:
@@ -384,6 +388,16 @@ def _read(file: Path | None) -> dict[str, Any]:
         raise ConfigError(f"{file}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: {error}") from error
+
+
+def _booleans_as_numbers(content: Mapping[str, Any], part: Any, where: str = "") -> Iterator[str]:
+    """Yield a problem for each boolean of the file that pydantic read as 1 or 0."""
+    for name, value in content.items():
+        setting = getattr(part, name, value)
+        if isinstance(value, bool) and type(setting) in (int, float):
+            yield f"{where}{name}: must be a number, not {str(value).lower()}"
+        elif isinstance(value, dict):
+            yield from _booleans_as_numbers(value, setting, f"{where}{name}.")
 
 
 def _problem(error: ErrorDetails, names: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ from pydantic import AliasChoices, Field
 from llm_serving_engine.scheduler.errors import InvalidField
 from llm_serving_engine.server.api.body import Item
 from llm_serving_engine.server.api.choice_types import ChoicesBody
+from llm_serving_engine.server.api.numbers import Integer
 from llm_serving_engine.server.api.sampling import CONSTRAINT, UNSERVED
 from llm_serving_engine.server.service.request import Chat, Message
 
@@ -47,10 +48,10 @@ class ChatBody(ChoicesBody):
     """A conversation to continue."""
 
     messages: list[ChatMessage]
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
+    max_tokens: Integer | None = None
+    max_completion_tokens: Integer | None = None
     logprobs: bool | None = None
-    top_logprobs: int | None = None
+    top_logprobs: Integer | None = None
     response_format: ResponseFormat | None = None
     reasoning_effort: str | None = None
 

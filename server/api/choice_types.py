@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from llm_serving_engine.scheduler.errors import InvalidField
 from llm_serving_engine.server.api.body import Item
+from llm_serving_engine.server.api.numbers import Integer
 from llm_serving_engine.server.api.sampling import GenerationBody
 from llm_serving_engine.server.service.request import Chat, GenerationRequest, Text, Tokens
 
@@ -20,7 +21,7 @@ class StreamOptions(Item):
 class ChoicesBody(GenerationBody):
     """Something to continue, in one or several ways."""
 
-    n: int | None = None
+    n: Integer | None = None
     stream_options: StreamOptions | None = None
 
     @property

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from llm_serving_engine.scheduler.errors import InvalidField
 from llm_serving_engine.server.api.choice_types import ChoicesBody
+from llm_serving_engine.server.api.numbers import Integer, Token
 from llm_serving_engine.server.api.sampling import CONSTRAINT, UNSERVED
 from llm_serving_engine.server.service.request import Text, Tokens
 
@@ -19,11 +20,11 @@ NO_TEMPLATE = "is for conversations; a prompt has no template"
 class CompletionBody(ChoicesBody):
     """Texts, or token ids, to continue."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
-    max_tokens: int | None = MAX_TOKENS_DEFAULT
-    best_of: int | None = None
+    prompt: str | list[str] | list[Token] | list[list[Token]]
+    max_tokens: Integer | None = MAX_TOKENS_DEFAULT
+    best_of: Integer | None = None
     echo: bool | None = None
-    logprobs: int | None = None
+    logprobs: Integer | None = None
     parse_special: bool = False
 
     refused: ClassVar[Mapping[str, str]] = {

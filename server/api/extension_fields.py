@@ -8,6 +8,7 @@ from pydantic import AliasChoices, Field
 
 from llm_serving_engine.scheduler.request import Priority
 from llm_serving_engine.server.api.body import Body
+from llm_serving_engine.server.api.numbers import Integer, Number, Token
 from llm_serving_engine.server.service.request import (
     Chat,
     GenerationRequest,
@@ -26,14 +27,14 @@ NO_REASONING = "none"
 class ExtensionFields(Body):
     """Extension fields, by the names that other servers use for them."""
 
-    min_p: float | None = None
-    seed: int | None = None
+    min_p: Number | None = None
+    seed: Integer | None = None
     ignore_eos: bool = False
-    stop_token_ids: list[int] | None = None
-    min_tokens: int | None = None
+    stop_token_ids: list[Token] | None = None
+    min_tokens: Integer | None = None
     priority: Literal["low", "normal", "high", "critical"] | None = None
     cache_salt: str | None = None
-    timeout: float | None = Field(None, gt=0, allow_inf_nan=False)
+    timeout: Number | None = Field(None, gt=0, allow_inf_nan=False)
     template_arguments: dict[str, Any] | None = Field(
         None, validation_alias=AliasChoices("template_arguments", "chat_template_kwargs")
     )

@@ -12,6 +12,7 @@ from llm_serving_engine.scheduler.errors import InvalidField
 from llm_serving_engine.server.api.body import Item
 from llm_serving_engine.server.api.chat_types import TOOLS, Part, text_of
 from llm_serving_engine.server.api.extension_fields import NO_REASONING, ExtensionFields
+from llm_serving_engine.server.api.numbers import Integer, Number
 from llm_serving_engine.server.api.sampling import CONSTRAINT, UNSERVED
 from llm_serving_engine.server.service.request import Chat, Message, SamplingFields
 
@@ -88,10 +89,10 @@ class ConversationBody(ExtensionFields):
 class MessagesBody(ConversationBody):
     """A conversation to continue."""
 
-    max_tokens: int
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = Field(None, ge=0)
+    max_tokens: Integer
+    temperature: Number | None = None
+    top_p: Number | None = None
+    top_k: Integer | None = Field(None, ge=0)
     stop_sequences: list[str] = Field(default_factory=list)
     stream: bool | None = None
 

@@ -11,6 +11,7 @@ from pydantic import Field
 from llm_serving_engine.scheduler.errors import InvalidField
 from llm_serving_engine.server.api.body import Item
 from llm_serving_engine.server.api.chat_types import TOOLS, Part, joined
+from llm_serving_engine.server.api.numbers import Integer
 from llm_serving_engine.server.api.sampling import CONSTRAINT, UNSERVED, GenerationBody
 from llm_serving_engine.server.service.request import Message
 
@@ -65,7 +66,7 @@ class ResponseBody(GenerationBody):
 
     input: str | list[InputItem] = ""
     instructions: str | None = None
-    max_output_tokens: int | None = None
+    max_output_tokens: Integer | None = None
     previous_response_id: str | None = None
     store: bool | None = None
     metadata: dict[str, str] | None = None
@@ -74,7 +75,7 @@ class ResponseBody(GenerationBody):
     tools: list[dict[str, Any]] = Field(default_factory=list)
     tool_choice: Any = None
     truncation: str | None = None
-    top_logprobs: int | None = None
+    top_logprobs: Integer | None = None
     include: list[str] | None = None
     parallel_tool_calls: bool | None = None
 

@@ -9,6 +9,7 @@ from pydantic import AliasChoices, Field
 
 from llm_serving_engine.scheduler.errors import InvalidField
 from llm_serving_engine.server.api.extension_fields import ExtensionFields
+from llm_serving_engine.server.api.numbers import Integer, Number
 from llm_serving_engine.server.service.request import SamplingFields
 
 CONSTRAINT = "constrained output is not served by this version"
@@ -43,15 +44,15 @@ class GenerationBody(ExtensionFields):
     """The fields of all generating OpenAI APIs."""
 
     model: str = ""
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    repetition_penalty: float | None = Field(
+    temperature: Number | None = None
+    top_p: Number | None = None
+    top_k: Integer | None = None
+    presence_penalty: Number | None = None
+    frequency_penalty: Number | None = None
+    repetition_penalty: Number | None = Field(
         None, validation_alias=AliasChoices("repetition_penalty", "repeat_penalty")
     )
-    logit_bias: dict[str, float] | None = None
+    logit_bias: dict[str, Number] | None = None
     stop: str | list[str] | None = None
     stream: bool | None = None
 

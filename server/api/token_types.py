@@ -10,6 +10,7 @@ from pydantic import AliasChoices, Field
 from llm_serving_engine.scheduler.errors import InvalidField
 from llm_serving_engine.server.api.body import Body
 from llm_serving_engine.server.api.chat_types import TOOLS, ChatMessage, conversation_of
+from llm_serving_engine.server.api.numbers import Token
 from llm_serving_engine.server.service.request import Chat, DetokenizeRequest, Text, TokenizeRequest
 
 
@@ -61,7 +62,7 @@ class DetokenizeBody(Body):
     """Tokens to turn into text."""
 
     model: str = ""
-    tokens: list[int]
+    tokens: list[Token]
     show_special: bool = True
 
     def request(self) -> DetokenizeRequest:

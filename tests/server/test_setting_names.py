@@ -71,6 +71,11 @@ def test_variables_that_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         ("scheduler = 1", "scheduler: must be a table"),
         ("[model]\nrunner = 1", "model.runner: must be a table"),
         ("[model]\ntemplate_arguments = 1", "model.template_arguments: must be a table"),
+        (
+            "[generation]\nmax_tokens_default = true\n[model.runner]\nthreads = true",
+            "generation.max_tokens_default: must be a number, not true\n"
+            "model.runner.threads: must be a number, not true",
+        ),
         ("[grpc]\nport = 65536", "grpc.port: must be less than or equal to 65535"),
         (
             '[grpc]\nhost = "unix:"',
@@ -86,3 +91,15 @@ def test_a_file_with_what_is_no_setting_or_no_value(
     with pytest.raises(ConfigError) as raised:
         load_config(path)
     assert str(raised.value) == problem
+
+
+def test_booleans_stand_where_they_are_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("[model.runner]\nflash_attention = true\n[http]\nenabled = false")
+    config = load_config(path)
+    assert config.model.runner.flash_attention is True
+    assert config.http.enabled is False
+    monkeypatch.setenv(f"{PREFIX}MODEL__RUNNER__FLASH_ATTENTION", "auto")
+    assert load_config(path).model.runner.flash_attention == "auto"

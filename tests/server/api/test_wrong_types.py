@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
+from pydantic import ValidationError
 from running_server import HTTP, gated
 
+from llm_serving_engine.server.api.body import Body
 from llm_serving_engine.server.api.openapi import OPERATIONS
 
 TURN = {"role": "user", "content": "x"}
@@ -54,3 +57,41 @@ async def test_values_of_other_types(tmp_path: Path) -> None:
 
         async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
             await asyncio.gather(*(work(client) for _ in range(SIDE_BY_SIDE)))
+
+
+def number_fields(kind: type[Body]) -> list[str]:
+    """The names by which a body's numbers are sent."""
+    return [
+        name
+        for name, schema in kind.model_json_schema()["properties"].items()
+        for one in schema.get("anyOf", [schema])
+        if one.get("type") in ("integer", "number")
+    ]
+
+
+@pytest.mark.parametrize("path", [path for path in BODIES if path.startswith("/v1")])
+def test_booleans_are_no_numbers(path: str) -> None:
+    (kind,) = (one.body for one in OPERATIONS if one.path == path and one.body)
+    assert number_fields(kind)
+    for name in number_fields(kind):
+        for value in (True, False):
+            with pytest.raises(ValidationError, match="must be a number, not"):
+                kind.model_validate({**BODIES[path], name: value})
+
+
+async def test_the_error_names_the_field_that_is_a_boolean() -> None:
+    cases: tuple[tuple[str, dict[str, Any], str], ...] = (
+        ("/v1/chat/completions", {"max_tokens": True}, "max_tokens"),
+        ("/v1/chat/completions", {"stop_token_ids": [3, False]}, "stop_token_ids[1]"),
+        ("/v1/completions", {"prompt": [True]}, "prompt[0]"),
+        ("/v1/completions", {"prompt": [[1, True]]}, "prompt[0][1]"),
+        ("/v1/completions", {"logit_bias": {"1": True}}, "logit_bias.1"),
+        ("/v1/responses", {"temperature": False}, "temperature"),
+        ("/detokenize", {"tokens": [True]}, "tokens[0]"),
+    )
+    async with gated(http=HTTP) as server, httpx.AsyncClient(trust_env=False) as client:
+        for path, fields, place in cases:
+            url = f"http://127.0.0.1:{server.app.http_port}{path}"
+            answer = await client.post(url, json={**BODIES[path], **fields})
+            assert answer.status_code == 400
+            assert answer.json()["error"]["param"] == place
