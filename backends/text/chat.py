@@ -130,6 +130,7 @@ class ChatTemplate:
         *,
         arguments: Mapping[str, Any] | None = None,
         continue_last: bool = False,
+        begin_next: bool = True,
         characters_max: int = OUTPUT_CHARACTERS_MAX,
     ) -> ChatPrompt:
         """The prompt that asks the model for its next message.
@@ -139,6 +140,7 @@ class ChatTemplate:
                 given to the template under the name that it knows, if any.
             arguments: Variables for the template, none of RESERVED_ARGUMENTS.
             continue_last: Whether the model goes on with the last message.
+            begin_next: Otherwise, whether the prompt ends with the beginning of its message.
             characters_max: Longer output is refused.
 
         Raises:
@@ -146,25 +148,19 @@ class ChatTemplate:
                 leaves out the text of one, writes too much, or takes too long.
         """
         with _time_told():
-            return self._render(messages, arguments or {}, continue_last, characters_max)
+            every_argument = {**self._arguments, **(arguments or {})}
+            turns = [self._known_fields(message) for message in self._known_roles(messages)]
+            conversation = Conversation(turns, every_argument, continue_last, begin_next)
+            return self._render(conversation, characters_max)
 
-    def _render(
-        self,
-        messages: Sequence[Message],
-        arguments: Mapping[str, Any],
-        continue_last: bool,
-        characters_max: int,
-    ) -> ChatPrompt:
-        every_argument = {**self._arguments, **arguments}
-        turns = [self._known_fields(message) for message in self._known_roles(messages)]
-        conversation = Conversation(turns, every_argument, continue_last)
+    def _render(self, conversation: Conversation, characters_max: int) -> ChatPrompt:
         texts = list(conversation.texts())
         placeholders = Placeholders(self._control.edges, [self._source, *texts])
         forms = self._forms.find(conversation)
 
         def run(change: Callable[[str], str]) -> str:
             changed = conversation.with_texts(change)
-            if not continue_last:
+            if not conversation.continues:
                 return self._run(changed, forms, characters_max)
             return self._run_to_end(changed, forms, placeholders.mark, characters_max)
 

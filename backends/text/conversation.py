@@ -29,11 +29,13 @@ class Conversation:
         arguments: What the template can read beside the messages.
         continues: Whether the model goes on with the last message, instead of
             writing the next one.
+        begins: Otherwise, whether the template writes the beginning of the next one.
     """
 
     messages: Sequence[Message]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     continues: bool = False
+    begins: bool = True
 
     def texts(self) -> Iterator[str]:
         """All that the caller wrote, except roles and the names of arguments."""
@@ -79,7 +81,7 @@ class Conversation:
             **self.arguments,
             "tools": None,
             "messages": [_in_form(message, forms) for message in self.messages],
-            "add_generation_prompt": not self.continues,
+            "add_generation_prompt": self.begins and not self.continues,
         }
 
 

@@ -35,6 +35,7 @@ class CompletionBody(ChoicesBody):
         "chat_template_kwargs": NO_TEMPLATE,
         "continue_last": NO_TEMPLATE,
         "continue_final_message": NO_TEMPLATE,
+        "add_generation_prompt": NO_TEMPLATE,
     }
 
     @property

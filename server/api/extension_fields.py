@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import Field
 
 from llm_serving_engine.scheduler.request import Priority
-from llm_serving_engine.server.api.body import Body
 from llm_serving_engine.server.api.numbers import Integer, Number, Token
+from llm_serving_engine.server.api.template_fields import TemplateFields
 from llm_serving_engine.server.service.request import (
     Chat,
     GenerationRequest,
-    Message,
     SamplingFields,
     Text,
     Tokens,
@@ -21,10 +20,9 @@ from llm_serving_engine.server.service.request import (
 SEEDS = 2**64
 # Clients of llama-server and vLLM send this for a seed chosen by the server.
 ANY_SEED = -1
-NO_REASONING = "none"
 
 
-class ExtensionFields(Body):
+class ExtensionFields(TemplateFields):
     """Extension fields, by the names that other servers use for them."""
 
     min_p: Number | None = None
@@ -35,12 +33,6 @@ class ExtensionFields(Body):
     priority: Literal["low", "normal", "high", "critical"] | None = None
     cache_salt: str | None = None
     timeout: Number | None = Field(None, gt=0, allow_inf_nan=False)
-    template_arguments: dict[str, Any] | None = Field(
-        None, validation_alias=AliasChoices("template_arguments", "chat_template_kwargs")
-    )
-    continue_last: bool | None = Field(
-        None, validation_alias=AliasChoices("continue_last", "continue_final_message")
-    )
 
     @property
     def priority_value(self) -> int | None:
@@ -50,22 +42,6 @@ class ExtensionFields(Body):
     def seed_of(self, choice: int) -> int | None:
         """Return the seed of choice number `choice`: each choice has its own."""
         return None if self.seed in (None, ANY_SEED) else (self.seed + choice) % SEEDS
-
-    def chat(self, messages: list[Message], effort: str | None = None) -> Chat:
-        """Make the chat input, with the template's arguments.
-
-        Args:
-            messages: The conversation.
-            effort: The reasoning effort, if the request sets one; the request's
-                own template arguments take precedence.
-        """
-        arguments: dict[str, Any] = {}
-        if effort is not None:
-            arguments["reasoning_effort"] = effort
-        if effort == NO_REASONING:
-            arguments["enable_thinking"] = False
-        arguments.update(self.template_arguments or {})
-        return Chat(messages, arguments, bool(self.continue_last))
 
     def generation(
         self,

@@ -11,9 +11,10 @@ from pydantic import Field
 from llm_serving_engine.scheduler.errors import InvalidField
 from llm_serving_engine.server.api.body import Item
 from llm_serving_engine.server.api.chat_types import TOOLS, Part, text_of
-from llm_serving_engine.server.api.extension_fields import NO_REASONING, ExtensionFields
+from llm_serving_engine.server.api.extension_fields import ExtensionFields
 from llm_serving_engine.server.api.numbers import Integer, Number
 from llm_serving_engine.server.api.sampling import CONSTRAINT, UNSERVED
+from llm_serving_engine.server.api.template_fields import NO_REASONING
 from llm_serving_engine.server.service.request import Chat, Message, SamplingFields
 
 # Claude Code puts a line into the system prompt that differs in each request: the

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import AliasChoices, Field
 
@@ -11,10 +11,11 @@ from llm_serving_engine.scheduler.errors import InvalidField
 from llm_serving_engine.server.api.body import Body
 from llm_serving_engine.server.api.chat_types import TOOLS, ChatMessage, conversation_of
 from llm_serving_engine.server.api.numbers import Token
-from llm_serving_engine.server.service.request import Chat, DetokenizeRequest, Text, TokenizeRequest
+from llm_serving_engine.server.api.template_fields import TemplateFields
+from llm_serving_engine.server.service.request import DetokenizeRequest, Text, TokenizeRequest
 
 
-class TokenizeBody(Body):
+class TokenizeBody(TemplateFields):
     """A text or a conversation to tokenize.
 
     `prompt` and `messages` are vLLM's names, `content` is llama-server's. Whether a
@@ -31,12 +32,6 @@ class TokenizeBody(Body):
     parse_special: bool = False
     return_token_strs: bool | None = None
     with_pieces: bool = False
-    continue_last: bool = Field(
-        False, validation_alias=AliasChoices("continue_last", "continue_final_message")
-    )
-    template_arguments: dict[str, Any] | None = Field(
-        None, validation_alias=AliasChoices("template_arguments", "chat_template_kwargs")
-    )
 
     refused: ClassVar[Mapping[str, str]] = {"tools": TOOLS}
 
@@ -47,8 +42,7 @@ class TokenizeBody(Body):
             raise InvalidField("prompt", "must be given, or content, or messages: one of them")
         ids_only = not (self.return_token_strs or self.with_pieces)
         if self.messages is not None:
-            arguments = self.template_arguments or {}
-            chat = Chat(conversation_of(self.messages), arguments, self.continue_last)
+            chat = self.chat(conversation_of(self.messages))
             return TokenizeRequest(chat, self.model, ids_only)
         field = "content" if self.prompt is None else "prompt"
         text = Text(self.prompt or self.content or "", field, self.parse_special)

@@ -167,6 +167,7 @@ async def _chat_prompt(chat: Chat, model: ServedModel, config: GenerationConfig)
         [_turn(one) for one in messages],
         arguments=chat.template_arguments,
         continue_last=chat.continue_last,
+        begin_next=chat.begin_next,
     )
     try:
         # The template decides how long this takes, except for short conversations.

@@ -84,11 +84,14 @@ class Chat:
         messages: Oldest first.
         template_arguments: Variables for the chat template.
         continue_last: Go on with the last message instead of beginning another.
+        begin_next: Otherwise, whether the prompt ends with the beginning of the
+            model's message.
     """
 
     messages: Sequence[Message]
     template_arguments: Mapping[str, Any] = field(default_factory=dict)
     continue_last: bool = False
+    begin_next: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,20 @@ async def test_a_conversation_has_as_many_tokens_as_its_usage(chatty: RunningSer
     assert answer["usage"]["prompt_tokens"] == tokenized["count"]
 
 
+async def test_a_conversation_without_the_beginning_of_the_answer(chatty: RunningServer) -> None:
+    asked = {"messages": [{"role": "user", "content": "Say hello."}]}
+    whole = (await ask(chatty, "/tokenize", {**asked, "add_generation_prompt": True})).json()
+    cut = (await ask(chatty, "/tokenize", {**asked, "add_generation_prompt": False})).json()
+    assert (await ask(chatty, "/tokenize", asked)).json() == whole
+    assert cut["tokens"] == whole["tokens"][: cut["count"]]
+    rest = {"tokens": whole["tokens"][cut["count"] :]}
+    text = (await ask(chatty, "/detokenize", rest)).json()["prompt"]
+    assert text == "<|im_start|>assistant\n"
+    body = {**asked, "add_generation_prompt": False, "max_tokens": 1}
+    answer = (await ask(chatty, "/v1/chat/completions", body)).json()
+    assert answer["usage"]["prompt_tokens"] == cut["count"]
+
+
 async def test_names_of_control_tokens_are_text_unless_asked_for(chatty: RunningServer) -> None:
     named = {"prompt": "<|im_start|>"}
     assert (await ask(chatty, "/tokenize", named)).json()["count"] > 1
@@ -81,6 +95,15 @@ async def test_what_there_is_to_know(chatty: RunningServer) -> None:
         ("/tokenize", {"prompt": "a", "content": "a"}, "prompt"),
         ("/tokenize", {"messages": []}, "messages"),
         ("/tokenize", {"messages": [{"role": "user", "content": "a"}], "tools": [{}]}, "tools"),
+        (
+            "/tokenize",
+            {
+                "messages": [{"role": "assistant", "content": "a"}],
+                "continue_final_message": True,
+                "add_generation_prompt": True,
+            },
+            "add_generation_prompt",
+        ),
         ("/detokenize", {}, "tokens"),
         ("/detokenize", {"tokens": [10**9]}, "tokens"),
         ("/detokenize", {"tokens": ["a"]}, "tokens[0]"),
