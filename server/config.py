@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,7 +22,6 @@ from pydantic import (
     PlainValidator,
     ValidationError,
 )
-from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -35,22 +33,17 @@ from llm_serving_engine.backends.backend import BackendConfig
 from llm_serving_engine.backends.process.supervision import Supervision
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.server.addresses import check_address, check_host
+from llm_serving_engine.server.config_problems import booleans_as_numbers, problem
 from llm_serving_engine.server.setting_names import (
-    did_you_mean,
     setting_names,
     unknown_variables,
 )
-from llm_serving_engine.server.validation_message import plain_message
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-# What pydantic calls a name that a part does not have.
-_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
-# What pydantic says where something else stands in the place of a table.
-_TABLES = ("model_type", "dataclass_type", "dict_type")
 ENVIRONMENT_PREFIX = "LLM_SERVING_ENGINE_"
 
 Positive = Annotated[int, Field(ge=1)]
@@ -368,13 +361,13 @@ def load_config(file: Path | None = None, flags: dict[str, Any] | None = None) -
     try:
         config = ServerConfig(**(flags or {}))
     except ValidationError as error:
-        problems = (_problem(one, names) for one in error.errors())
+        problems = (problem(one, names) for one in error.errors())
         raise ConfigError("\n".join(problems)) from error
     except ValueError as error:
         raise ConfigError(str(error)) from error
     finally:
         _file_content.reset(token)
-    if booleans := list(_booleans_as_numbers(content, config)):
+    if booleans := list(booleans_as_numbers(content, config)):
         raise ConfigError("\n".join(booleans))
     return config
 
@@ -388,26 +381,3 @@ def _read(file: Path | None) -> dict[str, Any]:
         raise ConfigError(f"{file}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: {error}") from error
-
-
-def _booleans_as_numbers(content: Mapping[str, Any], part: Any, where: str = "") -> Iterator[str]:
-    """Yield a problem for each boolean of the file that pydantic read as 1 or 0."""
-    for name, value in content.items():
-        setting = getattr(part, name, value)
-        if isinstance(value, bool) and type(setting) in (int, float):
-            yield f"{where}{name}: must be a number, not {str(value).lower()}"
-        elif isinstance(value, dict):
-            yield from _booleans_as_numbers(value, setting, f"{where}{name}.")
-
-
-def _problem(error: ErrorDetails, names: Iterable[str]) -> str:
-    where = _where(error["loc"])
-    if error["type"] in _UNKNOWN:
-        return f"{where}: there is no such setting{did_you_mean(where, names)}"
-    if error["type"] in _TABLES:
-        return f"{where}: must be a table"
-    return f"{where}: {plain_message(error['msg'])}"
-
-
-def _where(location: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in location) or "configuration"

@@ -1,0 +1,46 @@
+"""Says what is wrong with a configuration, a line for each problem."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from pydantic_core import ErrorDetails
+
+from llm_serving_engine.server.setting_names import did_you_mean
+from llm_serving_engine.server.validation_message import plain_message
+
+# What pydantic calls a name that a part does not have.
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+# What pydantic says where something else stands in the place of a table.
+_TABLES = ("model_type", "dataclass_type", "dict_type")
+
+
+def booleans_as_numbers(content: Mapping[str, Any], part: Any, where: str = "") -> Iterator[str]:
+    """Yield a problem for each boolean of a file that pydantic read as 1 or 0.
+
+    Args:
+        content: A table of the file.
+        part: The part of the configuration that was made of it.
+        where: The names of the tables around it, each with a dot.
+    """
+    for name, value in content.items():
+        setting = getattr(part, name, value)
+        if isinstance(value, bool) and type(setting) in (int, float):
+            yield f"{where}{name}: must be a number, not {str(value).lower()}"
+        elif isinstance(value, dict):
+            yield from booleans_as_numbers(value, setting, f"{where}{name}.")
+
+
+def problem(error: ErrorDetails, names: Iterable[str]) -> str:
+    """Return the line for one of pydantic's errors; `names` are those of all settings."""
+    where = _where(error["loc"])
+    if error["type"] in _UNKNOWN:
+        return f"{where}: there is no such setting{did_you_mean(where, names)}"
+    if error["type"] in _TABLES:
+        return f"{where}: must be a table"
+    return f"{where}: {plain_message(error['msg'])}"
+
+
+def _where(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location) or "configuration"
