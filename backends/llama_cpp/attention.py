@@ -24,8 +24,7 @@ PROMPT_TOKENS, OUTPUT_TOKENS = 400, 150
 FILL = (64, 128, 256)
 # Attention that is not the default must gain more; and where others took some of the cores.
 MARGIN, MARGIN_DISTURBED = 0.05, 0.25
-# The share of the time that each kind's first turn may take: it fills the context
-# further than the second does.
+# The share of the time that the first turns may take: the rest is for the default's second.
 FIRST_ROUND = 0.7
 # A model whose first chunk takes less is fast in any way, and chance would choose.
 CHUNK_SECONDS_MIN = 0.005
@@ -65,16 +64,16 @@ class Trials(NamedTuple):
         filled: The contexts that were filled, by kind.
     """
 
-    times: dict[Attention, Times]
+    times: Tried
     filled: dict[Attention, Filled]
 
 
 def time_attention(begin: Begin, kinds: Iterable[Attention], rows: int, limit: TimeLimit) -> Trials:
-    """Time kinds in turns: each once, then each again in the reverse order.
+    """Time each kind once, and the default again if another was faster: it was the first.
 
-    So a spell in which the machine is slow, and what only the first calls pay, do not
-    decide. All kinds make the same calls, as many as there is time for. The second
-    turns are left out where the default is the fastest although it was the first.
+    So what only the first calls pay does not decide. All kinds make the same calls, as many
+    as there is time for, but a kind that is slower than the default in all of its first
+    calls makes no more.
 
     Raises:
         CannotMeasure: There was no time, others computed, or the model is too small.
@@ -83,20 +82,21 @@ def time_attention(begin: Begin, kinds: Iterable[Attention], rows: int, limit: T
     tried: dict[Attention, dict[Call, float]] = {}
     sizes: tuple[int, ...] = ()
     filled: dict[Attention, Filled] = {}
-    for turn, kind in enumerate([*kinds, *reversed(kinds)]):
-        if turn >= len(kinds) and kind not in tried:
-            continue
-        if turn == len(kinds) and fastest_attention(tried, rows) == kinds[0]:
+    for turn, kind in enumerate([*kinds, kinds[0]]):
+        if turn == len(kinds) and (kind not in tried or fastest_attention(tried, rows) == kind):
             break
         timer = begin(kind)
         if timer is None:
             continue
         timer.fill(FILL[0])
         timer.rows(rows)
-        if turn in (0, len(kinds)):
-            share = limit.left * (FIRST_ROUND if turn == 0 else 1) / len(kinds)
-            sizes = affordable(_first_chunk(tried.get(kind, timer.times)), share)
+        if not tried:
+            share = limit.left * FIRST_ROUND / len(kinds)
+            sizes = affordable(_first_chunk(timer.times), share)
+        default = tried.get(kinds[0], {})
         for size in sizes[1:]:
+            if kind != kinds[0] and default and _dominated(timer.times, default):
+                break
             if timer.fill(size):
                 timer.rows(rows)
         filled[kind] = timer.filled()
@@ -105,7 +105,7 @@ def time_attention(begin: Begin, kinds: Iterable[Attention], rows: int, limit: T
             known[call] = min(seconds, known.get(call, seconds))
     if not tried:
         raise CannotMeasure("llama.cpp refused every kind")
-    return Trials({kind: tried[kind] for kind in kinds if kind in tried}, filled)
+    return Trials(tried, filled)
 
 
 def affordable(chunk_seconds: float, seconds_max: float) -> tuple[int, ...]:
@@ -121,6 +121,12 @@ def affordable(chunk_seconds: float, seconds_max: float) -> tuple[int, ...]:
         if seconds > seconds_max:
             return FILL[:count]
     return FILL
+
+
+def _dominated(times: Times, default: Times) -> bool:
+    """Whether all calls that the default has made, too, are slower by more than the margin."""
+    shared = [call for call in times if call in default]
+    return all(times[call] > default[call] * (1 + MARGIN) for call in shared)
 
 
 def _first_chunk(times: Times) -> float:

@@ -36,10 +36,12 @@ from llm_serving_engine.backends.llama_cpp.timed_calls import (
     Filled,
     TimeLimit,
     Times,
+    TooSlow,
 )
 from llm_serving_engine.backends.llama_cpp.unit import (
+    DEPTH,
+    INVARIANT_LENGTHS,
     LENGTHS,
-    LENGTHS_DEEP,
     fastest_length,
     time_lengths,
     unit_reason,
@@ -48,7 +50,7 @@ from llm_serving_engine.backends.measured import Measured, MeasuredStore, Scalar
 
 ATTENTION, UNIT = "attention", "unit"
 # What is remembered of another way of measuring is measured again.
-METHOD = 6
+METHOD = 7
 # Seconds for all that a load measures of attention and unit, and for the kinds of attention.
 SECONDS_MAX, ATTENTION_SECONDS_MAX = 2.5, 2.0
 # Of a choice that is not remembered.
@@ -60,7 +62,7 @@ NOT_MEASURED = (
 )
 # The cells of a slot in trials: the context that is filled, and the longest chunk behind
 # it; llama.cpp rounds up to it.
-TRIED_CONTEXT = -(-(sum(FILL) + max(LENGTHS_DEEP)) // CONTEXT_UNIT) * CONTEXT_UNIT
+TRIED_CONTEXT = -(-(DEPTH + max(LENGTHS)) // CONTEXT_UNIT) * CONTEXT_UNIT
 
 GoesOn = Callable[[], None]
 CouldLoad = Callable[[Settings], bool]
@@ -86,7 +88,7 @@ class SpeedChoice(NamedTuple):
         return SpeedChoice(
             later.settings,
             {**self.times, **later.times},
-            self.reasons + later.reasons,
+            tuple(dict.fromkeys(self.reasons + later.reasons)),
             self.lasting and later.lasting,
         )
 
@@ -116,7 +118,13 @@ def choose_speed(
         if trials.lengths:
             choice = choice.then(_unit(memory, trials, choice.settings))
     except CannotMeasure as error:
-        choice = choice._replace(reasons=(*choice.reasons, f"{open_choices}: {error}"))
+        reason = (f"{open_choices}: {error}",)
+        default = SpeedChoice(choice.settings, {}, reason, isinstance(error, TooSlow))
+        if len(trials.kinds) > 1 and not choice.reasons:
+            memory.keep_attention(default.settings, default)
+        if trials.lengths:
+            memory.keep_unit(default.settings, default)
+        choice = choice.then(default)
     model.renew(choice.settings)
     model.clear_all()
     return choice
@@ -126,7 +134,7 @@ def _attention(memory: _Memory, trials: _Trials, settings: Settings) -> SpeedCho
     remembered = memory.attention(settings, trials.kinds)
     if remembered:
         return remembered
-    measured = trials.attention()
+    measured = trials.undisturbed(trials.attention)
     memory.keep_attention(settings, measured)
     return measured
 
@@ -135,7 +143,7 @@ def _unit(memory: _Memory, trials: _Trials, settings: Settings) -> SpeedChoice:
     remembered = memory.unit(settings, trials.lengths)
     if remembered:
         return remembered
-    measured = trials.unit(settings)
+    measured = trials.undisturbed(lambda: trials.unit(settings))
     memory.keep_unit(settings, measured)
     return measured
 
@@ -154,7 +162,7 @@ def remembered_speed(path: Path, config: BackendConfig, settings: Settings) -> S
         choice = memory.attention(settings, kinds) or unmeasured
     if _unit_open(config, settings) and choice != unmeasured:
         unit = memory.unit(choice.settings if choice else settings, LENGTHS) or unmeasured
-        choice = choice.then(unit) if choice and unit.times else unit
+        choice = choice.then(unit) if choice and unit != unmeasured else unit
     return choice
 
 
@@ -261,7 +269,7 @@ def _choice(measured: Measured, settings: Settings) -> SpeedChoice | None:
     named = {Call.named(name): seconds for name, seconds in measured.figures.items()}
     times = {call: seconds for call, seconds in named.items() if call and seconds > 0}
     reason = f"{measured.reason} (remembered from {measured.date})"
-    return SpeedChoice(settings, times, (reason,)) if times else None
+    return SpeedChoice(settings, times, (reason,)) if times or not named else None
 
 
 class _Trials:
@@ -282,7 +290,8 @@ class _Trials:
         wished = _kinds(config, settings)
         longest = replace(settings, prefill_chunk=max(FILL))
         self.kinds = tuple(k for k in wished if could_load(_with(longest, k))) or wished[:1]
-        fitting = (n for n in LENGTHS if could_load(replace(settings, prefill_chunk=n)))
+        lengths = INVARIANT_LENGTHS if config.batch_invariant else LENGTHS
+        fitting = (n for n in lengths if could_load(replace(settings, prefill_chunk=n)))
         self.lengths = tuple(fitting) if _unit_open(config, settings) else ()
         self._rows = max(settings.sequences // 2, 1)
         self._trial = replace(
@@ -293,6 +302,15 @@ class _Trials:
         )
         self._filled: dict[Attention, Filled] = {}
         self._seconds_left = SECONDS_MAX
+        self._may_repeat = True
+
+    def undisturbed(self, measure: Callable[[], SpeedChoice]) -> SpeedChoice:
+        """Measure; once in a load again if others disturbed it: they may have been ending."""
+        choice = measure()
+        if choice.lasting or not self._may_repeat:
+            return choice
+        self._may_repeat = False
+        return measure()
 
     def attention(self) -> SpeedChoice:
         """Time the kinds, and choose. Raises CannotMeasure."""
@@ -301,7 +319,7 @@ class _Trials:
         tried, self._filled = time_attention(
             lambda kind: self._begin(kind, limit), self.kinds, self._rows, limit
         )
-        self._seconds_left -= limit.others.elapsed
+        self._seconds_left = SECONDS_MAX - limit.others.elapsed
         disturbed = limit.others.disturbed()
         kind = fastest_attention(tried, self._rows, MARGIN_DISTURBED if disturbed else MARGIN)
         reason = attention_reason(tried, kind, self._rows) + AGAIN * disturbed

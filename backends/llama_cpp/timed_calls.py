@@ -19,6 +19,8 @@ from llm_serving_engine.scheduler.step import Shape, shape_of
 
 # The first call of a context prepares it, and reads the weights.
 WARM_UP_TOKENS = 16
+# The share of the time that a tile may take: two kinds of attention need some calls more each.
+TILE_SHARE_MAX = 0.35
 
 # Why nothing was measured.
 OTHERS_COMPUTE = "other processes were computing; the next load measures again"
@@ -28,6 +30,10 @@ _NAME = re.compile(r"(chunk|rows)_(\d+)_at_(\d+)_seconds")
 
 class CannotMeasure(Exception):
     """What was measured would mislead; the message says why."""
+
+
+class TooSlow(CannotMeasure):
+    """A chunk takes too long; later loads need not try again."""
 
 
 class Call(NamedTuple):
@@ -86,6 +92,7 @@ class TimeLimit:
     Attributes:
         clock: Seconds.
         others: What other processes take meanwhile.
+        seconds_max: From the beginning.
     """
 
     def __init__(self, seconds_max: float, others: OtherProcesses | None = None) -> None:
@@ -97,12 +104,12 @@ class TimeLimit:
         """
         self.others = others or OtherProcesses()
         self.clock = self.others.clock
-        self._seconds_max = seconds_max
+        self.seconds_max = seconds_max
 
     @property
     def left(self) -> float:
         """Seconds; below 0 where it took longer."""
-        return self._seconds_max - self.others.elapsed
+        return self.seconds_max - self.others.elapsed
 
     def check_quiet(self) -> None:
         """Raise CannotMeasure where others have computed so much that times mean nothing."""
@@ -123,20 +130,34 @@ class CallTimer:
     def __init__(
         self, model: LlamaModel, limit: TimeLimit, goes_on: Callable[[], None] = lambda: None
     ) -> None:
-        """Warm up.
+        """Warm up, twice if the first time is long: it prepares the context.
 
         Args:
             model: All its slots are empty.
             limit: What the time left is asked of before each call.
             goes_on: Told after each call: the host must know that this does not hang.
+
+        Raises:
+            TooSlow: A tile would take more than TILE_SHARE_MAX of the limit.
         """
         self.times: dict[Call, float] = {}
         self.context = 0
         self._model = model
         self._limit = limit
         self._goes_on = goes_on
-        model.decode([Part(0, 0, FILLER * min(WARM_UP_TOKENS, model.context_per_sequence))])
-        model.clear(0)
+        if not self._warm_up() and (limit.left <= 0 or not self._warm_up()):
+            raise TooSlow("there was no time to measure")
+
+    def _warm_up(self) -> bool:
+        """Compute a few tokens; whether by their time a tile is short enough for a trial."""
+        tokens = min(WARM_UP_TOKENS, self._model.context_per_sequence)
+        began = self._limit.clock()
+        self._model.decode([Part(0, 0, FILLER * tokens)])
+        seconds = self._limit.clock() - began
+        self._model.clear(0)
+        self._goes_on()
+        self._limit.check_quiet()
+        return seconds * TILED_TOKENS / tokens <= self._limit.seconds_max * TILE_SHARE_MAX
 
     def chunk(self, size: int, *, at_start: bool = False) -> None:
         """Time a chunk after what slot 0 holds, which stays as it is, or at another one's start."""

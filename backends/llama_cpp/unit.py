@@ -7,16 +7,14 @@ from collections.abc import Collection, Iterable
 from llm_serving_engine.backends.llama_cpp.tails import SHORT, TILE
 from llm_serving_engine.backends.llama_cpp.timed_calls import CallTimer, Times
 
-# Those that are tried behind a context, and all; the most useful first.
-LENGTHS_DEEP = (TILE, 128, 256, 32)
-LENGTHS = (*LENGTHS_DEEP, 512)
-# How often a length is timed at most, and how often the longest is: it takes as long as the
-# others. Lengths that are slower than the fastest by more than CONTENDERS are timed twice.
-TURNS, TURNS_LONGEST = 5, 2
-CONTENDERS = 0.1
-# Chunks that fill a context, as far as that was not done before, and how many times the next
-# one's seconds must be left.
-FILL, FILL_ROOM = (64, 128, 256), 4
+# From a tile up, as far as longer chunks gain; below a tile where they do not.
+LENGTHS = (32, TILE, 128, 256, 512)
+# How much context lengths are compared behind: at its start they are nearly equal. By chunks
+# of these lengths, longest first, as far as there is time for so many tokens afterwards.
+DEPTH, FILL, FILL_ROOM = 448, (256, 128), 480
+# Longer chunks are tried until so many lengths have gained nothing. With AMX kernels 256
+# tokens are as fast as 128, and 512 are faster.
+STALLS_MAX = 2
 # What is slower by less is as fast. A whole prompt of 896 tokens by chunks of 128 takes 1.06
 # (Q8_0) and 1.04 (Q4_0) of its time by chunks of 256; the chunks of ten loads differed by 1.01
 # to 1.07, and with 0.03 three of the loads chose 128, with 0.02 one.
@@ -29,46 +27,50 @@ INVARIANT_SECONDS_MAX = 0.1
 
 
 def time_lengths(timer: CallTimer, lengths: Collection[int], rows: Iterable[int]) -> Times:
-    """Time chunks deep in a context and at its start, as far as there is time.
-
-    They take turns, so a spell in which the machine is slow does not decide. Lengths are
-    compared behind a context, where there is one. One time of a call can be wrong by more
-    than lengths differ, so those that can be the fastest are timed again.
+    """Time chunks deep in a context, longer ones as long as they gain and there is time.
 
     Args:
         timer: What it holds is the context, if it holds anything.
         lengths: Of chunks, to choose the unit from.
         rows: Counts of rows, for the costs that the scheduler begins with.
     """
-    for count, size in enumerate(FILL):
-        if timer.context == sum(FILL[:count]) and timer.affords(FILL_ROOM * size):
+    if not timer.context:
+        timer.fill(TILE)
+    for size in FILL:
+        if timer.context + size <= DEPTH and timer.affords(size + FILL_ROOM):
             timer.fill(size)
+    timer.chunk(SHORT, at_start=True)
+    timer.chunk(SHORT)
     for count in rows:
         timer.rows(count)
-    behind = {size: not timer.has_cells(size) for size in LENGTHS_DEEP if size in lengths}
-    for turn in range(TURNS):
-        calls = list(behind.items())
-        if turn == 0:
-            calls[2:2] = [(TILE, True), (SHORT, True), (SHORT, False)]
-        elif turn == 1:
-            calls.reverse()
-        else:
-            contenders = _contenders(timer.times)
-            calls = [call for call in calls if call[0] in contenders]
-        for size, at_start in calls:
-            timer.chunk(size, at_start=at_start)
-    longest = max(lengths)
-    for _ in range(TURNS_LONGEST if longest not in behind else 0):
-        timer.chunk(longest, at_start=True)
-        timer.chunk(TILE, at_start=True)
+    _time_length(timer, TILE)
+    stalls = 0
+    for size in sorted(size for size in lengths if size > TILE):
+        if stalls < STALLS_MAX and not _gains(timer, size):
+            stalls += 1
+    if fastest_length(timer.times) == TILE:
+        for size in lengths:
+            if size < TILE:
+                _time_length(timer, size)
     return timer.close()
 
 
-def _contenders(times: Times) -> set[int]:
-    """The lengths that can be the fastest."""
-    seconds = length_seconds(times)
-    limit = min(seconds.values(), default=0.0) * (1 + CONTENDERS)
-    return {size for size, s in seconds.items() if s <= limit}
+def _gains(timer: CallTimer, size: int) -> bool:
+    """Time chunks of a length; whether they are faster than all before.
+
+    A call can take longer than it should, but hardly less: what seems slow is timed again.
+    """
+    for _ in range(2):
+        _time_length(timer, size)
+        seconds = length_seconds(timer.times)
+        fastest = min((s for length, s in seconds.items() if length != size), default=0.0)
+        if size in seconds and seconds[size] * (1 + MARGIN) <= fastest:
+            return True
+    return False
+
+
+def _time_length(timer: CallTimer, size: int) -> None:
+    timer.chunk(size, at_start=not timer.has_cells(size))
 
 
 def length_seconds(times: Times) -> dict[int, float]:
@@ -90,7 +92,7 @@ def length_seconds(times: Times) -> dict[int, float]:
     return {size: ratio * sum(tile.values()) / len(tile) for size, ratio in ratios.items()}
 
 
-def fastest_length(times: Times, batch_invariant: bool, disturbed: bool = False) -> int:
+def fastest_length(times: Times, batch_invariant: bool = False, disturbed: bool = False) -> int:
     """The shortest length that is within 2 % of the fastest; a tile where there was no time.
 
     Args:
@@ -101,10 +103,9 @@ def fastest_length(times: Times, batch_invariant: bool, disturbed: bool = False)
     """
     seconds = length_seconds(times)
     if batch_invariant:
+        allowed = (n for n in INVARIANT_LENGTHS if n in seconds)
         seconds = {
-            size: s
-            for size, s in seconds.items()
-            if size == TILE or (size in INVARIANT_LENGTHS and size * s <= INVARIANT_SECONDS_MAX)
+            n: seconds[n] for n in allowed if n == TILE or n * seconds[n] <= INVARIANT_SECONDS_MAX
         }
     if not seconds:
         return TILE

@@ -79,6 +79,22 @@ def test_what_was_measured_beside_others_is_not_remembered(
     assert "remembered from" in choose_beside(0.0)[0].reasons[1]
 
 
+def test_what_others_disturbed_for_a_moment_is_measured_again(path: Path) -> None:
+    model = Model(by_kernels)
+
+    def seconds(settings: Settings, parts: Sequence[Part]) -> float:
+        took = by_kernels(settings, parts)
+        model.others += 0.3 * took if model.now < 0.5 else 0
+        return took
+
+    model._seconds = seconds
+    first = choose(model, BackendConfig(), path)
+    assert not any(speed_choice.AGAIN in reason for reason in first.reasons)
+    again = Model(by_kernels)
+    assert choose(again, BackendConfig(), path).settings == first.settings
+    assert again.calls == 0
+
+
 def test_beside_others_what_gains_little_is_not_chosen(path: Path) -> None:
     def seconds(settings: Settings, parts: Sequence[Part]) -> float:
         # 1.1 times as fast without flash attention; 1.04 times by 128 tokens as by 64.

@@ -14,7 +14,7 @@ from timed_model import Model, by_kernels, choose, in_memory
 from llm_serving_engine.backends.backend import BackendConfig
 from llm_serving_engine.backends.llama_cpp import speed_choice
 from llm_serving_engine.backends.llama_cpp.attention import FILL
-from llm_serving_engine.backends.llama_cpp.part import Part
+from llm_serving_engine.backends.llama_cpp.part import FILLER, Part
 from llm_serving_engine.backends.llama_cpp.settings import Settings
 from llm_serving_engine.backends.llama_cpp.speed_choice import SpeedChoice, remembered_speed
 from llm_serving_engine.backends.llama_cpp.timed_calls import Call
@@ -44,9 +44,9 @@ def test_measuring_ends_in_time(path: Path, slowness: float) -> None:
 
     model = Model(slow)
     choose(model, BackendConfig(), path)
-    # One call of each kind, and one chunk, are made however long they take.
-    first_calls = 2 * slowness * 0.3
-    assert model.now < speed_choice.SECONDS_MAX + first_calls
+    # The first call is made however long it takes: 16 tokens.
+    first_call = slow(SETTINGS, [Part(0, 0, FILLER * 16)])
+    assert model.now < max(3.0, 1.01 * first_call)
 
 
 def test_a_machine_that_becomes_slow_is_measured_no_longer(path: Path) -> None:
@@ -59,13 +59,18 @@ def test_a_machine_that_becomes_slow_is_measured_no_longer(path: Path) -> None:
     choose(model, BackendConfig(), path)
     assert model.calls < 10
     assert model.now < 62
+    assert choose(Model(by_kernels), BackendConfig(), path).times
 
 
 def test_a_first_call_that_takes_all_of_the_time_is_told(path: Path) -> None:
     model = Model(lambda _, parts: 10.0)
     choice = choose(model, BackendConfig(), path)
     assert choice.settings == model.settings == SETTINGS
-    assert choice.reasons == ("attention and unit are defaults: there was no time to measure",)
+    told = "attention and unit are defaults: there was no time to measure"
+    assert choice.reasons == (told,)
+    again = Model(lambda _, parts: 10.0)
+    assert choose(again, BackendConfig(), path).reasons[0].startswith(f"{told} (remembered from")
+    assert (model.calls, again.calls) == (1, 0)
 
 
 def test_the_context_that_attention_has_filled_is_used_for_the_unit(path: Path) -> None:
@@ -167,8 +172,29 @@ def test_no_single_slow_call_decides_the_unit(path: Path) -> None:
 
     chosen, calls = unit(0)
     assert chosen == 128
-    assert calls > 20
+    assert calls > 10
     assert {unit(number)[0] for number in range(1, calls + 1)} == {128}
+
+
+@pytest.mark.parametrize(
+    ("speeds", "unit", "longest"),
+    [
+        pytest.param({64: 663, 128: 809, 256: 808, 512: 989}, 512, 512, id="AMX, Q4_0"),
+        pytest.param({64: 720, 128: 879, 256: 972, 512: 1004}, 512, 512, id="AMX, Q8_0"),
+        pytest.param({64: 1231, 128: 1350, 256: 1392, 512: 1322}, 256, 512, id="AVX-512, Q4_0"),
+        pytest.param({32: 800, 64: 1000, 128: 990, 256: 980, 512: 1500}, 64, 256, id="no gain"),
+    ],
+)
+def test_longer_chunks_are_tried_as_long_as_they_gain(
+    path: Path, speeds: dict[int, int], unit: int, longest: int
+) -> None:
+    def seconds(settings: Settings, parts: Sequence[Part]) -> float:
+        tokens = sum(part.length for part in parts)
+        return tokens / speeds.get(tokens, 900)
+
+    choice = choose(Model(seconds), BackendConfig(flash_attention=True), path)
+    assert choice.settings.prefill_chunk == unit
+    assert max(call.size for call in choice.times) == longest
 
 
 def test_bits_that_must_hold_need_flash_attention(

@@ -13,12 +13,28 @@ import os
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from busy_processes import busy
 
 from llm_serving_engine.backends.backend import BackendConfig
 from llm_serving_engine.backends.llama_cpp.backend import LlamaCppBackend
+from llm_serving_engine.backends.llama_cpp.speed_choice import _Trials
 from llm_serving_engine.scheduler.cost import CostModel, step_target
+
+
+def print_seconds(name: str) -> None:
+    """Print what each call of a method of the trials takes, also one that is repeated."""
+    method: Any = getattr(_Trials, name)
+
+    def timed(*arguments: Any) -> Any:
+        began = time.perf_counter()
+        choice = method(*arguments)
+        took = time.perf_counter() - began
+        print(f"{'':12}{name} measured in {took:.2f} s{'' if choice.lasting else ', disturbed'}")
+        return choice
+
+    setattr(_Trials, name, timed)
 
 
 def load(path: str, label: str) -> None:
@@ -43,6 +59,8 @@ def main() -> None:
     parser.add_argument("--loads", type=int, default=5)
     options = parser.parse_args()
     path = str(options.model)
+    print_seconds("attention")
+    print_seconds("unit")
     for count in options.busy:
         with busy(count, options.share):
             for _ in range(options.loads):
