@@ -36,10 +36,10 @@ _PROBE = "Hello, w\u00f6rld!\n\t 12345 \u4f60\u597d \U0001f600 <|im_start|></s>"
 
 def main() -> None:
     """Serve the host at the inherited socket whose descriptor is the first argument."""
-    # A terminal's Ctrl-C and a service manager's stop reach the whole group;
+    # A terminal's Ctrl-C, its end, and a service manager's stop reach the whole group;
     # the host decides when its runners end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     end_with_parent()
     channel = BlockingChannel(socket.socket(fileno=int(sys.argv[1])))
     try:

@@ -58,7 +58,7 @@ def serve(
     """Serve a model over gRPC and HTTP. Ctrl-C or SIGTERM drains, a second one ends it at once.
 
     Exit codes: 0 all requests ended; 1 it cannot serve; 2 a wrong flag;
-    70 its engine failed; 130, 143 ended by a signal before it served, or twice.
+    70 its engine failed; 129, 130, 143 ended by a signal before it served, or twice.
     """
     import os
 

@@ -1,4 +1,4 @@
-"""Handles SIGTERM and Ctrl-C for the whole life of the process."""
+"""Handles SIGTERM, Ctrl-C, and SIGHUP for the whole life of the process."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class StopSignals:
 
     Attributes:
         told: Set by the first signal.
-        again: Set by the second.
+        again: Set by the second, unless it is SIGHUP.
         exit_code: 0, or that of a process which a second signal ended.
     """
 
     def __init__(self) -> None:
-        """Take SIGTERM and SIGINT from now on."""
+        """Take SIGTERM and SIGINT from now on, and SIGHUP unless it is ignored, as by nohup."""
         import asyncio
 
         self.told: asyncio.Event = asyncio.Event()
@@ -53,6 +53,9 @@ class StopSignals:
         self.exit_code = 0
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._take, number)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            # A closed terminal can send it twice, from the shell and from the kernel.
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.told.set)
 
     def _take(self, number: signal.Signals) -> None:
         if self.told.is_set():

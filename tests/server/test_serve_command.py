@@ -56,15 +56,20 @@ def gone(process: psutil.Process) -> bool:
         return True
 
 
-def test_sigterm_lets_running_streams_finish() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_lets_running_streams_finish(number: signal.Signals) -> None:
     # However long a slow machine takes for them.
     env = {"LLM_SERVING_ENGINE_DRAIN_SECONDS": "3600"}
     with serve_process("--backend", "scripted", env=env) as server:
         client = Client(server)
         stream = client.begin()
         runner = freeze_runner(server)
-        server.signal(signal.SIGTERM)
+        # As a terminal and a service manager do, which send it to the whole group.
+        runner.send_signal(number)
+        server.signal(number)
         server.wait_for("stopping")
+        # Shell and kernel both send it when a terminal is closed.
+        server.signal(signal.SIGHUP)
         # The word comes just before the refusals begin: until then a call would wait.
         assert refusal(client).code() is grpc.StatusCode.UNAVAILABLE
         runner.resume()
@@ -76,6 +81,20 @@ def test_sigterm_lets_running_streams_finish() -> None:
         assert "Traceback" not in stderr
         assert stderr.count("request finished") == 1
         assert gone(runner)
+
+
+def test_under_nohup_a_closed_terminal_changes_nothing() -> None:
+    with serve_process("--backend", "scripted", wrapper=("nohup",)) as server:
+        client = Client(server)
+        stream = client.begin()
+        runner = freeze_runner(server)
+        runner.send_signal(signal.SIGHUP)
+        server.signal(signal.SIGHUP)
+        runner.resume()
+        assert list(stream)[-1].finished.usage.completion_tokens == 4000
+        assert client.stub.Generate(asked()).text
+        server.signal(signal.SIGTERM)
+        assert server.end()[0] == 0
 
 
 def refusal(client: Client) -> Any:
