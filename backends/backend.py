@@ -22,13 +22,16 @@ PLAIN = "plain"
 KERNELS = (AUTO, AMX, REPACK, PLAIN)
 """What `kernels` can be."""
 
-_AT_LEAST_ONE = (
-    "sequences",
-    "context_per_sequence",
-    "threads",
-    "prefill_chunk",
-    "memory_bytes_max",
-)
+_INT32_MAX = 2**31 - 1
+_RANGES = {
+    "sequences": (1, 1024),
+    "context_per_sequence": (1, 2**24),
+    "threads": (1, 512),  # ggml's own limit
+    "prefill_chunk": (1, _INT32_MAX),
+    "gpu_layers": (-1, _INT32_MAX),
+    "memory_bytes_max": (1, 2**63 - 1),
+}
+"""The smallest and the largest value of each number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +82,13 @@ class BackendConfig:
     memory_bytes_max: int | None = None
 
     def __post_init__(self) -> None:
-        for name in _AT_LEAST_ONE:
+        for name, (smallest, largest) in _RANGES.items():
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}, which is too small")
+            if value is not None and not smallest <= value <= largest:
+                raise ValueError(f"{name} is {value}; it can be {smallest} to {largest}")
         if self.kernels not in KERNELS:
             known = ", ".join(KERNELS)
             raise ValueError(f"kernels is {self.kernels!r}; it can be one of: {known}")
-        if self.gpu_layers is not None and self.gpu_layers < -1:
-            raise ValueError(f"gpu_layers is {self.gpu_layers}; it can be -1 for all, or a number")
 
 
 class LoadReport(NamedTuple):

@@ -66,7 +66,7 @@ class SchedulerConfig:
             value = getattr(self, field.name)
             if value is None or isinstance(value, str | bool):
                 continue
-            if value < 0 or (value == 0 and field.name not in _MAY_BE_ZERO):
+            if not value >= 0 or (value == 0 and field.name not in _MAY_BE_ZERO):
                 raise ValueError(f"{field.name} is {value}, which is too small")
         if self.tenant_queue_share > 1:
             raise ValueError(f"tenant_queue_share is {self.tenant_queue_share}; it is at most 1")

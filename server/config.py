@@ -47,8 +47,8 @@ else:
 ENVIRONMENT_PREFIX = "LLM_SERVING_ENGINE_"
 
 Positive = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Timeout = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0)]
+Timeout = Annotated[float, Field(gt=0)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Host = Annotated[str, AfterValidator(check_host)]
 ListenAddress = Annotated[str, AfterValidator(check_address)]
@@ -78,7 +78,7 @@ class ConfigError(Exception):
 class Part(BaseModel):
     """A part of the tree."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelConfig(Part):
@@ -126,7 +126,7 @@ class GenerationConfig(Part):
     requests are refused."""
     text_bytes_max: Positive = 16 * 1024 * 1024
     """The text of all these requests together."""
-    temperature: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     """Default of Sampling.temperature. Not set: the model file's recommendation, else 0.8."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     """Default of Sampling.top_p. Not set: the model file's recommendation, else 0.95."""
@@ -144,7 +144,7 @@ class QuotaConfig(Part):
     Tokens that a request asked for and did not take go back.
     """
 
-    tokens_per_second: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    tokens_per_second: Annotated[float, Field(ge=0)] = 0.0
     """The rate at which a tenant's bucket is refilled. 0: no quota."""
     burst_tokens: Positive = 100_000
     """The size of the bucket: what a tenant may ask for at once after a pause."""
@@ -238,7 +238,7 @@ class HttpConfig(Part):
     reasoning_field: Literal["reasoning_content", "reasoning", "both"] = "reasoning_content"
     """The field of chat completions with the reasoning, because clients differ:
     "reasoning_content", "reasoning", or "both", which sends it twice."""
-    keep_alive_seconds: Annotated[float, Field(ge=0.1, allow_inf_nan=False)] = 10.0
+    keep_alive_seconds: Annotated[float, Field(ge=0.1)] = 10.0
     """Silence after which a stream sends a comment, so that proxies do not cut it."""
     listen: tuple[ListenAddress, ...] = ()
     """More addresses: HOST:PORT, [IPV6]:PORT, or unix:PATH."""
@@ -292,6 +292,7 @@ class ServerConfig(BaseSettings):
         env_nested_delimiter="__",
         frozen=True,
         extra="forbid",
+        allow_inf_nan=False,
         protected_namespaces=(),
     )
 

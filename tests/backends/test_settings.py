@@ -129,7 +129,12 @@ def test_what_cannot_be(info: ModelInfo, config: BackendConfig, words: str) -> N
         ({"context_per_sequence": 0}, "context_per_sequence is 0"),
         ({"threads": -1}, "threads is -1"),
         ({"prefill_chunk": 0}, "prefill_chunk is 0"),
-        ({"gpu_layers": -2}, "gpu_layers is -2"),
+        ({"gpu_layers": -2}, "gpu_layers is -2; it can be -1 to 2147483647"),
+        ({"sequences": 1025}, "sequences is 1025; it can be 1 to 1024"),
+        ({"context_per_sequence": 2**24 + 1}, "context_per_sequence is 16777217; it can be"),
+        ({"threads": 513}, "threads is 513; it can be 1 to 512"),
+        ({"prefill_chunk": 2**31}, "prefill_chunk is 2147483648; it can be"),
+        ({"memory_bytes_max": 2**63}, "memory_bytes_max is 9223372036854775808; it can be"),
     ],
 )
 def test_what_no_backend_can(fields: dict[str, int], words: str) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import fields
 
 import pytest
@@ -12,8 +13,9 @@ from llm_serving_engine.scheduler.config import SchedulerConfig
     [f.name for f in fields(SchedulerConfig) if "int" in str(f.type) or "float" in str(f.type)],
 )
 def test_limits_that_make_no_sense_are_refused(field: str) -> None:
-    with pytest.raises(ValueError, match=field):
-        SchedulerConfig(**{field: -1})  # type: ignore[arg-type]
+    for value in (-1, math.nan):
+        with pytest.raises(ValueError, match=field):
+            SchedulerConfig(**{field: value})  # type: ignore[arg-type]
 
 
 def test_a_tenants_share_is_a_part() -> None:

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from llm_serving_engine.server.config import ConfigError, load_config
+from llm_serving_engine.server.config import ConfigError, ServerConfig, load_config
+from llm_serving_engine.server.setting_names import setting_names
 
 PREFIX = "LLM_SERVING_ENGINE_"
+# Settings that hold other settings, or variables of a template.
+ANY_VALUES = ("template_arguments",)
 
 
 @pytest.mark.parametrize(
@@ -103,3 +106,15 @@ def test_booleans_stand_where_they_are_meant(
     assert config.http.enabled is False
     monkeypatch.setenv(f"{PREFIX}MODEL__RUNNER__FLASH_ATTENTION", "auto")
     assert load_config(path).model.runner.flash_attention == "auto"
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_no_setting_takes_what_is_no_finite_number(value: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    for name in setting_names(ServerConfig.model_construct()):
+        if name.endswith(ANY_VALUES):
+            continue
+        table, _, key = name.rpartition(".")
+        path.write_text(f"[{table}]\n{key} = {value}" if table else f"{key} = {value}")
+        with pytest.raises(ConfigError, match=name):
+            load_config(path)
