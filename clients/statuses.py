@@ -47,7 +47,7 @@ def error_from(call: grpc.RpcError) -> errors.ServingError:
         return unavailable
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         if message == GRPC_DEADLINE:
-            message = "the deadline passed before the answer had come"
+            message = "the deadline passed before the answer arrived"
         late = errors.DeadlineExceeded(message, code=name, reason=reason)
         late.retry_after = details.retry_after
         return late

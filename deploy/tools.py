@@ -1,6 +1,6 @@
 """Gets the tools of tests/external/ into .tools/, each where it can be had.
 
-What cannot be had is said, and its tests are skipped: this is no failure.
+If a tool cannot be installed, the script says so, and its tests are skipped.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Tool:
     made: Path
 
     def install(self, console: Console) -> None:
-        """Install it, unless it is there; say so where it cannot be had."""
+        """Install it, unless it exists; report it if it cannot be installed."""
         if self.made.exists():
             return
         environment = {"GOBIN": str(TOOLS / "bin")}
@@ -58,7 +58,7 @@ class Tool:
                 raise SetupError(f"{self.needs} is not installed")
             run_lanes([jobs], console)
         except SetupError as error:
-            console.say(f"{self.name} cannot be had, its tests are skipped: {error}")
+            console.say(f"{self.name} cannot be installed; its tests are skipped: {error}")
 
 
 def tools() -> list[Tool]:

@@ -56,9 +56,9 @@ def parse_address(text: str) -> Address:
     host, _, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     if not port.isascii() or not port.isdigit() or int(port) > _PORT_MAX or not host:
-        raise ValueError(f"{text!r} is no address; write HOST:PORT, [IPV6]:PORT, or unix:PATH")
+        raise ValueError(f"{text!r} is not an address; write HOST:PORT, [IPV6]:PORT, or unix:PATH")
     if ":" in host and not bracketed:
-        raise ValueError(f"{text!r} is no address: an IPv6 host needs brackets, as in [::1]:8080")
+        raise ValueError(f"{text!r} is not an address: IPv6 needs brackets, as in [::1]:8080")
     return Address(host[1:-1] if bracketed else host, int(port))
 
 
@@ -85,7 +85,7 @@ def remove_stale_socket(path: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(kind):
-        raise OSError(errno.EEXIST, "the file is there, and is no socket")
+        raise OSError(errno.EEXIST, "the file exists and is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(path)

@@ -251,8 +251,8 @@ class ServedModel:
     def _check_determinism(self, capabilities: Capabilities) -> None:
         if self._invariant and not capabilities.batch_invariant:
             raise LoadError(
-                'scheduler.determinism is "batch_invariant", and this model does not keep its '
-                'bits in company on this machine; use "fast", or its Q4_0 or Q8_0 form'
+                'scheduler.determinism is "batch_invariant", but on this machine the results of '
+                'this model depend on the other requests; use "fast", or its Q4_0 or Q8_0 form'
             )
 
     def _load_vocabulary(self) -> None:
@@ -324,7 +324,7 @@ class ServedModel:
 
     def _engine_changed(self) -> None:
         if self._engine is None:
-            self._enter(ModelState.FAILED, "its engine failed, and is built anew")
+            self._enter(ModelState.FAILED, "its engine failed and is being replaced")
         else:
             self._enter(ModelState.READY)
 

@@ -64,7 +64,7 @@ def tiny_model_path(
 def tiny_quantized_model_path(
     tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The same model as Q8_0: its sequences give the same bits in any company."""
+    """The same model as Q8_0: its sequences give the same bits alone and under load."""
     path = tmp_path_factory.mktemp("quantized") / "tiny.gguf"
     quantize(tiny_model_path, path, "Q8_0")
     return path

@@ -117,7 +117,7 @@ class CTransformersBackend:
     def _compute(self, run: Run) -> Logits:
         """Compute a run. Raises ComputeError."""
         if run.end > self._settings.context_per_sequence:
-            raise ComputeError("there is no room in the cache")
+            raise ComputeError("the cache is full")
         prompt = max(self._prompts.get(run.key, run.end) - run.start, 0)
         known = run.tokens[:prompt]
         if known:

@@ -183,7 +183,7 @@ class LlamaModel:
     def _decode(self, outputs: int) -> npt.NDArray[np.float32]:
         code = self._library.llama_decode(self._context, self._batch.structure)
         if code == _NO_ROOM:
-            raise DecodeError("there is no room in the cache")
+            raise DecodeError("the cache is full")
         if code != 0:
             raise FatalDecodeError(f"llama_decode returned {code}")
         if outputs == 0:

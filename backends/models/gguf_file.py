@@ -280,7 +280,7 @@ class _Reader:
             or not 0 < alignment <= _ALIGNMENT_MAX
             or alignment & (alignment - 1)
         ):
-            raise self._broken(f"its alignment is {alignment!r}, which is no power of two")
+            raise self._broken(f"its alignment is {alignment!r}, which is not a power of two")
         for tensor in tensors:
             if tensor.offset % alignment:
                 raise self._broken(f"tensor {tensor.name!r} does not begin at its alignment")

@@ -93,7 +93,7 @@ def read_whole(path: Path) -> GGUFFile:
     if part is None or (part.number, part.total) != (number, total):
         wanted = f"NAME-{number:05d}-of-{total:05d}.gguf"
         raise ModelFileError(
-            f"{path} is part {number} of {total}: call it {wanted}, and have the others beside it"
+            f"{path} is part {number} of {total}: call it {wanted}, beside the others"
         )
     first = first_part(path)
     files = [GGUFFile.read(each) for each in parts_by_name(path)]

@@ -49,7 +49,7 @@ def loss_from_exit_code(code: int | None, *, memory_short: bool = False) -> Runn
         return RunnerLoss(LossReason.OUT_OF_MEMORY, "its process could not get more memory")
     if code == -signal.SIGKILL:
         if memory_short:
-            return RunnerLoss(LossReason.OUT_OF_MEMORY, "the system killed it for want of memory")
+            return RunnerLoss(LossReason.OUT_OF_MEMORY, "the system killed it for lack of memory")
         return RunnerLoss(LossReason.KILLED, "its process was killed (SIGKILL)", outside=True)
     if code is not None and code < 0:
         return RunnerLoss(LossReason.CRASHED, f"its process was ended by {_signal_name(-code)}")

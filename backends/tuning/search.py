@@ -40,7 +40,7 @@ ROUNDS_MAX = 9
 # Of the whole time, what one measurement is to take.
 MEASUREMENT_SHARE = 1 / 60
 _NO_TIME = "there was no time left"
-_NO_MEMORY = "there is no memory for the model twice"
+_NO_MEMORY = "there is not enough memory to load the model twice"
 
 
 class TuningError(Exception):

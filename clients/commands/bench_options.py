@@ -152,5 +152,5 @@ def parse_clients(text: str | None) -> tuple[int, ...]:
     except ValueError:
         counts = ()
     if not counts or min(counts) < 1:
-        raise typer.BadParameter(f"--clients: {text!r} is not numbers such as 1,4,16")
+        raise typer.BadParameter(f"--clients: {text!r} is not a list of numbers, such as 1,4,16")
     return counts

@@ -74,7 +74,7 @@ class MarkovBackend:
         cache[run.start :] = run.tokens
         if len(cache) > self.report.capabilities.context:
             cache.clear()
-            return RunResult(run.key, 0, error="there is no room in the cache")
+            return RunResult(run.key, 0, error="the cache is full")
         result = self._samplers.result(run, self._logits(cache))
         if result.error:
             cache.clear()

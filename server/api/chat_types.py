@@ -74,7 +74,7 @@ class ChatBody(ChoicesBody):
         """The limit of output tokens. Raises InvalidField if its two names disagree."""
         given = {self.max_tokens, self.max_completion_tokens} - {None}
         if len(given) > 1:
-            raise InvalidField("max_tokens", "is not max_completion_tokens; give one of them")
+            raise InvalidField("max_tokens", "differs from max_completion_tokens; set only one")
         return next(iter(given), None)
 
     def sources(self) -> list[Chat]:

@@ -89,4 +89,4 @@ def _biases(biases: Mapping[str, Any]) -> dict[int, float]:
     try:
         return {int(token): bias for token, bias in biases.items()}
     except ValueError:
-        raise InvalidField("logit_bias", "has a key that is no token id") from None
+        raise InvalidField("logit_bias", "has a key that is not a token id") from None

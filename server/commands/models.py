@@ -153,7 +153,7 @@ def quantize(
         reference, target_type = parse_reference(source), quantized_type(type_name)
         target = output or Path(f"{reference.name}.{target_type}.gguf")
         if target.exists() and not force:
-            raise QuantizeError(f"{target} is there already; --force replaces it")
+            raise QuantizeError(f"{target} exists: use --force to overwrite it")
         _quantize(resolve(reference, progress=True), target, target_type)
         typer.echo(target)
 

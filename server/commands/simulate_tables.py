@@ -11,7 +11,7 @@ from llm_serving_engine.server.simulator.replay import Replay
 from llm_serving_engine.server.simulator.replay_report import Summary, by_class, summary
 
 NOTE = (
-    "in time, good: finished, and by the deadline where there is one. gap: how far the "
+    "in time, good: finished, and before the deadline if there is one. gap: how far the "
     "service of two tenants came apart while both waited in a class, in weighted tokens."
 )
 # Lines of a head are broken where a terminal of 80 columns needs it.

@@ -15,9 +15,9 @@ from google.protobuf.json_format import MessageToDict
 from llm_serving_engine.scheduler.errors import LimitReached, RequestError
 from llm_serving_engine.server.api.http_exchange import HttpExchange
 from llm_serving_engine.server.api.sse import named_event
-from llm_serving_engine.server.console.timeline import record_content, step_content
 from llm_serving_engine.server.model import ServedModel
 from llm_serving_engine.server.request_history.request_history import RequestHistory
+from llm_serving_engine.server.request_history.timeline import record_content, step_content
 from llm_serving_engine.server.scheduler_view import SchedulerView
 
 # Events that may wait for a tab before it skips.

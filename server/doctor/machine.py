@@ -63,7 +63,7 @@ def _cores(busy: float) -> Finding:
         value += f" of the machine's {whole}"
     value += f"; others take {busy:.1f}"
     if busy > BUSY_CORES:
-        advice = "what computes beside a model makes each step longer: end it, or lower threads"
+        advice = "other processes make each step longer: end them, or lower threads"
         return note(SECTION, "cores", value, advice)
     return Finding(SECTION, "cores", value)
 

@@ -41,13 +41,13 @@ def look_at_model(config: ServerConfig, *, served: bool = False) -> Iterator[Fin
     try:
         reference = parse_reference(model.reference)
         if isinstance(reference, HubModel) and hub.cached_path(reference) is None:
-            advice = f"llm-serving-engine models pull {reference}; serve does so too"
-            yield note(SECTION, "file", f"{reference} is not on this machine", advice)
+            advice = f"llm-serving-engine models pull {reference}; serve does it, too"
+            yield note(SECTION, "file", f"{reference} is not downloaded", advice)
             return
         path = resolve(reference, progress=False)
         yield from _look_at_file(path, config, served)
     except (ModelError, LoadError, ValueError, OSError) as error:
-        yield problem(SECTION, "file", str(error), "name a model that is there: --model")
+        yield problem(SECTION, "file", str(error), "name an existing model: --model")
 
 
 def _look_at_file(path: Path, config: ServerConfig, served: bool) -> Iterator[Finding]:
@@ -84,9 +84,9 @@ def _memory(info: ModelInfo, settings: Settings, limit: int | None, served: bool
         check_fits(estimate, limit)
     except LoadError:
         available = machine.memory_within(limit)
-        short = f"{value}; {available / 1e6:,.0f} MB are there"
+        short = f"{value}; {available / 1e6:,.0f} MB are available"
         if served:
-            advice = "the server that runs may hold what lacks: look again when it has ended"
+            advice = "the running server may hold this memory: check again after it has ended"
             return note(SECTION, "memory", short, advice)
         return problem(SECTION, "memory", short, "lower sequences or context_per_sequence")
     return Finding(SECTION, "memory", value)
@@ -98,13 +98,13 @@ def _chat_template(info: ModelInfo, config: ModelConfig) -> Finding:
     try:
         source = read_template(configured) if configured else info.chat_template
         if source is None:
-            return Finding(SECTION, name, "none: the model takes prompts, and no conversations")
+            return Finding(SECTION, name, "none: the model takes prompts only, not chats")
         template = ChatTemplate(source, arguments=config.template_arguments)
         prompt = template.render([{"role": "user", "content": "hello"}]).text
     except (LoadError, TemplateError) as error:
         if configured:
-            return problem(SECTION, name, str(error), "serve does not start with it: mend the file")
-        advice = "conversations are refused: set another with model.chat_template"
+            return problem(SECTION, name, str(error), "serve cannot start: correct the file")
+        advice = "chat requests are refused: set model.chat_template to another file"
         return note(SECTION, name, str(error), advice)
     whose = configured or "the file's"
     return Finding(SECTION, name, f"{whose}; a short conversation has {len(prompt)} characters")

@@ -40,17 +40,17 @@ def _look(name: str, address: Address, option: str, served: bool) -> Finding:
             bind(address).close()
     except OSError as error:
         if served:
-            return Finding(SECTION, name, f"{address} is in use, beside the server that runs")
+            return Finding(SECTION, name, f"{address} is in use, as a server runs")
         reason = (error.strerror or str(error)).lower()
-        advice = f"end what listens there, or choose another one: {option}"
-        return problem(SECTION, name, f"{address} cannot be had: {reason}", advice)
+        advice = f"stop the process that listens there, or choose another port: {option}"
+        return problem(SECTION, name, f"{address} cannot be bound: {reason}", advice)
     return Finding(SECTION, name, f"{address} is free")
 
 
 def _check_path(path: str) -> None:
     """Raise OSError if a process listens on the socket, or its folder is missing."""
     if not Path(path).parent.is_dir():
-        raise FileNotFoundError(2, "there is no such folder")
+        raise FileNotFoundError(2, "the folder does not exist")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(path)

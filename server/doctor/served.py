@@ -19,7 +19,7 @@ def look_at_server(address: str) -> Iterator[Finding]:
         with Client(address, timeout=TIMEOUT_SECONDS) as client:
             models = client.models()
     except (ServingError, ValueError) as error:
-        advice = "start it, or name where it listens: --address HOST:PORT"
+        advice = "start it, or correct --address HOST:PORT"
         yield problem(SECTION, address, f"no answer: {' '.join(str(error).split())}", advice)
         return
     yield Finding(SECTION, address, "answers")
@@ -28,7 +28,7 @@ def look_at_server(address: str) -> Iterator[Finding]:
         if model.capabilities is not None:
             can = model.capabilities
             slots = f"{can.sequences_max} slots of {can.context_per_sequence:,} tokens"
-            invariant = "same tokens in any company" if can.batch_invariant else ""
+            invariant = "same tokens under load" if can.batch_invariant else ""
             value = ", ".join(filter(None, (slots, invariant)))
             yield Finding(SECTION, f"{model.name}: slots", value)
             yield Finding(SECTION, f"{model.name}: memory", f"{model.memory_bytes / 1e6:,.0f} MB")

@@ -231,7 +231,7 @@ class Engine:
                 tell(observer)
             except Exception:  # noqa: PERF203 - each is told, whatever the one before it did
                 name = type(observer).__name__
-                _logger.exception("the observer %s failed, and is told nothing more", name)
+                _logger.exception("the observer %s failed and is no longer called", name)
                 self._observers = tuple(o for o in self._observers if o is not observer)
 
     def _bound(self, stream: TokenStream) -> None:

@@ -13,7 +13,7 @@ AT_ONCE_SECONDS = 0.02
 _FINISHES = {
     FinishReason.END_OF_SEQUENCE: "the model ended its answer",
     FinishReason.STOP_SEQUENCE: "a stop sequence came",
-    FinishReason.MAX_TOKENS: "it had all the tokens that it may have",
+    FinishReason.MAX_TOKENS: "it reached max_tokens",
     FinishReason.CONTEXT_LENGTH: "its context was full",
 }
 
@@ -56,7 +56,7 @@ def _waited(record: RequestRecord, visit: Visit) -> Iterator[str]:
         by = "another request" if taker is None else _named(taker)
         yield f"Its slot went to {by}; {again} {_seconds(seconds)} for another."
     elif stage.event is Event.LOSE:
-        yield f"Its runner was lost; {again} {_seconds(seconds)} to go on where it was."
+        yield f"Its runner was lost; {again} {_seconds(seconds)} for another runner."
     elif seconds < AT_ONCE_SECONDS and not visit.lasts:
         yield "It got a slot at once."
     else:

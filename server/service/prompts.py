@@ -202,7 +202,7 @@ def _check_role(index: int, role: str, template: ChatTemplate) -> None:
     check(
         _ROLE.fullmatch(role) is not None,
         field,
-        "has a character that is no letter, digit, underscore, dot, or hyphen",
+        "has a character that is not a letter, digit, underscore, dot, or hyphen",
     )
     check(
         template.knows_role(role),

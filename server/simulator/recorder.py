@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from llm_serving_engine.scheduler.core import Scheduler
-from llm_serving_engine.server.console.timeline import timeline_content, timeline_file
 from llm_serving_engine.server.engine.observer import Observer
 from llm_serving_engine.server.request_history.request_history import RequestHistory
+from llm_serving_engine.server.request_history.timeline import timeline_content, timeline_file
 from llm_serving_engine.server.simulator.replay import ObserverFactory
 
 # The last steps of a run, which bound the file.

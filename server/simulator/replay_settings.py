@@ -109,4 +109,4 @@ def read_settings(path: Path) -> ReplaySettings:
 
 
 def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")

@@ -108,11 +108,11 @@ def parse_line(line: str) -> TraceRecord:
     for name in _REQUIRED:
         _require(name in values, f"{name} is missing")
     for name in _INTEGERS:
-        _require(_is_integer(values[name]), f"{name} is no integer")
+        _require(_is_integer(values[name]), f"{name} is not an integer")
     for name in ("at", *_OPTIONAL_SECONDS):
         if name == "at" or values.get(name) is not None:
             values[name] = _seconds(name, values[name])
-    _require(isinstance(values.get("tenant", ""), str), "tenant is no string")
+    _require(isinstance(values.get("tenant", ""), str), "tenant is not a string")
     prefix = values.get("prefix", {})
     ends = isinstance(prefix, dict) and all(map(_is_integer, prefix.values()))
     _require(ends, "prefix is not an object of integers")
@@ -188,7 +188,7 @@ def _draw(dice: random.Random, tokens: int) -> tuple[int, ...]:
 
 def _seconds(name: str, value: Any) -> float:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    _require(number, f"{name} is no number")
+    _require(number, f"{name} is not a number")
     try:
         seconds = float(value)
     except OverflowError:

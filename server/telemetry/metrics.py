@@ -204,7 +204,7 @@ class Metrics:
     def _define_model_metrics(self) -> None:
         self.sequences_max = self._gauge("llm_serving_engine_sequences_max", "Slots.", "model")
         self._model_ready = self._gauge(
-            "llm_serving_engine_model_ready", "1 where the model takes requests, else 0.", "model"
+            "llm_serving_engine_model_ready", "1 if the model accepts requests, else 0.", "model"
         )
 
     def _histogram(

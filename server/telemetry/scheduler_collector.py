@@ -62,7 +62,7 @@ _COUNTERS: dict[str, tuple[str, Callable[[Scheduler], float]]] = {
 }
 _GAUGES: dict[str, tuple[str, Callable[[Scheduler], float]]] = {
     "llm_serving_engine_policy_failed": (
-        "1 where the configured policy raised and the default one decides in its place; else 0.",
+        "1 if the configured policy raised and was replaced by the default one; else 0.",
         lambda scheduler: bool(scheduler.policy.failure),
     ),
     "llm_serving_engine_cached_tokens": (

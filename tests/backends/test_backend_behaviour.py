@@ -268,7 +268,7 @@ async def test_a_slot_without_room_fails_alone(bench: Bench) -> None:
         bench.run(0, (5,), bench.context), bench.run(1, (token,), len(neighbour))
     )
     full, other = result.runs
-    assert (full.done, full.error) == (0, "there is no room in the cache")
+    assert (full.done, full.error) == (0, "the cache is full")
     assert drawn(other) == expected[1]
     # Its slot is clear, and can be used again.
     assert await bench.alone(0, neighbour) == expected

@@ -1,4 +1,4 @@
-"""Logits that are no numbers: the request that has them fails, and no other."""
+"""Logits that are not finite: their request fails, and no other."""
 
 from __future__ import annotations
 

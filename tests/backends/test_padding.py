@@ -95,6 +95,6 @@ def test_a_run_without_room_fails_alone(backend: LlamaCppBackend) -> None:
     full = chunk(1, prompt_of(4, 16), CONTEXT - 4)
     result = backend.execute(Step(2, (opened(0), opened(2)), (runs[0], full, runs[1])))
     assert [one.tokens for one in result.runs] == [(expected[0][0],), (), (expected[1][0],)]
-    assert [one.error for one in result.runs] == [None, "there is no room in the cache", None]
+    assert [one.error for one in result.runs] == [None, "the cache is full", None]
     # Its slot is empty.
     assert backend.execute(Step(3, (), (row(1, 1, 5),))).runs[0].done == 0

@@ -221,7 +221,7 @@ def test_a_stopped_worker_does_not_outlive_its_host() -> None:
     ("code", "short", "reason", "words"),
     [
         (-9, False, LossReason.KILLED, "its process was killed (SIGKILL)"),
-        (-9, True, LossReason.OUT_OF_MEMORY, "the system killed it for want of memory"),
+        (-9, True, LossReason.OUT_OF_MEMORY, "the system killed it for lack of memory"),
         (OUT_OF_MEMORY_CODE, False, LossReason.OUT_OF_MEMORY, "could not get more memory"),
         (-6, True, LossReason.CRASHED, "its process was ended by SIGABRT"),
         (-99, False, LossReason.CRASHED, "its process was ended by signal 99"),

@@ -295,7 +295,7 @@ async def test_without_memory_for_two_the_defaults_stay(
     assert tuning.settings == SETTINGS
     assert all(one.trials == () for one in tuning.choices)
     assert {reason for one in tuning.choices for _, reason in one.left_out} == {
-        "there is no memory for the model twice"
+        "there is not enough memory to load the model twice"
     }
     # The defaults are measured all the same.
     assert tuning.reading == Reading(0.0005, 0.05, 16)

@@ -101,7 +101,7 @@ async def test_cancelling_a_task_that_waits_for_a_whole_answer(aio_server, clien
 
 async def test_a_deadline_that_passes(aio_server, client):
     aio_server.hang_after = 0
-    with pytest.raises(DeadlineExceeded, match="the deadline passed before the answer had come"):
+    with pytest.raises(DeadlineExceeded, match="the deadline passed before the answer arrived"):
         await client.generate("hi", max_tokens=1, timeout=0.05)
     with pytest.raises(DeadlineExceeded):
         _ = [delta async for delta in client.stream("hi", max_tokens=1, timeout=0.05)]

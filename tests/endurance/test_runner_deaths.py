@@ -63,7 +63,7 @@ POISONED = {
 def quantized_builtin_path(
     builtin_model_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The built-in model as Q4_0: its sequences give the same bits in any company."""
+    """The built-in model as Q4_0: its sequences give the same bits alone and under load."""
     path = tmp_path_factory.mktemp("models") / "builtin.Q4_0.gguf"
     quantize(builtin_model_path, path, "Q4_0")
     return path

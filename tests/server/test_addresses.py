@@ -77,7 +77,7 @@ def test_a_path_that_is_taken(socket_folder: Path) -> None:
         bind(Address(path=str(path)))
     path.unlink()
     path.write_text("precious")
-    with pytest.raises(OSError, match="no socket"):
+    with pytest.raises(OSError, match="not a socket"):
         bind(Address(path=str(path)))
     assert path.read_text() == "precious"
 
@@ -97,7 +97,7 @@ async def test_grpc_on_several_addresses(socket_folder: Path) -> None:
 async def test_a_path_that_grpc_cannot_have(socket_folder: Path) -> None:
     path = socket_folder / "precious"
     path.write_text("precious")
-    with pytest.raises(ConfigError, match=f"unix:{path} for gRPC: .* no socket"):
+    with pytest.raises(ConfigError, match=f"unix:{path} for gRPC: .* not a socket"):
         async with serving(grpc={"host": f"unix:{path}"}):
             pass
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+import pytest_asyncio
 from google.rpc import error_details_pb2
 from running_server import RunningServer, detail, error_of, serving
 
@@ -126,30 +127,39 @@ async def test_a_template_that_loops_on_some_messages_refuses_these(
         assert (await server.generate(chat=HELLO)).token_ids
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def observing(
+    tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[RunningServer]:
+    """A server whose chat template names the role `observation`."""
+    file = tmp_path_factory.mktemp("template") / "roles.jinja"
+    file.write_text(GIVEN + "{% if mood in ['observation', '<|user|>'] %}{% endif %}")
+    async with serving(tiny_model_path, model={"chat_template": str(file)}) as server:
+        yield server
+
+
+@pytest.mark.parametrize("role", [*ROLES, "observation"])
+async def test_roles_that_are_common_or_that_the_template_names(
+    observing: RunningServer, role: str
+) -> None:
+    answer = await observing.generate(chat={"messages": [{"role": role, "content": "hello"}]})
+    assert answer.usage.completion_tokens == 8
+
+
 @pytest.mark.parametrize(
     ("role", "problem"),
     [
-        *((role, "") for role in ROLES),
-        ("observation", ""),
-        ("<|user|>", "is no letter, digit, underscore, dot, or hyphen"),
-        ("a b", "is no letter"),
+        ("<|user|>", "is not a letter, digit, underscore, dot, or hyphen"),
+        ("a b", "is not a letter"),
         ("User", "is 'User'; it can be system, developer, user, assistant, tool, function, or"),
         ("observ", "is 'observ'"),
         ("r" * 999, "rrr; it can be system"),
     ],
 )
-async def test_a_role_is_one_that_is_common_or_that_the_template_names(
-    tiny_model_path: Path, tmp_path: Path, role: str, problem: str
-) -> None:
-    file = tmp_path / "roles.jinja"
-    file.write_text(GIVEN + "{% if mood in ['observation', '<|user|>'] %}{% endif %}")
-    async with serving(tiny_model_path, model={"chat_template": str(file)}) as server:
-        call = server.generate(chat={"messages": [{"role": role, "content": "hello"}]})
-        if problem:
-            error = await error_of(call)
-            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-            assert problem in str(error.details())
-            (violation,) = detail(error, error_details_pb2.BadRequest).field_violations
-            assert violation.field == "chat.messages[0].role"
-        else:
-            assert (await call).usage.completion_tokens == 8
+async def test_other_roles_are_refused(observing: RunningServer, role: str, problem: str) -> None:
+    call = observing.generate(chat={"messages": [{"role": role, "content": "hello"}]})
+    error = await error_of(call)
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert problem in str(error.details())
+    (violation,) = detail(error, error_details_pb2.BadRequest).field_violations
+    assert violation.field == "chat.messages[0].role"

@@ -57,7 +57,7 @@ def test_a_model_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "available_memory", lambda: 5_000_000)
     memory = named(look_at_model(config_of(reference="builtin")), "memory")
     assert memory.verdict is PROBLEM
-    assert "5 MB are there" in memory.value
+    assert "5 MB are available" in memory.value
     # A server that runs may be what takes it.
     served = named(look_at_model(config_of(reference="builtin"), served=True), "memory")
     assert (served.verdict, served.value) == (NOTE, memory.value)

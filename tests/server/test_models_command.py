@@ -215,7 +215,7 @@ def test_quantize(run: Run, tiny_model_path: Path, tmp_path: Path) -> None:
     assert fetched(run("quantize", tiny_model_path, "q8_0")) == Path("tiny.Q8_0.gguf")
     assert "weights\tQ8_0\n" in run("show", tmp_path / "tiny.Q8_0.gguf").stdout
     again = ("quantize", tiny_model_path, "q4_0", "-o", tmp_path / "tiny.Q8_0.gguf")
-    assert "is there already; --force replaces it" in failure(run(*again))
+    assert "exists: use --force to overwrite it" in failure(run(*again))
     assert "weights\tQ8_0\n" in run("show", tmp_path / "tiny.Q8_0.gguf").stdout
     run(*again, "--force")
     assert "weights\tQ4_0\n" in run("show", tmp_path / "tiny.Q8_0.gguf").stdout

@@ -1,4 +1,4 @@
-"""A request whose logits are no numbers, as its caller and its neighbours see it."""
+"""A request whose logits are not finite, as its client and other clients see it."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ async def test_sixty_requests_alone_and_all_at_once(tiny_quantized_model_path: P
 
 async def test_what_cannot_be_had_is_refused_at_the_start(tiny_model_path: Path) -> None:
     # F32: the kernels differ by the number of rows.
-    with pytest.raises(LoadError, match="does not keep its bits in company"):
+    with pytest.raises(LoadError, match="depend on the other requests"):
         async with serving(tiny_model_path, scheduler=INVARIANT):
             pass
 

@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from llm_serving_engine.server.commands.simulate import register
-from llm_serving_engine.server.console.timeline import FORMAT
+from llm_serving_engine.server.request_history.timeline import FORMAT
 from llm_serving_engine.server.simulator.costs import DEFAULT_COSTS, Costs
 from llm_serving_engine.server.simulator.replay_settings import ReplaySettings, write_settings
 from llm_serving_engine.server.simulator.trace import TraceRecord, read_trace, write_trace

@@ -118,7 +118,7 @@ def report(phases: Sequence[PhaseRecord]) -> Report:
         rows=(_row(found),),
         results=[asdict(found)],
         errors=measures.failures(records),
-        notes=("late or refused is no failure here: it is what an overload makes of requests",),
+        notes=("late and refused requests are expected in an overload, and are not failures",),
     )
 
 

@@ -133,7 +133,7 @@ def test_a_runner_that_is_lost_and_a_deadline_that_passes() -> None:
     story.now = 150.0
     one.error = DeadlinePassed(DeadlinePassed.RUNNING_TIMEOUT, "the deadline passed")
     story.move(one, Event.EXPIRE)
-    assert "Its runner was lost; it waited 2 min to go on where it was." in story.text()
+    assert "Its runner was lost; it waited 2 min for another runner." in story.text()
     assert story.text().splitlines()[-1] == "It ran out of time after 2 min: the deadline passed."
 
 
