@@ -14,6 +14,7 @@ import math
 from typing import NamedTuple
 
 from llm_serving_engine.scheduler.cost import RATE, CostModel
+from llm_serving_engine.scheduler.durations import duration
 from llm_serving_engine.scheduler.errors import DeadlinePassed, InvalidField, LimitReached
 from llm_serving_engine.scheduler.part import Common, Part
 from llm_serving_engine.scheduler.queue import Load
@@ -175,7 +176,8 @@ class Admission(Part):
                 self._share.doubt(sequence.request.tenant)
             raise DeadlinePassed(
                 DeadlinePassed.DEADLINE_UNREACHABLE,
-                f"the answer is expected in {needed:.3g} s, the deadline is in {remaining:.3g} s",
+                f"the answer is expected in {duration(needed)}, "
+                f"the deadline is in {duration(remaining)}",
                 self.comes_again(sequence, now, needed),
             )
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from llm_serving_engine.scheduler.durations import duration
 from llm_serving_engine.server.config import HttpConfig
 from llm_serving_engine.server.refusals import (
     BODIES,
@@ -236,12 +237,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _headers_late(self) -> None:
         seconds = self._limits.header_timeout_seconds
-        message = f"the request's headers did not come in {seconds:g} s"
+        message = f"the request's headers did not come in {duration(seconds)}"
         self._refuse(_Refusal(HEADER_TIMEOUT, HTTPStatus.REQUEST_TIMEOUT, message))
 
     def _body_late(self) -> None:
         seconds = self._limits.body_timeout_seconds
-        message = f"the request's body did not come in {seconds:g} s"
+        message = f"the request's body did not come in {duration(seconds)}"
         self._refuse(_Refusal(BODY_TIMEOUT, HTTPStatus.REQUEST_TIMEOUT, message))
 
     def _unread(self) -> None:

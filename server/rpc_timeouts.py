@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 
+from llm_serving_engine.scheduler.durations import duration
 from llm_serving_engine.scheduler.errors import InvalidField, LimitReached, RequestError
 from llm_serving_engine.server.config import GrpcConfig
 from llm_serving_engine.server.time_limit import TimeLimit
@@ -70,10 +71,12 @@ class RpcTimeouts:
         return StreamWriter(context, TimeLimit(self._write_seconds, self._unread))
 
     def _unsent(self) -> RequestError:
-        return InvalidField("request", f"is missing: it did not come in {self._read_seconds:g} s")
+        return InvalidField(
+            "request", f"is missing: it did not come in {duration(self._read_seconds)}"
+        )
 
     def _unread(self) -> RequestError:
-        description = f"the stream was not read for {self._write_seconds:g} s"
+        description = f"the stream was not read for {duration(self._write_seconds)}"
         return LimitReached(UNREAD, description, RETRY_SECONDS)
 
 

@@ -25,6 +25,7 @@ from llm_serving_engine.backends.process.wire import (
     encode,
 )
 from llm_serving_engine.backends.runner import RunnerLost
+from llm_serving_engine.scheduler.durations import duration
 from llm_serving_engine.scheduler.step import Step, StepResult
 
 # A timer that is so late says that this process was stopped itself.
@@ -203,11 +204,11 @@ class Connection(asyncio.Protocol):
 
     def _watch_step(self) -> None:
         seconds = self._owed[0].seconds
-        self._watch(seconds, f"a step took longer than {seconds:g} s")
+        self._watch(seconds, f"a step took longer than {duration(seconds)}")
 
     def _watch_loading(self) -> None:
         seconds = self._load_seconds
-        self._watch(seconds, f"loading got no further for {seconds:g} s")
+        self._watch(seconds, f"loading got no further for {duration(seconds)}")
 
     def _watch(self, seconds: float, overdue: str) -> None:
         # Where this process was held up itself, what came meanwhile is read

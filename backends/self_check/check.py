@@ -18,6 +18,7 @@ from llm_serving_engine.backends.build_record import Check, Outcome
 from llm_serving_engine.backends.process.runner_loss import loss_from_exit_code
 from llm_serving_engine.backends.self_check.faults import Fault
 from llm_serving_engine.backends.self_check.weights import CHECKED_TYPES
+from llm_serving_engine.scheduler.durations import duration
 
 SECONDS_MAX = 60.0
 """For a weight type; a right one takes a tenth of a second on an idle machine."""
@@ -117,7 +118,7 @@ class _Worker:
             except queue.Empty:
                 process.kill()
                 reader.join()
-                return Check(Outcome.HANG, None, f"no answer in {self._seconds_max:g} s")
+                return Check(Outcome.HANG, None, f"no answer in {duration(self._seconds_max)}")
             if not line:
                 code = process.wait()
                 return None if code == 0 and not self._awaited else self._crash(code, errors)

@@ -38,6 +38,7 @@ from llm_serving_engine.backends.text.template_program import (
     TemplateError,
     TemplateProgram,
 )
+from llm_serving_engine.scheduler.durations import duration
 
 __all__ = ["OUTPUT_CHARACTERS_MAX", "ChatPrompt", "ChatTemplate", "TemplateError"]
 
@@ -59,7 +60,7 @@ def _time_told() -> Iterator[None]:
         yield
     except TemplateTookTooLong:
         raise TemplateError(
-            f"the chat template takes more than {RUN_SECONDS_MAX:g} s of processor time"
+            f"the chat template takes more than {duration(RUN_SECONDS_MAX)} of processor time"
         ) from None
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
+from llm_serving_engine.scheduler.durations import duration
 from llm_serving_engine.scheduler.errors import LimitReached
 from llm_serving_engine.server.api.errors import BadBody, BodyTooLarge
 from llm_serving_engine.server.config import HttpConfig
@@ -229,7 +230,7 @@ class EventStream:
             await asyncio.sleep(self._interval - silent)
 
     def _unread(self) -> LimitReached:
-        description = f"the stream was not read for {self._seconds:g} s"
+        description = f"the stream was not read for {duration(self._seconds)}"
         return LimitReached("http.write_timeout_seconds", description, RETRY_SECONDS)
 
 

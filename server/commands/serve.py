@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from llm_serving_engine.scheduler.durations import duration
 from llm_serving_engine.server.commands.standard_streams import tell
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def _bound_collections() -> None:
 def _stopping(config: ServerConfig) -> str:
     notice = ""
     if config.drain_notice_seconds:
-        notice = f"requests are taken for {config.drain_notice_seconds:g} s more, then "
+        notice = f"requests are taken for {duration(config.drain_notice_seconds)} more, then "
     return f"stopping: {notice}running requests may finish"
 
 
@@ -189,7 +190,9 @@ def _announce(app: App, report: LoadReport) -> None:
         tell(f"note: {note}")
     target = app.model.engine.scheduler.step_target
     origin = "measured" if app.config.scheduler.step_target_seconds is None else "as configured"
-    tell(f"step target: {target:.3g} s, {origin}; prompts hold up streams for twice that at most")
+    tell(
+        f"step target: {duration(target)}, {origin}; prompts hold up streams for twice that at most"
+    )
     if memory:
         parts = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in memory.items())
         estimated = ""

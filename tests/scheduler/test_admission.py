@@ -102,6 +102,8 @@ def test_a_deadline_is_for_the_whole_answer() -> None:
     # 400 tokens of output take seconds, however short the prompt is.
     error = unreachable(new_scheduler(), ask("long", 10, 400, deadline=1.0))
     assert "the answer is expected in" in str(error)
+    late = unreachable(new_scheduler(), ask("late", 10, 10, deadline=8.94e-05))
+    assert "the deadline is in less than 0.1 ms" in str(late)
     # No other time would do.
     assert error.retry_after is None
     # And so does a prompt of 4,000 tokens by itself.
