@@ -5,6 +5,8 @@ whose counter is the least, charge it for what it gets, and lift the counter of 
 comes back from idle to the least of those that are active. Then two tenants that both
 wait all the time get the same, up to a constant: 2 max(w_p L, w_q M), where L is the
 longest prompt and M the tokens that a full batch holds, weighted as they are charged.
+Unlike theirs, counters start anew when no tenant is active, as in fair queueing of packets:
+what one tenant got more than another in an earlier busy period kept nobody waiting.
 """
 
 from __future__ import annotations
@@ -32,7 +34,6 @@ class FairPolicy(Policy):
         # The counters of the active tenants, and of idle ones that are still ahead.
         self._service: dict[str, float] = {}
         self._live: Counter[str] = Counter()
-        self._last_left = 0.0
 
     def key(self, sequence: Sequence, now: float) -> Key:
         """Having run before, the tenant's service so far, arrival."""
@@ -62,15 +63,17 @@ class FairPolicy(Policy):
         self._live[tenant] -= 1
         if not self._live[tenant]:
             del self._live[tenant]
-            self._last_left = self._service[tenant]
-            self._forget()
+            if self._live:
+                self._forget()
+            else:
+                self._service.clear()
 
     def service(self) -> dict[str, float]:
         """The counters of the tenants that have live requests."""
         return {tenant: self._service[tenant] for tenant in self._live}
 
     def _floor(self) -> float:
-        return min(self.service().values(), default=self._last_left)
+        return min(self.service().values(), default=0.0)
 
     def _forget(self) -> None:
         """Drop the idle tenants that an arrival would lift anyway, and those beyond the limit."""

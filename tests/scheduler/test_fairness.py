@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given, settings
 
 from llm_serving_engine.backends.backend import BackendConfig
@@ -157,6 +158,18 @@ def test_going_idle_does_not_wipe_out_what_was_had() -> None:
     policy.left(of("greedy"))
     policy.submitted(of("greedy"))
     assert policy.service()["greedy"] == 100.0
+
+
+@pytest.mark.parametrize("first", ["ahead", "behind"])
+def test_after_the_server_was_idle_all_tenants_start_level(first: str) -> None:
+    policy = counters_of("ahead", "behind")
+    policy.served(of("ahead"), 1000, 0)
+    policy.served(of("behind"), 10, 0)
+    policy.left(of("ahead"))
+    policy.left(of("behind"))
+    for tenant in (first, *({"ahead", "behind"} - {first})):
+        policy.submitted(of(tenant))
+    assert policy.service() == {"ahead": 0.0, "behind": 0.0}
 
 
 def test_idle_tenants_are_forgotten() -> None:
