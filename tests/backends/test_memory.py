@@ -31,10 +31,11 @@ def q4_0_path(builtin_model_path: Path, tmp_path_factory: pytest.TempPathFactory
 @pytest.mark.parametrize(
     "config",
     [
+        # The load of the first one measures attention and unit; the others leave nothing open.
         BackendConfig(sequences=16, context_per_sequence=256, threads=1),
-        BackendConfig(sequences=2, context_per_sequence=2048, threads=1, prefill_chunk=256),
-        BackendConfig(sequences=4, context_per_sequence=1024, threads=1, cache_type="q8_0"),
-        BackendConfig(sequences=4, context_per_sequence=512, threads=1, flash_attention=False),
+        BackendConfig(2, 2048, threads=1, prefill_chunk=256, flash_attention=True),
+        BackendConfig(4, 1024, threads=1, prefill_chunk=64, cache_type="q8_0"),
+        BackendConfig(4, 512, threads=1, prefill_chunk=128, flash_attention=False),
     ],
 )
 @pytest.mark.parametrize("model", ["builtin_model_path", "q4_0_path", "tiny_model_path"])
@@ -97,7 +98,7 @@ def test_the_numbers_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_runner_is_not_loaded_beyond_its_limit(builtin_model_path: Path) -> None:
-    shape = BackendConfig(sequences=2, context_per_sequence=256, threads=1)
+    shape = BackendConfig(2, 256, threads=1, prefill_chunk=64, flash_attention=True)
     info = ModelInfo.read(builtin_model_path)
     takes = estimate_memory(info, Settings.choose(shape, info)).total
     runner = ProcessRunner(
