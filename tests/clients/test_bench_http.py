@@ -160,7 +160,7 @@ async def test_an_error_in_a_stream(kind):
     assert (record.error, record.tokens, record.finished) == ("UNAVAILABLE", 2, False)
 
 
-async def test_nobody_listens():
+async def test_no_server_listens():
     async with LlamaServerTarget("http://127.0.0.1:1") as target:
         with pytest.raises(TargetError, match=r"127\.0\.0\.1:1") as caught:
             await target.describe()

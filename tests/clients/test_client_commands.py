@@ -102,7 +102,7 @@ def test_generate_keeps_what_came_before_an_error(run, server):
 
 
 @pytest.mark.parametrize("command", [["generate", "hi"], ["chat"]])
-def test_nobody_listens(run, command):
+def test_no_server_listens(run, command):
     result = run(*command, address="127.0.0.1:1")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith("error: no connection to a server at 127.0.0.1:1: ")
@@ -220,7 +220,7 @@ def test_bench_counts_what_failed_and_fails(run, server):
     assert result.stderr == "error: requests failed: 2 RESOURCE_EXHAUSTED\n"
 
 
-def test_bench_says_in_one_line_that_nobody_listens(run):
+def test_bench_says_in_one_line_that_no_server_listens(run):
     result = run("bench", address="127.0.0.1:1")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith("error: nothing was measured: 127.0.0.1:1: ")

@@ -142,7 +142,7 @@ def test_a_stream_without_its_last_event_is_an_error(server, client):
         list(client.stream("hi", max_tokens=2))
 
 
-def test_nobody_listens():
+def test_no_server_listens():
     with Client("127.0.0.1:1") as client, pytest.raises(ConnectionFailed):
         client.generate("hi")
 

@@ -128,7 +128,7 @@ def test_a_tenant_with_nothing_in_the_queue_overtakes_those_that_have_much() -> 
     scheduler.submit(ask("other", deadline=5.0, tenant="other"), 0.0)
 
 
-def test_an_idle_slot_waits_for_nobody() -> None:
+def test_a_request_with_a_deadline_is_accepted_while_a_slot_is_idle() -> None:
     scheduler = new_scheduler(slots=2)
     scheduler.submit(ask("a", 4000, 90), 0.0)
     scheduler.schedule(0.0)

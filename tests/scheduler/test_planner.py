@@ -127,7 +127,7 @@ def test_chunks_of_a_class_above_all_streams_may_take_twice_as_long(
     assert chunks[0] == length
 
 
-def test_chunks_have_the_machines_length_while_nobody_streams() -> None:
+def test_chunks_have_the_machines_length_without_streams() -> None:
     scheduler = new_scheduler(context=4000, chunk=256, step_target_seconds=0.1)
     scheduler.submit(ask("long", prompt=3000), now=0.0)
     assert [run_step(scheduler).prompt_tokens for _ in range(5)] == [256] * 5

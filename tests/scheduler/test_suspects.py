@@ -26,7 +26,7 @@ MARK = 255
 CONTEXT = 120
 
 
-def test_nobody_is_suspected_at_first() -> None:
+def test_no_request_is_suspected_at_first() -> None:
     suspects = Suspects(1)
     assert not suspects
     assert suspects.suspected == []
@@ -57,7 +57,7 @@ def test_two_losses_alone_convict() -> None:
     assert suspects.suspected[0] == 2
 
 
-def test_one_that_ran_alone_is_tried_before_those_that_had_company() -> None:
+def test_a_request_that_ran_alone_is_tried_before_those_that_ran_together() -> None:
     suspects = Suspects(1)
     suspects.lost({1: 0, 2: 0, 3: 0})
     suspects.progressed(1, PROOF_TOKENS)
@@ -73,7 +73,7 @@ def test_progress_between_two_losses_alone_clears() -> None:
         suspects.progressed(1, output_tokens + PROOF_TOKENS)
 
 
-def test_company_is_suspected_from_the_configured_number_of_losses_on() -> None:
+def test_requests_that_ran_together_are_suspected_from_the_configured_number_of_losses_on() -> None:
     suspects = Suspects(3)
     suspects.lost({1: 0, 2: 0})
     suspects.lost({1: 0, 3: 0})
@@ -258,7 +258,7 @@ def test_a_newcomer_waits_for_the_trials_whatever_its_class() -> None:
 
 
 @pytest.mark.parametrize("priority", Priority)
-def test_a_loss_from_outside_blames_nobody(priority: Priority) -> None:
+def test_a_loss_from_outside_makes_no_suspects(priority: Priority) -> None:
     requests = [(0.0, innocent(f"good{n}", 5, 30, priority)) for n in range(4)]
     run = Run(requests, 4, frozenset(range(2, 200, 3)))
     assert {sequence.state for sequence in run.sequences.values()} == {State.FINISHED}

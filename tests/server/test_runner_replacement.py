@@ -125,7 +125,7 @@ async def test_a_runner_that_cannot_be_brought_back_and_then_can(
         assert server.model.state_reason == ""
 
 
-async def test_nobody_waits_for_a_runner_for_ever(
+async def test_no_request_waits_for_another_runner_for_ever(
     write_tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = write_tiny_model(tmp_path / "model.gguf")

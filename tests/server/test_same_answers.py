@@ -90,7 +90,9 @@ async def test_sixty_requests_alone_and_all_at_once(tiny_quantized_model_path: P
         assert one[:length] == other[:length]
 
 
-async def test_what_cannot_be_had_is_refused_at_the_start(tiny_model_path: Path) -> None:
+async def test_batch_invariance_that_the_model_lacks_is_refused(
+    tiny_model_path: Path,
+) -> None:
     # F32: the kernels differ by the number of rows.
     with pytest.raises(LoadError, match="depend on the other requests"):
         async with serving(tiny_model_path, scheduler=INVARIANT):

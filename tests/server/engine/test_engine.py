@@ -147,8 +147,8 @@ async def test_more_streams_than_slots_each_get_their_own() -> None:
 
 async def test_a_request_that_comes_while_idle_wakes_the_engine() -> None:
     async with running() as stage:
-        await read(stage.engine.submit(ask("a")))
-        await read(stage.engine.submit(ask("b")))
+        for request in (ask("a"), ask("b")):
+            assert await read(stage.engine.submit(request)) == expected(request)
 
 
 async def test_observers_are_told_each_state_that_a_sequence_is_left_in() -> None:
@@ -192,7 +192,7 @@ async def test_a_refusal_is_raised_and_told() -> None:
         assert [type(error) for error in stage.recorder.refusals] == [LimitReached]
 
 
-async def test_a_stream_that_nobody_reads_is_ended_at_its_limit() -> None:
+async def test_an_unread_stream_is_ended_at_its_limit() -> None:
     async with running(stream_buffer_tokens_max=10) as stage:
         unread = stage.engine.submit(ask("unread", max_tokens=12))
         at_the_edge = stage.engine.submit(ask("edge", max_tokens=10))
@@ -243,7 +243,7 @@ async def test_any_number_of_runners_may_be_lost_to_something_outside() -> None:
     assert stage.runner.recoveries == 30
 
 
-async def test_nobody_waits_longer_than_is_set_for_a_runner_to_come_back() -> None:
+async def test_no_request_waits_longer_than_configured_for_another_runner() -> None:
     back = asyncio.Event()
     async with running(recovery_seconds_max=0.01) as stage:
         stage.runner.recover = back.wait  # type: ignore[assignment, method-assign]
@@ -288,6 +288,8 @@ async def test_drain_ends_what_outlives_the_grace() -> None:
 async def test_drain_of_an_idle_engine_returns() -> None:
     async with running() as stage:
         await stage.engine.drain(grace=3600)
+        with pytest.raises(Unavailable):
+            stage.engine.submit(ask())
 
 
 async def test_the_next_step_is_on_its_way_before_tokens_are_handed_out() -> None:
