@@ -9,10 +9,10 @@ depend on how many slots there are or how long they are, so it stays when they c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llm_serving_engine.backends.backend import AUTO, BackendConfig, LoadError
 from llm_serving_engine.backends.llama_cpp.attention import (
@@ -48,7 +48,9 @@ from llm_serving_engine.backends.llama_cpp.unit import (
 )
 from llm_serving_engine.backends.measured import Measured, MeasuredStore, Scalar
 
+# What can be open, in the order in which it is chosen, and the settings that it names.
 ATTENTION, UNIT = "attention", "unit"
+NAMES = {ATTENTION: ("flash_attention", "cache_type"), UNIT: ("prefill_chunk",)}
 # What is remembered of another way of measuring is measured again.
 METHOD = 7
 # Seconds for all that a load measures of attention and unit, and for the kinds of attention.
@@ -66,6 +68,8 @@ TRIED_CONTEXT = -(-(DEPTH + max(LENGTHS)) // CONTEXT_UNIT) * CONTEXT_UNIT
 
 GoesOn = Callable[[], None]
 CouldLoad = Callable[[Settings], bool]
+Candidates = Mapping[str, Sequence[tuple[Any, ...]]]
+"""What is open, and the values of its settings that can be chosen."""
 
 
 class SpeedChoice(NamedTuple):
@@ -110,42 +114,24 @@ def choose_speed(
         return choice
     memory = _Memory(MeasuredStore.of(path), config)
     trials = _Trials(model, config, could_load, goes_on)
-    open_choices = "attention and unit are defaults"
+    undecided = list(trials.candidates)
     try:
-        if len(trials.kinds) > 1:
-            choice = choice.then(_attention(memory, trials, choice.settings))
-        open_choices = "the unit is a default"
-        if trials.lengths:
-            choice = choice.then(_unit(memory, trials, choice.settings))
+        for subject, candidates in trials.candidates.items():
+            made = memory.recall(subject, choice.settings, candidates)
+            if made is None:
+                made = trials.measure(subject, choice.settings)
+                memory.keep(subject, choice.settings, made)
+            choice = choice.then(made)
+            undecided.remove(subject)
     except CannotMeasure as error:
-        reason = (f"{open_choices}: {error}",)
-        default = SpeedChoice(choice.settings, {}, reason, isinstance(error, TooSlow))
-        if len(trials.kinds) > 1 and not choice.reasons:
-            memory.keep_attention(default.settings, default)
-        if trials.lengths:
-            memory.keep_unit(default.settings, default)
+        reason = f"{' and '.join(undecided)} by default: {error}"
+        default = SpeedChoice(choice.settings, {}, (reason,), isinstance(error, TooSlow))
+        for subject in undecided:
+            memory.keep(subject, choice.settings, default)
         choice = choice.then(default)
     model.renew(choice.settings)
     model.clear_all()
     return choice
-
-
-def _attention(memory: _Memory, trials: _Trials, settings: Settings) -> SpeedChoice:
-    remembered = memory.attention(settings, trials.kinds)
-    if remembered:
-        return remembered
-    measured = trials.undisturbed(trials.attention)
-    memory.keep_attention(settings, measured)
-    return measured
-
-
-def _unit(memory: _Memory, trials: _Trials, settings: Settings) -> SpeedChoice:
-    remembered = memory.unit(settings, trials.lengths)
-    if remembered:
-        return remembered
-    measured = trials.undisturbed(lambda: trials.unit(settings))
-    memory.keep_unit(settings, measured)
-    return measured
 
 
 def remembered_speed(path: Path, config: BackendConfig, settings: Settings) -> SpeedChoice | None:
@@ -155,15 +141,13 @@ def remembered_speed(path: Path, config: BackendConfig, settings: Settings) -> S
         None where all is set. Without times where the next load measures.
     """
     memory = _Memory(MeasuredStore.of(path), config)
-    kinds = _kinds(config, settings)
-    unmeasured = SpeedChoice(settings, {}, (NOT_MEASURED,))
-    choice: SpeedChoice | None = None
-    if len(kinds) > 1:
-        choice = memory.attention(settings, kinds) or unmeasured
-    if _unit_open(config, settings) and choice != unmeasured:
-        unit = memory.unit(choice.settings if choice else settings, LENGTHS) or unmeasured
-        choice = choice.then(unit) if choice and unit != unmeasured else unit
-    return choice
+    choice = SpeedChoice(settings, {}, ())
+    for subject, candidates in _open(config, settings).items():
+        known = memory.recall(subject, choice.settings, candidates)
+        if known is None:
+            return SpeedChoice(settings, {}, (NOT_MEASURED,))
+        choice = choice.then(known)
+    return choice if choice.reasons else None
 
 
 def _kinds(config: BackendConfig, settings: Settings) -> tuple[Attention, ...]:
@@ -179,8 +163,16 @@ def _kinds(config: BackendConfig, settings: Settings) -> tuple[Attention, ...]:
     return (default, *(kind for kind in others if kind != default))
 
 
-def _unit_open(config: BackendConfig, settings: Settings) -> bool:
-    return config.prefill_chunk is None and not settings.gpu_layers
+def _open(
+    config: BackendConfig, settings: Settings, fits: CouldLoad = lambda settings: True
+) -> Candidates:
+    """What the configuration leaves open, of what fits into the memory; defaults come first."""
+    filled = replace(settings, prefill_chunk=max(FILL))
+    kinds = [kind for kind in _kinds(config, settings) if fits(_with(filled, kind))]
+    lengths = INVARIANT_LENGTHS if config.batch_invariant else LENGTHS
+    fitting = [(n,) for n in lengths if fits(replace(settings, prefill_chunk=n))]
+    unit_open = config.prefill_chunk is None and not settings.gpu_layers and fitting
+    return ({ATTENTION: kinds} if len(kinds) > 1 else {}) | ({UNIT: fitting} if unit_open else {})
 
 
 def _with(settings: Settings, kind: Attention) -> Settings:
@@ -194,52 +186,30 @@ class _Memory:
         self._store = store
         self._config = config
 
-    def attention(self, settings: Settings, kinds: tuple[Attention, ...]) -> SpeedChoice | None:
-        """The settings with the attention of an earlier load; None where there is none."""
-        measured = self._recall(ATTENTION, self._attention_key(settings))
-        if measured is None:
+    def recall(
+        self, subject: str, settings: Settings, candidates: Sequence[tuple[Any, ...]]
+    ) -> SpeedChoice | None:
+        """What an earlier load has chosen of the candidates; None where there is nothing."""
+        given = self._given(subject, settings)
+        measured = self._store.recall(subject, given) if self._store else None
+        values = tuple(measured.values.get(name) for name in NAMES[subject]) if measured else ()
+        if measured is None or values not in candidates:
             return None
-        flash, cache_type = (measured.values.get(n) for n in ("flash_attention", "cache_type"))
-        kind = Attention(bool(flash), str(cache_type))
-        return _choice(measured, _with(settings, kind)) if kind in kinds else None
+        chosen: dict[str, Any] = dict(zip(NAMES[subject], values, strict=True))
+        return _choice(measured, replace(settings, **chosen))
 
-    def keep_attention(self, settings: Settings, choice: SpeedChoice) -> None:
+    def keep(self, subject: str, settings: Settings, choice: SpeedChoice) -> None:
         """Remember a lasting choice that was made for these settings."""
-        chosen = choice.settings
-        values: dict[str, Scalar] = {
-            "flash_attention": chosen.flash_attention,
-            "cache_type": chosen.cache_type,
-        }
-        self._remember(ATTENTION, self._attention_key(settings), values, choice)
+        if self._store and choice.lasting:
+            given = self._given(subject, settings)
+            values = {name: getattr(choice.settings, name) for name in NAMES[subject]}
+            figures = {call.name: seconds for call, seconds in choice.times.items()}
+            reason = "".join(choice.reasons)
+            self._store.remember(Measured(subject, given, values, figures, reason))
 
-    def unit(self, settings: Settings, lengths: tuple[int, ...]) -> SpeedChoice | None:
-        """The settings with the unit of an earlier load; None where there is none."""
-        measured = self._recall(UNIT, self._unit_key(settings))
-        unit = measured.values.get("prefill_chunk") if measured else None
-        if measured is None or not isinstance(unit, int) or unit not in lengths:
-            return None
-        return _choice(measured, replace(settings, prefill_chunk=unit))
-
-    def keep_unit(self, settings: Settings, choice: SpeedChoice) -> None:
-        """Remember a lasting choice that was made for these settings."""
-        values: dict[str, Scalar] = {"prefill_chunk": choice.settings.prefill_chunk}
-        self._remember(UNIT, self._unit_key(settings), values, choice)
-
-    def _attention_key(self, settings: Settings) -> dict[str, Scalar]:
-        return {
-            "method": METHOD,
-            "threads": settings.threads,
-            "kernels": settings.kernels,
-            "sequences": settings.sequences,
-            "context": min(settings.context_per_sequence, TRIED_CONTEXT),
-            "flash_attention": str(self._config.flash_attention),
-            "cache_type": self._config.cache_type,
-            "gpu_layers": settings.gpu_layers,
-            "batch_invariant": self._config.batch_invariant,
-        }
-
-    def _unit_key(self, settings: Settings) -> dict[str, Scalar]:
-        return {
+    def _given(self, subject: str, settings: Settings) -> dict[str, Scalar]:
+        """What a choice depends on: the unit not on slots, but on the attention."""
+        given: dict[str, Scalar] = {
             "method": METHOD,
             "threads": settings.threads,
             "kernels": settings.kernels,
@@ -248,20 +218,14 @@ class _Memory:
             "cache_type": settings.cache_type,
             "batch_invariant": self._config.batch_invariant,
         }
-
-    def _recall(self, subject: str, key: Mapping[str, Scalar]) -> Measured | None:
-        return self._store.recall(subject, key) if self._store else None
-
-    def _remember(
-        self,
-        subject: str,
-        key: Mapping[str, Scalar],
-        values: Mapping[str, Scalar],
-        choice: SpeedChoice,
-    ) -> None:
-        if self._store and choice.lasting:
-            figures = {call.name: seconds for call, seconds in choice.times.items()}
-            self._store.remember(Measured(subject, key, values, figures, "".join(choice.reasons)))
+        if subject == ATTENTION:
+            given |= {
+                "sequences": settings.sequences,
+                "flash_attention": str(self._config.flash_attention),
+                "cache_type": self._config.cache_type,
+                "gpu_layers": settings.gpu_layers,
+            }
+        return given
 
 
 def _choice(measured: Measured, settings: Settings) -> SpeedChoice | None:
@@ -276,8 +240,7 @@ class _Trials:
     """Measures, in contexts with fewer and shorter slots than a server's: they are made sooner.
 
     Attributes:
-        kinds: Of attention, that are open and that there is memory for; the default first.
-        lengths: Of chunks, likewise; none where the unit is set.
+        candidates: What is open, of what there is memory for.
     """
 
     def __init__(
@@ -287,50 +250,48 @@ class _Trials:
         self._goes_on = goes_on
         self._invariant = config.batch_invariant
         self._settings = settings = model.settings
-        wished = _kinds(config, settings)
-        longest = replace(settings, prefill_chunk=max(FILL))
-        self.kinds = tuple(k for k in wished if could_load(_with(longest, k))) or wished[:1]
-        lengths = INVARIANT_LENGTHS if config.batch_invariant else LENGTHS
-        fitting = (n for n in lengths if could_load(replace(settings, prefill_chunk=n)))
-        self.lengths = tuple(fitting) if _unit_open(config, settings) else ()
+        self.candidates = _open(config, settings, could_load)
+        self._lengths = [length for (length,) in self.candidates.get(UNIT, ())]
         self._rows = max(settings.sequences // 2, 1)
         self._trial = replace(
             settings,
             sequences=self._rows,
             context_per_sequence=min(settings.context_per_sequence, TRIED_CONTEXT),
-            prefill_chunk=max(self.lengths, default=max(FILL)),
+            prefill_chunk=max(self._lengths, default=max(FILL)),
         )
         self._filled: dict[Attention, Filled] = {}
         self._seconds_left = SECONDS_MAX
         self._may_repeat = True
 
-    def undisturbed(self, measure: Callable[[], SpeedChoice]) -> SpeedChoice:
-        """Measure; once in a load again if others disturbed it: they may have been ending."""
-        choice = measure()
+    def measure(self, subject: str, settings: Settings) -> SpeedChoice:
+        """Measure and choose; once in a load again if others disturbed it: they may have ended.
+
+        Raises:
+            CannotMeasure: There is no time, others compute, or the model is too small.
+        """
+        method = self._attention if subject == ATTENTION else self._unit
+        choice = method(settings)
         if choice.lasting or not self._may_repeat:
             return choice
         self._may_repeat = False
-        return measure()
+        return method(settings)
 
-    def attention(self) -> SpeedChoice:
-        """Time the kinds, and choose. Raises CannotMeasure."""
+    def _attention(self, settings: Settings) -> SpeedChoice:
+        """Time the kinds, and choose."""
+        kinds = [Attention(*kind) for kind in self.candidates[ATTENTION]]
         self._check_threads()
         limit = TimeLimit(ATTENTION_SECONDS_MAX)
         tried, self._filled = time_attention(
-            lambda kind: self._begin(kind, limit), self.kinds, self._rows, limit
+            lambda kind: self._begin(kind, limit), kinds, self._rows, limit
         )
         self._seconds_left = SECONDS_MAX - limit.others.elapsed
         disturbed = limit.others.disturbed()
         kind = fastest_attention(tried, self._rows, MARGIN_DISTURBED if disturbed else MARGIN)
         reason = attention_reason(tried, kind, self._rows) + AGAIN * disturbed
-        return SpeedChoice(_with(self._settings, kind), tried[kind], (reason,), not disturbed)
+        return SpeedChoice(_with(settings, kind), tried[kind], (reason,), not disturbed)
 
-    def unit(self, settings: Settings) -> SpeedChoice:
-        """Time chunks of all lengths with the attention of the settings, and choose.
-
-        Raises:
-            CannotMeasure: Others compute, or llama.cpp cannot make the context.
-        """
+    def _unit(self, settings: Settings) -> SpeedChoice:
+        """Time chunks of all lengths with the attention of the settings, and choose."""
         self._check_threads()
         limit = TimeLimit(self._seconds_left)
         kind = Attention(settings.flash_attention, settings.cache_type)
@@ -339,7 +300,7 @@ class _Trials:
             raise CannotMeasure("llama.cpp refused the context")
         if kind in self._filled:
             timer.resume(self._filled[kind])
-        times = time_lengths(timer, self.lengths, (1, 4))
+        times = time_lengths(timer, self._lengths, (1, 4))
         disturbed = limit.others.disturbed()
         unit = fastest_length(times, self._invariant, disturbed)
         reason = unit_reason(times, unit)

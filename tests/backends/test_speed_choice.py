@@ -66,7 +66,7 @@ def test_a_first_call_that_takes_all_of_the_time_is_told(path: Path) -> None:
     model = Model(lambda _, parts: 10.0)
     choice = choose(model, BackendConfig(), path)
     assert choice.settings == model.settings == SETTINGS
-    told = "attention and unit are defaults: there was no time to measure"
+    told = "attention and unit by default: there was no time to measure"
     assert choice.reasons == (told,)
     again = Model(lambda _, parts: 10.0)
     assert choose(again, BackendConfig(), path).reasons[0].startswith(f"{told} (remembered from")

@@ -31,7 +31,9 @@ def print_seconds(name: str) -> None:
         began = time.perf_counter()
         choice = method(*arguments)
         took = time.perf_counter() - began
-        print(f"{'':12}{name} measured in {took:.2f} s{'' if choice.lasting else ', disturbed'}")
+        print(
+            f"{'':12}{name[1:]} measured in {took:.2f} s{'' if choice.lasting else ', disturbed'}"
+        )
         return choice
 
     setattr(_Trials, name, timed)
@@ -59,8 +61,8 @@ def main() -> None:
     parser.add_argument("--loads", type=int, default=5)
     options = parser.parse_args()
     path = str(options.model)
-    print_seconds("attention")
-    print_seconds("unit")
+    print_seconds("_attention")
+    print_seconds("_unit")
     for count in options.busy:
         with busy(count, options.share):
             for _ in range(options.loads):
