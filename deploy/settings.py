@@ -73,6 +73,8 @@ def shown(default: object) -> str:
         return "chosen, or none"
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
+    if isinstance(default, tuple):
+        return f"`{list(default)}`"
     return f'`"{default}"`' if isinstance(default, str) else f"`{default}`"
 
 

@@ -19,11 +19,12 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    PlainValidator,
     ValidationError,
 )
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
@@ -32,11 +33,18 @@ from llm_serving_engine.backends import registry
 from llm_serving_engine.backends.backend import BackendConfig
 from llm_serving_engine.backends.process.supervision import Supervision
 from llm_serving_engine.scheduler.config import SchedulerConfig
-from llm_serving_engine.server.addresses import check_address, check_host
+from llm_serving_engine.scheduler.policy import load_policy
 from llm_serving_engine.server.config_problems import booleans_as_numbers, problem
-from llm_serving_engine.server.setting_names import (
-    setting_names,
-    unknown_variables,
+from llm_serving_engine.server.setting_names import setting_names, unknown_variables
+from llm_serving_engine.server.setting_types import (
+    Host,
+    ListenAddress,
+    ListOf,
+    Port,
+    Positive,
+    Seconds,
+    Text,
+    Timeout,
 )
 
 if sys.version_info >= (3, 11):
@@ -46,22 +54,13 @@ else:
 
 ENVIRONMENT_PREFIX = "LLM_SERVING_ENGINE_"
 
-Positive = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(ge=0)]
-Timeout = Annotated[float, Field(gt=0)]
-Port = Annotated[int, Field(ge=0, le=65535)]
-Host = Annotated[str, AfterValidator(check_host)]
-ListenAddress = Annotated[str, AfterValidator(check_address)]
-
-
 _file_content: ContextVar[dict[str, Any]] = ContextVar("file_content", default={})  # noqa: B039
 
 
-def _text(value: object) -> str:
-    """Accept any text: pydantic's own type refuses a path that is not UTF-8."""
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r} is not text")
-    return value
+def _check_policy(config: SchedulerConfig) -> SchedulerConfig:
+    """Refuse a policy that cannot be loaded, before a model is."""
+    load_policy(config.policy, config)
+    return config
 
 
 def _check_runner(config: BackendConfig) -> BackendConfig:
@@ -84,12 +83,12 @@ class Part(BaseModel):
 class ModelConfig(Part):
     """The served model and its runner's settings."""
 
-    reference: Annotated[str, PlainValidator(_text)] = "builtin"
+    reference: Text = "builtin"
     """The model: a path to a GGUF or GGML file, hf:OWNER/REPO[/FILE], hf:OWNER/REPO:QUANT, the
     https:// address of a GGUF file, or builtin."""
     name: str = ""
     """The model's name in requests. Empty: the file's name."""
-    aliases: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    aliases: ListOf[Annotated[str, Field(min_length=1)]] = ()
     """More names for the model in requests, for programs with a fixed model name. "*" matches any
     characters, as in "gpt-*"."""
     backend: Annotated[str, AfterValidator(registry.check_name)] = registry.AUTO
@@ -161,7 +160,7 @@ class GrpcConfig(Part):
     reach it can use the server: there is no authentication."""
     port: Port = 50051
     """Port to listen on. 0: any free port."""
-    listen: tuple[ListenAddress, ...] = ()
+    listen: ListOf[ListenAddress] = ()
     """More addresses: HOST:PORT, [IPV6]:PORT, or unix:PATH."""
     message_bytes_max: Positive = 16 * 1024 * 1024
     """Size of a request message. Larger ones are refused before they are parsed, and those of more
@@ -240,17 +239,17 @@ class HttpConfig(Part):
     "reasoning_content", "reasoning", or "both", which sends it twice."""
     keep_alive_seconds: Annotated[float, Field(ge=0.1)] = 10.0
     """Silence after which a stream sends a comment, so that proxies do not cut it."""
-    listen: tuple[ListenAddress, ...] = ()
+    listen: ListOf[ListenAddress] = ()
     """More addresses: HOST:PORT, [IPV6]:PORT, or unix:PATH."""
     console_interval_seconds: Annotated[float, Field(ge=0.05, le=60)] = 0.25
     """Interval of the console's updates. A shorter interval takes more CPU time for each open
     page."""
     console_watchers_max: Positive = 64
     """Console pages that watch the scheduler at once. Further ones get status 429."""
-    hosts: tuple[str, ...] = ()
+    hosts: ListOf[str] = ()
     """Host names, beside localhost, accepted on a loopback address; "*" accepts all. Others are
     refused, so that a web page cannot reach the server by a name of its own (DNS rebinding)."""
-    cors_origins: tuple[str, ...] = ()
+    cors_origins: ListOf[str] = ()
     """Origins, such as https://chat.example, whose web pages may use the API; "*" allows all. Pages
     from this machine always may."""
     connections_max: Positive = 1024
@@ -298,7 +297,7 @@ class ServerConfig(BaseSettings):
 
     model: ModelConfig = ModelConfig()
     generation: GenerationConfig = GenerationConfig()
-    scheduler: SchedulerConfig = SchedulerConfig()
+    scheduler: Annotated[SchedulerConfig, AfterValidator(_check_policy)] = SchedulerConfig()
     quota: QuotaConfig = QuotaConfig()
     grpc: GrpcConfig = GrpcConfig()
     http: HttpConfig = HttpConfig()
@@ -331,7 +330,22 @@ class ServerConfig(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags first, then the environment, then the file."""
-        return (init_settings, env_settings, _FileSource(settings_cls))
+        return (init_settings, _Environment(settings_cls), _FileSource(settings_cls))
+
+
+class _Environment(EnvSettingsSource):
+    """Reads the environment variables."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        """Decode JSON; other text is left to the validation, whose errors name the setting."""
+        try:
+            decoded = super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            decoded = value
+        if field_name in ServerConfig.model_fields and not isinstance(decoded, dict):
+            name = f"{ENVIRONMENT_PREFIX}{field_name.upper()}"
+            raise ValueError(f"{name}: must be a table, as JSON; or set {name}__SETTING")
+        return decoded
 
 
 class _FileSource(PydanticBaseSettingsSource):
@@ -365,7 +379,7 @@ def load_config(file: Path | None = None, flags: dict[str, Any] | None = None) -
         problems = (problem(one, names) for one in error.errors())
         raise ConfigError("\n".join(problems)) from error
     except ValueError as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(str(error.__cause__ or error)) from error
     finally:
         _file_content.reset(token)
     if booleans := list(booleans_as_numbers(content, config)):

@@ -56,6 +56,43 @@ def test_variables_that_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("a.example, b.example,", ("a.example", "b.example")),
+        ('["a.example"]', ("a.example",)),
+        ("[::1]", ("[::1]",)),
+        ("", ()),
+    ],
+)
+def test_lists_in_variables(
+    text: str, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PREFIX + "HTTP__HOSTS", text)
+    assert load_config().http.hosts == names
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "problem"),
+    [
+        ("MODEL", "builtin", f"{PREFIX}MODEL: must be a table, as JSON; or set"),
+        ("MODEL__RUNNER", "x", "model.runner: must be a table"),
+        ("MODEL__TEMPLATE_ARGUMENTS", "x", "model.template_arguments: must be a table"),
+        ("HTTP__HOSTS", "3", "http.hosts: must be a list"),
+        ("HTTP__HOSTS", '["a"', "http.hosts: is not a JSON list"),
+        ("GRPC__LISTEN", "a,b:1", "grpc.listen.0: 'a' is "),
+        ("SCHEDULER__POLICY", "fairest", "scheduler: no policy 'fairest'"),
+    ],
+)
+def test_variables_with_wrong_values(
+    variable: str, text: str, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PREFIX + variable, text)
+    with pytest.raises(ConfigError) as raised:
+        load_config(flags={"model": {"backend": "scripted"}})
+    assert str(raised.value).startswith(problem)
+
+
+@pytest.mark.parametrize(
     ("text", "problem"),
     [
         ("[grpc]\nprot = 1", "grpc.prot: there is no such setting; did you mean grpc.port?"),
