@@ -115,9 +115,9 @@ class Terminal:
 
 
 def summary(finished: Finished) -> str:
-    """Such as "32 tokens, the first after 0.12 s, then 48.1 a second"."""
+    """Such as "32 tokens, the first after 0.12 s, then 48.1 per second"."""
     tokens, timings = finished.usage.completion_tokens, finished.timings
     words = f"{tokens} tokens, the first after {timings.time_to_first_token:.2f} s"
     if timings.decode > 0 and tokens > 1:
-        words += f", then {(tokens - 1) / timings.decode:.1f} a second"
+        words += f", then {(tokens - 1) / timings.decode:.1f} per second"
     return words

@@ -105,10 +105,10 @@ def _slots(state: SchedulerState) -> Text:
 
 def _caches(state: SchedulerState) -> str:
     totals = state.totals
-    left_over = sum(slot.tokens for slot in state.slots if slot.state == "cached")
+    retained = sum(slot.tokens for slot in state.slots if slot.state == "cached")
     return (
         f"{counted(totals.prefix_hits, 'prefix hit')}, {counted(totals.prefix_tokens, 'token')}"
-        f" · {left_over:,} left over"
+        f" · {retained:,} retained"
         f" · saved {memory(state.saved_cache_bytes)} of {memory(state.saved_cache_bytes_max)}"
     )
 
@@ -117,7 +117,7 @@ def _moved(state: SchedulerState) -> str:
     totals = state.totals
     return (
         f"{totals.preemptions:,} preempted, {totals.saves:,} of them saved"
-        f" · {totals.moves:,} moved to close gaps"
+        f" · {totals.moves:,} moved to keep rows dense"
     )
 
 

@@ -84,7 +84,7 @@ class RunningJob:
     def _failure(self) -> str:
         log = self._job.log
         tail = log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
-        return "\n".join([*tail, f"error: {self.name}: failed; all of its output: {log}"])
+        return "\n".join([*tail, f"error: {self.name}: failed; its output is in {log}"])
 
 
 def run_lanes(lanes: Sequence[Sequence[Job]], console: Console) -> None:

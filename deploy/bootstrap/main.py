@@ -44,7 +44,7 @@ def main(arguments: Sequence[str], root: Path = ROOT) -> int:
         console.fail(error)
         return 1
     except KeyboardInterrupt:
-        console.say("interrupted; the same command goes on from here")
+        console.say("interrupted; run the same command again to continue")
         return 130
     return 0
 

@@ -138,7 +138,7 @@ def _nothing_works(attempts: Attempts) -> str:
     return "\n".join(
         [
             *lines,
-            "error: llama.cpp does not compute right on this machine, whatever it is compiled "
+            "error: llama.cpp computes wrong results on this machine, whatever it is compiled "
             f"with; CPU: {processor_name()}; compiler: {compiler_name() or 'unknown'}; "
             f"{_REMEDIES}",
         ]

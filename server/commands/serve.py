@@ -28,7 +28,7 @@ GIVEN_UP_CODE = 70
 
 
 class GivenUp(Exception):
-    """The server can never answer again, and says why in one line."""
+    """The server cannot serve any more; the message says why in one line."""
 
 
 def register(app: typer.Typer) -> None:
@@ -156,7 +156,7 @@ def _bound_collections() -> None:
 def _stopping(config: ServerConfig) -> str:
     notice = ""
     if config.drain_notice_seconds:
-        notice = f"requests are taken for {duration(config.drain_notice_seconds)} more, then "
+        notice = f"requests are accepted for {duration(config.drain_notice_seconds)} more, then "
     return f"stopping: {notice}running requests may finish"
 
 
@@ -190,14 +190,12 @@ def _announce(app: App, report: LoadReport) -> None:
         tell(f"note: {note}")
     target = app.model.engine.scheduler.step_target
     origin = "measured" if app.config.scheduler.step_target_seconds is None else "as configured"
-    tell(
-        f"step target: {duration(target)}, {origin}; prompts hold up streams for twice that at most"
-    )
+    tell(f"step target: {duration(target)}, {origin}; prompts delay streams for at most twice that")
     if memory:
         parts = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in memory.items())
         estimated = ""
         if report.estimated_bytes:
-            estimated = f"; {report.estimated_bytes / 1e6:.0f} MB were expected"
+            estimated = f"; {report.estimated_bytes / 1e6:.0f} MB were estimated"
         tell(f"memory of the runner: {sum(memory.values()) / 1e6:.0f} MB ({parts}){estimated}")
     for address in app.http_addresses:
         tell(f"metrics and health on {address if address.path else f'http://{address}'}")
@@ -217,7 +215,7 @@ def _complain(app: App, reason: str) -> None:
     tell(f"error: {reason}", err=True)
     tell(
         f"listening on {app.grpc_addresses[0]} without a model: requests are "
-        "answered UNAVAILABLE; loading is tried again from time to time"
+        "answered UNAVAILABLE; loading is retried"
     )
 
 

@@ -12,7 +12,7 @@ from llm_serving_engine.server.request_history.request_record import RequestReco
 AT_ONCE_SECONDS = 0.02
 _FINISHES = {
     FinishReason.END_OF_SEQUENCE: "the model ended its answer",
-    FinishReason.STOP_SEQUENCE: "a stop sequence came",
+    FinishReason.STOP_SEQUENCE: "a stop sequence appeared",
     FinishReason.MAX_TOKENS: "it reached max_tokens",
     FinishReason.CONTEXT_LENGTH: "its context was full",
 }
@@ -74,8 +74,8 @@ def _queue(record: RequestRecord) -> str:
     if ahead.same:
         waiting.append(f"{ahead.same} of its own class")
     if not waiting:
-        return f"when it came, {slots}, and no request was ahead of it"
-    return f"when it came, {slots}, and {' and '.join(waiting)} waited"
+        return f"when it arrived, {slots}, and no request was ahead of it"
+    return f"when it arrived, {slots}, and {' and '.join(waiting)} waited"
 
 
 def _tenants(record: RequestRecord) -> Iterator[str]:
@@ -109,13 +109,13 @@ def _prefilled(record: RequestRecord, visit: Visit) -> Iterator[str]:
     if first and record.cached_tokens is not None:
         found = f"{record.cached_tokens} of its {record.prompt_tokens}"
         yield f"{found if record.cached_tokens else 'None of its'} prompt tokens were in the cache."
-    begun = "Its prompt was" if first else "What its cache lacked was"
+    begun = "Its prompt was" if first else "The rest of its prompt was"
     yield f"{begun} computed{where} in {_seconds(visit.seconds)}."
 
 
 def _decoded(visit: Visit) -> str:
     tokens, seconds = visit.tokens, visit.seconds
-    rate = f" ({tokens / seconds:.1f} a second)" if tokens > 1 and seconds > 0 else ""
+    rate = f" ({tokens / seconds:.1f} per second)" if tokens > 1 and seconds > 0 else ""
     # The first tokens came with the prompt.
     return f"It produced {_count(tokens, 'more token')} in {_seconds(seconds)}{rate}."
 
@@ -124,7 +124,7 @@ def _outcome(record: RequestRecord, now: float) -> str:
     last = record.stages[-1]
     if not last.state.ended:
         return (
-            f"It is in state {last.state.value}, {_seconds(now - record.began_at)} after it came."
+            f"It is in state {last.state.value}, {_seconds(now - record.began_at)} after arrival."
         )
     total = _seconds(last.at - record.began_at)
     if last.state is State.FINISHED:

@@ -76,7 +76,7 @@ def _logit_bias(biases: Mapping[int, float], vocabulary_size: int) -> dict[int, 
     check(
         len(biases) <= LOGIT_BIAS_ENTRIES_MAX,
         field,
-        f"has {len(biases)} entries; at most {LOGIT_BIAS_ENTRIES_MAX} are possible",
+        f"has {len(biases)} entries; the limit is {LOGIT_BIAS_ENTRIES_MAX}",
     )
     for token, bias in biases.items():
         check(

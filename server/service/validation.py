@@ -135,7 +135,7 @@ def _stops(stops: Sequence[str]) -> tuple[str, ...]:
     check(
         len(stops) <= STOPS_MAX,
         "stop",
-        f"has {len(stops)} entries; at most {STOPS_MAX} are possible",
+        f"has {len(stops)} entries; the limit is {STOPS_MAX}",
     )
     for index, stop in enumerate(stops):
         check(
@@ -151,7 +151,7 @@ def _stop_token_ids(ids: Sequence[int], vocabulary_size: int) -> frozenset[int]:
     check(
         len(ids) <= STOP_TOKEN_IDS_MAX,
         field,
-        f"has {len(ids)} entries; at most {STOP_TOKEN_IDS_MAX} are possible",
+        f"has {len(ids)} entries; the limit is {STOP_TOKEN_IDS_MAX}",
     )
     check_tokens(ids, field, vocabulary_size)
     return frozenset(ids)

@@ -52,7 +52,7 @@ def talk(server, screen, *lines, conversation=None):
 def test_an_answer_is_shown_with_what_it_took(server):
     shown = talk(server, Screen(), "hi")
     assert "w0 w1 w2 \n" in shown
-    assert "3 tokens, the first after 1.25 s, then 0.8 a second" in shown
+    assert "3 tokens, the first after 1.25 s, then 0.8 per second" in shown
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_chat(server):
@@ -96,7 +96,7 @@ def test_reset_keeps_the_system_message(server):
 @pytest.mark.parametrize(
     ("tokens", "decode", "words"),
     [
-        (5, 2.0, "5 tokens, the first after 0.50 s, then 2.0 a second"),
+        (5, 2.0, "5 tokens, the first after 0.50 s, then 2.0 per second"),
         (1, 0.0, "1 tokens, the first after 0.50 s"),
     ],
 )

@@ -123,8 +123,8 @@ slots     DPSc·
           1 decode · 1 prefill · 1 sharing · 1 cached · 1 free
 ended     1,203 finished · 4 cancelled · 2 refused
 refused   2 queue.requests
-caches    33 prefix hits, 4,321 tokens · 77 left over · saved 1.5 KiB of 512 MiB
-moved     3 preempted, 2 of them saved · 5 moved to close gaps
+caches    33 prefix hits, 4,321 tokens · 77 retained · saved 1.5 KiB of 512 MiB
+moved     3 preempted, 2 of them saved · 5 moved to keep rows dense
 
 class     waiting            tokens   done  first p50     p95     p99  per p50    p95    p99
 critical        0                 0      0          -       -       -        -      -      -

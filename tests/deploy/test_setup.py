@@ -158,7 +158,7 @@ def test_a_failed_job_shows_the_end_of_its_output(tmp_path: Path) -> None:
         run_lanes([[job]], Console())
     lines = str(raised.value).splitlines()
     assert lines[:-1] == [str(number) for number in range(50 - TAIL_LINES, 50)]
-    assert lines[-1] == f"error: a job: failed; all of its output: {log}"
+    assert lines[-1] == f"error: a job: failed; its output is in {log}"
 
 
 def test_a_failed_lane_stops_the_others(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_where_nothing_works_the_error_says_all(
         machine.prove()
     *tried, error = str(raised.value).splitlines()
     assert [line.partition(":")[0] for line in tried] == ["full", "no-amx", "no-avx512", "baseline"]
-    assert error.startswith("error: llama.cpp does not compute right")
+    assert error.startswith("error: llama.cpp computes wrong results")
     for words in ("CPU: A CPU", "compiler: g++ (A system) 12.2.0", "CC=clang"):
         assert words in error
     machine.done.clear()

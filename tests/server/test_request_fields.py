@@ -84,9 +84,9 @@ OUTSIDE: list[tuple[dict[str, Any], str, str]] = [
     (
         {"sampling": {"logit_bias": dict.fromkeys(range(1025), 0.0)}},
         "sampling.logit_bias",
-        "at most 1024",
+        "the limit is 1024",
     ),
-    ({"stop": ["s"] * 17}, "stop", "at most 16"),
+    ({"stop": ["s"] * 17}, "stop", "the limit is 16"),
     ({"stop": ["s", ""]}, "stop[1]", "1 to 256"),
     ({"stop": ["s" * 257]}, "stop[0]", "1 to 256"),
     ({"stop": ["é" * 129]}, "stop[0]", "1 to 256"),

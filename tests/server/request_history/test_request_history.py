@@ -73,7 +73,7 @@ def test_a_quiet_life() -> None:
         "It got a slot at once.",
         "4 of its 10 prompt tokens were in the cache.",
         "Its prompt was computed in slot 2 in 0.5 s.",
-        "It produced 20 more tokens in 2.0 s (10.0 a second).",
+        "It produced 20 more tokens in 2.0 s (10.0 per second).",
         "It finished after 2.5 s, with 20 tokens: the model ended its answer.",
     ]
 
