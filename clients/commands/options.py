@@ -7,11 +7,25 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from llm_serving_engine.clients.channels import ADDRESS
+
 SERVER = "Server"
 SAMPLING = "Sampling"
 
+
+def _check_address(address: str) -> str:
+    if ":" not in address or address.startswith(("http://", "https://")):
+        raise typer.BadParameter(f"{address!r} is not HOST:PORT, such as {ADDRESS}, for gRPC")
+    return address
+
+
 Address = Annotated[
-    str, typer.Option(help="Where the server listens, HOST:PORT.", rich_help_panel=SERVER)
+    str,
+    typer.Option(
+        help="Where the server listens, HOST:PORT.",
+        rich_help_panel=SERVER,
+        callback=_check_address,
+    ),
 ]
 Tenant = Annotated[
     str | None,

@@ -86,6 +86,9 @@ class HttpExchange:
             if not message.get("more_body", False):
                 break
         body = b"".join(parts)
+        coding = self.headers.get("content-encoding", "identity")
+        if coding.lower() != "identity":
+            raise BadBody(f"the body has the content-encoding {coding!r}; send it without one")
         # Counted before parsing, which would block all other requests.
         if len(body) > UNCOUNTED_BYTES_MAX:
             items, objects = body.count(b","), body.count(b"{") + body.count(b"[")
@@ -165,6 +168,8 @@ def _request_id(wish: str) -> str:
 
 def _value(body: bytes) -> Any:
     """Parse a body. Raises BadBody."""
+    if not body.strip():
+        raise BadBody("the body is empty; it must be a JSON object")
     try:
         # json.loads would guess the encoding of bytes, and accept lone surrogates.
         value = json.loads(body.decode("utf-8-sig"))

@@ -40,6 +40,14 @@ def test_help_has_an_example(run, command):
     assert f"Example: llm-serving-engine {command} " in " ".join(result.stdout.split())
 
 
+@pytest.mark.parametrize("command", ["generate", "chat", "top", "explain"])
+@pytest.mark.parametrize("address", ["127.0.0.1", "http://127.0.0.1:8080"])
+def test_an_address_without_a_port_or_of_http(run, command, address):
+    result = run(command, *(["x"] if command in ("generate", "explain") else []), address=address)
+    assert result.exit_code == 2
+    assert f"{address!r} is not HOST:PORT" in " ".join(result.stderr.replace("│", " ").split())
+
+
 def test_generate_streams_the_text(run):
     result = run("generate", "hi", "--max-tokens", "3")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "w0 w1 w2 \n", "")

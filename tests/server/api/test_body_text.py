@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import httpx
 import pytest
 from running_server import RunningServer
@@ -9,11 +11,13 @@ from running_server import RunningServer
 CHAT = b'{"messages":[{"role":"user","content":"%s"}],"max_tokens":1}'
 
 
-async def post(server: RunningServer, body: bytes) -> httpx.Response:
+async def post(
+    server: RunningServer, body: bytes, headers: dict[str, str] | None = None
+) -> httpx.Response:
     """Send a conversation."""
     url = f"http://127.0.0.1:{server.app.http_port}/v1/chat/completions"
     async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
-        return await client.post(url, content=body)
+        return await client.post(url, content=body, headers=headers)
 
 
 @pytest.mark.parametrize("text", [rb"a\ud83d", rb"\uDE00b", rb"\ude00\ud83d", rb"\\\ud83d!"])
@@ -33,6 +37,22 @@ async def test_another_encoding(chatty: RunningServer, body: bytes) -> None:
     answer = await post(chatty, body)
     assert answer.status_code == 400
     assert "the body is not UTF-8: see its byte" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("body", [b"", b" \n"])
+async def test_an_empty_body(chatty: RunningServer, body: bytes) -> None:
+    answer = await post(chatty, body)
+    assert answer.status_code == 400
+    assert "the body is empty" in answer.json()["error"]["message"]
+
+
+async def test_a_compressed_body(chatty: RunningServer) -> None:
+    packed = gzip.compress(CHAT % b"a")
+    answer = await post(chatty, packed, {"content-encoding": "gzip"})
+    assert answer.status_code == 400
+    assert "content-encoding 'gzip'; send it without" in answer.json()["error"]["message"]
+    plain = await post(chatty, CHAT % b"a", {"content-encoding": "Identity"})
+    assert plain.status_code == 200
 
 
 async def test_nested_beyond_what_can_be_read(chatty: RunningServer) -> None:
