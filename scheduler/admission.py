@@ -328,5 +328,6 @@ class Admission(Part):
         # A stream has one token left of its prompt, which is a row.
         prompts = (work for work in works if work.end - work.start > 1)
         seconds = sum(cost.prefill_seconds(work.start, work.end, chunk) for work in prompts)
-        row = cost.rows_seconds(len(works))
+        context = sum(work.end + work.output / 2 for work in works) / len(works)
+        row = cost.rows_seconds(len(works), context)
         return [seconds + work.output * row for work in works]
