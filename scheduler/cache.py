@@ -197,28 +197,35 @@ class Cache:
         self.operations.append(Close(sequence.key))
 
     def compact(self, rows: list[Sequence], now: float) -> bool:
-        """Move the highest row into a lower hole, where that makes rows dense and pays.
+        """Move a row into a gap between rows, where closing the gap pays.
+
+        Each move makes a gap one slot shorter, so a long gap takes some steps. The highest
+        rows move down into it, or the lowest up, whichever are fewer.
 
         Args:
             rows: The sequences that decode, in ascending order of slots.
             now: The time.
         """
+        if not self._can.copy:
+            return False
         slots = [sequence.slot for sequence in rows if sequence.slot is not None]
-        groups = count_groups(slots)
-        if not self._can.copy or groups < 2:
+        idle = {slot.index for slot in self.idle()}
+        closings: list[tuple[int, Sequence, int]] = []
+        for below, (low, high) in enumerate(itertools.pairwise(slots), 1):
+            gap = range(low + 1, high)
+            if gap and idle.issuperset(gap):
+                closings.append((min(len(gap), len(slots) - below), rows[-1], gap[0]))
+                closings.append((min(len(gap), below), rows[0], gap[-1]))
+        if not closings:
             return False
-        mover, tokens = rows[-1], self.position(rows[-1])
-        rest, last = slots[:-1], slots[-1]
-        holes = [slot for slot in self.idle() if slot.index < last]
+        moves, mover, hole = min(closings, key=lambda closing: closing[0])
+        source, tokens = mover.slot, self.position(mover)
         # Several calls in flight may come to fewer tokens than were planned.
-        if not holes or not 0 < tokens <= mover.known_tokens:
+        if source is None or not 0 < tokens <= mover.known_tokens:
             return False
-        after = {slot: count_groups(sorted([*rest, slot.index])) for slot in holes}
-        target = min(holes, key=lambda slot: (after[slot], slot.index))
-        saved = groups - after[target]
-        gain = saved * self._cost.rows.weights[0] * _expected_steps(mover)
-        place = self._keeping(Place(target, tokens, (Copy(last, target.index, tokens),)))
-        if gain <= self._cost.operations(place.operations):
+        gain = self._cost.rows.weights[0] * _expected_steps(mover)
+        place = self._keeping(Place(self.slots[hole], tokens, (Copy(source, hole, tokens),)))
+        if gain <= moves * self._cost.operations(place.operations):
             return False
         self._leave(mover, 0, now)
         self._fill(place, mover)
