@@ -108,6 +108,24 @@ def test_a_row_moves_and_no_conversation_is_lost() -> None:
     assert told(scheduler, talks(1)[0], 2.0) == 299
 
 
+@pytest.mark.parametrize(
+    ("ended", "slots"), [((2, 3), [0, 1, 2, 3]), ((1, 2), [2, 3, 4, 5]), ((0,), [1, 2, 3, 4, 5])]
+)
+def test_a_gap_of_several_slots_is_closed_by_the_fewest_moves(
+    ended: tuple[int, ...], slots: list[int]
+) -> None:
+    scheduler = new_scheduler(slots=8, context=2000, chunk=256)
+    rows = [scheduler.submit(Request("row", (n, n), 900), 0.0) for n in range(6)]
+    while not all(row.output for row in rows):
+        run_step(scheduler)
+    for n in ended:
+        scheduler.cancel(rows[n].key, 1.0)
+    for _ in range(6):
+        run_step(scheduler, now=1.0)
+    assert sorted(row.slot for row in rows if row.slot is not None) == slots
+    assert scheduler.tally.moves == sum(row.slot not in (n, None) for n, row in enumerate(rows))
+
+
 def test_what_was_used_longest_ago_is_lost() -> None:
     scheduler = new_scheduler(slots=4, context=2000, chunk=256)
     for now, talk in enumerate(talks(5)):
