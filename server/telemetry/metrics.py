@@ -23,14 +23,14 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import Metric
 
 from llm_serving_engine.scheduler.core import Scheduler
-from llm_serving_engine.scheduler.errors import RequestError
+from llm_serving_engine.scheduler.errors import Cancelled, RequestError
 from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.request import Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.slots import count_groups
 from llm_serving_engine.scheduler.step import Step, StepResult
 from llm_serving_engine.server.refusals import HTTP_REFUSALS, refusal_reason
-from llm_serving_engine.server.telemetry.identity import service_version
+from llm_serving_engine.server.telemetry.identity import SERVICE_NAME, service_version
 from llm_serving_engine.server.telemetry.process_metrics import ProcessMetrics
 from llm_serving_engine.server.telemetry.scheduler_collector import SchedulerCollector
 from llm_serving_engine.server.telemetry.tenants import TenantCollector, TenantTokens
@@ -129,18 +129,18 @@ class Metrics:
         return self.read().render()
 
     def _define_request_metrics(self) -> None:
-        self.request_seconds = self._histogram(
+        self.request_seconds = self._gen_ai_histogram(
             "gen_ai_server_request_duration_seconds",
             "From a request's arrival to its end.",
             _REQUEST_SECONDS,
-            "outcome",
+            "error_type",
         )
-        self.first_token_seconds = self._histogram(
+        self.first_token_seconds = self._gen_ai_histogram(
             "gen_ai_server_time_to_first_token_seconds",
             "From arrival to the first token, of requests that finished.",
             _FIRST_TOKEN_SECONDS,
         )
-        self.output_token_seconds = self._histogram(
+        self.output_token_seconds = self._gen_ai_histogram(
             "gen_ai_server_time_per_output_token_seconds",
             "Per token after the first, of requests that finished.",
             _OUTPUT_TOKEN_SECONDS,
@@ -214,6 +214,15 @@ class Metrics:
             name, documentation, ("model", *labels), registry=self.registry, buckets=buckets
         )
 
+    def _gen_ai_histogram(
+        self, name: str, documentation: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        """A histogram of OpenTelemetry's GenAI conventions, with their attributes as labels."""
+        known = ("gen_ai_provider_name", "gen_ai_request_model")
+        return Histogram(
+            name, documentation, (*known, *labels), registry=self.registry, buckets=buckets
+        )
+
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
         return Counter(name, documentation, ("model", *labels), registry=self.registry)
 
@@ -261,14 +270,10 @@ class ModelObserver:
             for priority in Priority
         }
         self._requests = {outcome: metrics.requests.labels(model, outcome) for outcome in _OUTCOMES}
-        self._request_seconds = {
-            state: metrics.request_seconds.labels(model, state.value)
-            for state in State
-            if state.ended
-        }
+        self._request_seconds = metrics.request_seconds.labels(SERVICE_NAME, model, "")
         self._requests_running = metrics.running.labels(model)
-        self._first_token_seconds = metrics.first_token_seconds.labels(model)
-        self._output_token_seconds = metrics.output_token_seconds.labels(model)
+        self._first_token_seconds = metrics.first_token_seconds.labels(SERVICE_NAME, model)
+        self._output_token_seconds = metrics.output_token_seconds.labels(SERVICE_NAME, model)
         self._prompt_tokens = metrics.prompt_tokens.labels(model)
         self._cached_prompt_tokens = metrics.cached_prompt_tokens.labels(model)
         self._completion_tokens = metrics.completion_tokens.labels(model)
@@ -333,14 +338,18 @@ class ModelObserver:
     def _ended(self, sequence: Sequence, told: _Told) -> None:
         state = sequence.state
         self._requests[state.value].inc()
-        self._request_seconds[state].observe(sequence.history[-1].at - sequence.arrived_at)
+        seconds = sequence.history[-1].at - sequence.arrived_at
         waited = sequence.seconds_in(State.WAITING)
         self._queue_seconds[sequence.request.priority].observe(waited)
         if state is State.FINISHED:
+            self._request_seconds.observe(seconds)
             self._finished(sequence, told)
-        elif state is not State.CANCELLED:
-            error = sequence.error or RequestError()
-            self._metrics.errors.labels(self._model, error.label).inc()
+            return
+        label = Cancelled.label
+        if state is not State.CANCELLED:
+            label = (sequence.error or RequestError()).label
+            self._metrics.errors.labels(self._model, label).inc()
+        self._metrics.request_seconds.labels(SERVICE_NAME, self._model, label).observe(seconds)
 
     def _finished(self, sequence: Sequence, told: _Told) -> None:
         first, last = sequence.first_token_at, sequence.last_token_at

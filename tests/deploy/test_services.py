@@ -20,7 +20,7 @@ from llm_serving_engine.server.telemetry.metrics import Metrics
 DEPLOY = Path(__file__).resolve().parent.parent.parent / "deploy"
 UNIT = DEPLOY / "systemd" / "llm-serving-engine.service"
 CONFIG = ServerConfig.model_construct()
-OWN_METRIC = re.compile(r"\b(?:llm_serving_engine|gen_ai)_\w+")
+OWN_METRIC = re.compile(r"\b(?:llm_serving_engine|gen_ai_server)_\w+")
 
 
 def load(name: str) -> Any:

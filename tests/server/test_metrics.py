@@ -26,12 +26,14 @@ from llm_serving_engine.server.telemetry.tenants import TENANTS_MAX
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "observability.md"
 MODEL = {"model": "m"}
+DURATION = "gen_ai_server_request_duration_seconds_sum"
+GEN_AI = {"gen_ai_provider_name": "llm-serving-engine", "gen_ai_request_model": "m"}
 
 # Names and labels are an interface: dashboards are made of them.
 METRICS = {
-    "gen_ai_server_request_duration_seconds": {"model", "outcome"},
-    "gen_ai_server_time_to_first_token_seconds": {"model"},
-    "gen_ai_server_time_per_output_token_seconds": {"model"},
+    "gen_ai_server_request_duration_seconds": {*GEN_AI, "error_type"},
+    "gen_ai_server_time_to_first_token_seconds": set(GEN_AI),
+    "gen_ai_server_time_per_output_token_seconds": set(GEN_AI),
     "llm_serving_engine_requests_waiting": {"model", "priority"},
     "llm_serving_engine_requests_running": {"model"},
     "llm_serving_engine_requests_total": {"model", "outcome"},
@@ -118,7 +120,8 @@ class Course:
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
-    return metrics.registry.get_sample_value(name, MODEL | labels)
+    model = GEN_AI if name.startswith("gen_ai") else MODEL
+    return metrics.registry.get_sample_value(name, model | labels)
 
 
 def waiting(metrics: Metrics, priority: str = "normal") -> float | None:
@@ -152,8 +155,7 @@ def test_a_request_that_finishes(metrics: Metrics, observer: ModelObserver) -> N
     assert (waiting(metrics), running(metrics)) == (0, 0)
     assert requests(metrics, "finished") == 1
     assert value(metrics, "llm_serving_engine_completion_tokens_total") == 3
-    duration = "gen_ai_server_request_duration_seconds_sum"
-    assert value(metrics, duration, outcome="finished") == 1.5
+    assert value(metrics, DURATION, error_type="") == 1.5
     assert value(metrics, "llm_serving_engine_queue_seconds_sum", priority="normal") == 0.5
     assert value(metrics, "gen_ai_server_time_to_first_token_seconds_sum") == 1.0
     assert value(metrics, "gen_ai_server_time_per_output_token_seconds_sum") == 0.25
@@ -224,17 +226,11 @@ def test_what_a_stop_sequence_cut_off_stays_counted(
 
 
 @pytest.mark.parametrize(
-    ("event", "outcome", "failures"),
-    [(Event.CANCEL, "cancelled", None), (Event.FAIL, "failed", 1)],
+    ("event", "outcome"), [(Event.CANCEL, "cancelled"), (Event.FAIL, "failed")]
 )
 @pytest.mark.parametrize("admitted", [False, True])
 def test_cancelled_and_failed_are_told_apart(
-    metrics: Metrics,
-    observer: ModelObserver,
-    event: Event,
-    outcome: str,
-    failures: int | None,
-    admitted: bool,
+    metrics: Metrics, observer: ModelObserver, event: Event, outcome: str, admitted: bool
 ) -> None:
     course = Course(observer, at=0.0, priority=Priority.HIGH)
     if admitted:
@@ -242,7 +238,11 @@ def test_cancelled_and_failed_are_told_apart(
     course.sequence.error = errors.RunnerFailed("the runner failed")
     course.to(event, 4.0)
     assert requests(metrics, outcome) == 1
-    assert value(metrics, "llm_serving_engine_errors_total", error="runner_failed") == failures
+    failed = event is Event.FAIL
+    failures = value(metrics, "llm_serving_engine_errors_total", error="runner_failed")
+    assert failures == (1 if failed else None)
+    error_type = "runner_failed" if failed else "cancelled"
+    assert value(metrics, DURATION, error_type=error_type) == 4.0
     assert (waiting(metrics, "high"), running(metrics)) == (0, 0)
     assert value(metrics, "gen_ai_server_time_to_first_token_seconds_count") == 0
     wait = value(metrics, "llm_serving_engine_queue_seconds_sum", priority="high")
