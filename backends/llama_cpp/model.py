@@ -66,7 +66,7 @@ class LlamaModel:
         with captured_errors() as log:
             self._model = self._load(path, progress)
             if not self._model:
-                reason = _last_words(log, "no reason given")
+                reason = _error_in(log, "no reason given")
                 raise ModelFileError(f"{path} cannot be loaded by llama.cpp: {reason}")
             self._check_kind()
         self.threads = settings.threads if threads is None else threads()
@@ -98,7 +98,7 @@ class LlamaModel:
         with captured_errors() as log:
             self._context = self._library.llama_init_from_model(self._model, self._context_params())
             if not self._context:
-                raise LoadError(_last_words(log, "llama.cpp cannot make a context"))
+                raise LoadError(_error_in(log, "llama.cpp cannot make a context"))
         self._memory = self._library.llama_get_memory(self._context)
         self.context_per_sequence: int = self._library.llama_n_ctx_seq(self._context)
         self._batch = Batch(self._library, self.settings.rows_max)
@@ -303,8 +303,13 @@ class LlamaModel:
         self._library.llama_model_free(self._model)
 
 
-def _last_words(log: Any, otherwise: str) -> str:
-    """The most telling of llama.cpp's last lines: the first of its errors names the cause."""
+def _error_in(log: Any, otherwise: str) -> str:
+    """Return the error in the last lines of llama.cpp's log: the first one names the cause.
+
+    Args:
+        log: The lines.
+        otherwise: What to return if there are none.
+    """
     lines = [line.strip() for line in log if line.strip()]
     causes = [line for line in lines if "error" in line.lower() or "unknown" in line.lower()]
     line = next(iter(causes or lines), otherwise)

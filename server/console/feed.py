@@ -129,7 +129,7 @@ class SchedulerFeed:
         """Return the whole request history and the state as an event."""
         offset = self._history.wall_offset
         records = [record_content(record, offset) for record in self._history]
-        return named_event("all", {**self._state(), "lives": records})
+        return named_event("all", {**self._state(), "requests": records})
 
     def _news(self) -> bytes:
         """Return the changes since the last event, and the state."""
@@ -138,7 +138,7 @@ class SchedulerFeed:
             "news",
             {
                 **self._state(),
-                "lives": [
+                "requests": [
                     record_content(record, offset) for record in self._history.take_changed()
                 ],
                 "steps": [step_content(step, offset) for step in self._history.take_steps()],

@@ -13,7 +13,7 @@ from typing import Any
 from llm_serving_engine.server.request_history.request_history import StepSample
 from llm_serving_engine.server.request_history.request_record import RequestRecord, Stage
 
-FORMAT = "llm-serving-engine timeline 1"
+FORMAT = "llm-serving-engine timeline 2"
 
 
 def record_content(record: RequestRecord, offset: float = 0.0) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def timeline_content(
         "name": name,
         "slots": slots,
         "target": target,
-        "lives": [record_content(record) for record in records],
+        "requests": [record_content(record) for record in records],
         "steps": [step_content(sample) for sample in steps],
     }
 

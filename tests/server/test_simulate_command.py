@@ -214,9 +214,9 @@ def test_a_timeline_tells_what_each_request_did_under_each_policy(run: Run) -> N
         assert one["slots"] == 8
         assert one["target"] > 0
         assert one["steps"]
-        ids = [int(life["id"]) for life in one["lives"]]
+        ids = [int(request["id"]) for request in one["requests"]]
         assert sorted(ids) == list(range(len(read_trace(Path("trace.jsonl")))))
-        for life in one["lives"]:
-            times = [at for _, _, at, *_ in life["stages"]]
+        for request in one["requests"]:
+            times = [at for _, _, at, *_ in request["stages"]]
             assert times == sorted(times)
-            assert life["stages"][-1][0] == "finished"
+            assert request["stages"][-1][0] == "finished"

@@ -52,9 +52,9 @@ def feed(server: RunningServer) -> SchedulerFeed:
 async def until(events: Events, request_id: str, state: str) -> Any:
     """The request, as soon as the events tell that it is in a state."""
     async for _, content in events:
-        for life in content["lives"]:
-            if life["id"] == request_id and life["stages"][-1][0] == state:
-                return life
+        for request in content["requests"]:
+            if request["id"] == request_id and request["stages"][-1][0] == state:
+                return request
     raise AssertionError("the events ended")
 
 
@@ -62,7 +62,7 @@ async def test_a_preemption_as_it_happens() -> None:
     async with gated(sequences=1, http=FAST) as server, watching(server) as events:
         name, first = await anext(events)
         assert name == "all"
-        assert first["lives"] == []
+        assert first["requests"] == []
         assert first["state"]["slots"] == [{"state": "SLOT_STATE_FREE"}]
         low = asyncio.ensure_future(server.generate("1234", request_id="low", priority=1))
         server.runner.let(3)
@@ -98,7 +98,7 @@ async def test_a_tab_that_comes_late_gets_everything() -> None:
         await server.generate(request_id="before")
         async with watching(server, "scheduler/scripted") as events:
             _, first = await anext(events)
-            assert [life["id"] for life in first["lives"]] == ["before"]
+            assert [request["id"] for request in first["requests"]] == ["before"]
 
 
 async def test_without_tabs_nothing_is_produced() -> None:

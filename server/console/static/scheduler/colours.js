@@ -11,9 +11,9 @@ export function palette() {
 
 /** What gives a request its colour: a function of the request. */
 export function colouring(by, run, colours) {
-  if (by === "class") return (life) => colours[life.class] ?? colours.normal;
+  if (by === "class") return (request) => colours[request.class] ?? colours.normal;
   const tenants = run.tenants();
-  return (life) => TENANTS[tenants.indexOf(life.tenant) % TENANTS.length];
+  return (request) => TENANTS[tenants.indexOf(request.tenant) % TENANTS.length];
 }
 
 /** What the colours mean: pairs of name and colour. */

@@ -21,7 +21,7 @@ export class Lanes {
     canvas.addEventListener("pointerleave", (event) => pointed(null, event));
     canvas.addEventListener("click", (event) => {
       const hit = this.#at(event);
-      if (hit) chosen(hit.life);
+      if (hit) chosen(hit.request);
     });
   }
 
@@ -60,8 +60,8 @@ export class Lanes {
       const box = queued
         ? { y: queueTop + span.row * ROW.queue[1], height: ROW.queue[1] - GAP }
         : { y: span.slot * slotHeight, height: slotHeight - GAP };
-      Object.assign(box, { x: left, width: Math.max(right - left, 1), life: span.life, kind: span.kind, lasted: span.to - span.from });
-      paint(context, box, colour(span.life), colours, span.life.n === this.selected);
+      Object.assign(box, { x: left, width: Math.max(right - left, 1), request: span.request, kind: span.kind, lasted: span.to - span.from });
+      paint(context, box, colour(span.request), colours, span.request.n === this.selected);
       this.hits.push(box);
     }
     context.restore();

@@ -28,15 +28,15 @@ export class Pane {
       hideTip();
       return;
     }
-    const { life, kind, lasted } = hit;
-    const last = life.stages.at(-1);
+    const { request, kind, lasted } = hit;
+    const last = request.stages.at(-1);
     showTip(pairs([
-      ["Request", life.id],
+      ["Request", request.id],
       ["Here", `${kind}, ${seconds(lasted)}`],
-      ["Class", life.class],
-      life.tenant && ["Tenant", life.tenant],
-      ["Prompt", `${count(life.prompt)} tokens${life.cached ? `, ${count(life.cached)} cached` : ""}`],
-      ["Produced", `${count(life.output)} of ${count(life.max)}`],
+      ["Class", request.class],
+      request.tenant && ["Tenant", request.tenant],
+      ["Prompt", `${count(request.prompt)} tokens${request.cached ? `, ${count(request.cached)} cached` : ""}`],
+      ["Produced", `${count(request.output)} of ${count(request.max)}`],
       ["Now", `${last.state}${last.takenBy ? `, slot taken by ${last.takenBy}` : ""}`],
     ]), event.clientX, event.clientY);
   }

@@ -3,21 +3,21 @@
 import { element } from "../dom.js";
 import { Run } from "./run.js";
 
-export const FORMAT = "llm-serving-engine timeline 1";
+export const FORMAT = "llm-serving-engine timeline 2";
 
 /** Offer what a run holds as a file. */
 export function saveRun(run) {
   const zero = run.extent()[0];
-  const lives = [...run.lives.values()].map((life) => ({
-    ...life,
-    stages: life.stages.map((one) => [one.state, one.event, one.at - zero, one.slot, one.takenBy,
+  const requests = [...run.requests.values()].map((request) => ({
+    ...request,
+    stages: request.stages.map((one) => [one.state, one.event, one.at - zero, one.slot, one.takenBy,
       one.restoredAt === null ? null : one.restoredAt - zero, one.restored, one.copied, one.output]),
-    moves: life.moves.map(([at, slot]) => [at - zero, slot]),
-    deferrals: life.deferrals.map(([at, donor]) => [at - zero, donor]),
+    moves: request.moves.map(([at, slot]) => [at - zero, slot]),
+    deferrals: request.deferrals.map(([at, donor]) => [at - zero, donor]),
   }));
   const steps = run.steps.map(([at, ...rest]) => [at - zero, ...rest]);
   const name = `${run.name} ${new Date().toISOString().slice(0, 19).replace("T", " ")}`;
-  const content = { format: FORMAT, runs: [{ name, slots: run.slots, target: run.target, lives, steps }] };
+  const content = { format: FORMAT, runs: [{ name, slots: run.slots, target: run.target, requests, steps }] };
   const link = element("a", { href: URL.createObjectURL(new Blob([JSON.stringify(content)], { type: "application/json" })), download: "timeline.json" });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);

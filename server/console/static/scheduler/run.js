@@ -13,7 +13,7 @@ export class Run {
     this.name = name;
     this.slots = slots;
     this.target = target;
-    this.lives = new Map();
+    this.requests = new Map();
     this.steps = [];
     // Of each row of the queue, the wait that stands in it last: its owner, and when it ended.
     this.rows = [];
@@ -22,25 +22,25 @@ export class Run {
   /** A run of a file. */
   static of(content) {
     const run = new Run(content.name, content.slots, content.target);
-    run.take(content.lives, content.steps);
+    run.take(content.requests, content.steps);
     return run;
   }
 
   /** Take in requests and steps; a request that is known is replaced. */
-  take(lives, steps = []) {
-    for (const one of lives) this.#takeLife(one);
+  take(requests, steps = []) {
+    for (const one of requests) this.#takeRequest(one);
     this.steps.push(...steps);
   }
 
-  #takeLife(content) {
-    const known = this.lives.get(content.n);
-    const life = { ...content, stages: content.stages.map(stage) };
-    life.stages.forEach((one, index) => {
-      one.end = life.stages[index + 1]?.at ?? null;
+  #takeRequest(content) {
+    const known = this.requests.get(content.n);
+    const request = { ...content, stages: content.stages.map(stage) };
+    request.stages.forEach((one, index) => {
+      one.end = request.stages[index + 1]?.at ?? null;
       one.row = known?.stages[index]?.row;
-      if (one.state === "waiting") this.#stand(one, `${life.n} ${index}`);
+      if (one.state === "waiting") this.#stand(one, `${request.n} ${index}`);
     });
-    this.lives.set(life.n, life);
+    this.requests.set(request.n, request);
   }
 
   /** Give a wait a row of the queue, which it keeps. */
@@ -56,9 +56,9 @@ export class Run {
   /** Forget what is too long ago to be drawn. */
   forget(now) {
     const before = now - KEPT_SECONDS;
-    for (const [number, life] of this.lives) {
-      const last = life.stages.at(-1);
-      if (ENDED.has(last.state) && last.at < before) this.lives.delete(number);
+    for (const [number, request] of this.requests) {
+      const last = request.stages.at(-1);
+      if (ENDED.has(last.state) && last.at < before) this.requests.delete(number);
     }
     const first = this.steps.findIndex(([at]) => at >= before);
     if (first > 0) this.steps.splice(0, first);
@@ -66,7 +66,7 @@ export class Run {
 
   /** Forget everything. */
   clear() {
-    this.lives.clear();
+    this.requests.clear();
     this.steps = [];
     this.rows = [];
   }
@@ -74,7 +74,7 @@ export class Run {
   /** The first and the last time of which anything is known. */
   extent() {
     let [from, to] = [Infinity, -Infinity];
-    for (const { stages } of this.lives.values()) {
+    for (const { stages } of this.requests.values()) {
       from = Math.min(from, stages[0].at);
       to = Math.max(to, stages.at(-1).at);
     }
@@ -83,41 +83,41 @@ export class Run {
 
   /** The tenants, the first seen first. */
   tenants() {
-    return [...new Set([...this.lives.values()].map((life) => life.tenant))];
+    return [...new Set([...this.requests.values()].map((request) => request.tenant))];
   }
 
-  /** What was where between two times: {life, kind, slot or row, from, to}. */
+  /** What was where between two times: {request, kind, slot or row, from, to}. */
   *spans(begin, end) {
-    for (const life of this.lives.values()) {
-      if (life.stages[0].at > end) continue;
-      const last = life.stages.at(-1);
+    for (const request of this.requests.values()) {
+      if (request.stages[0].at > end) continue;
+      const last = request.stages.at(-1);
       if (ENDED.has(last.state) && last.at < begin) continue;
-      for (const one of life.stages) {
+      for (const one of request.stages) {
         const to = one.end ?? end;
         if (ENDED.has(one.state) || to < begin || one.at > end) continue;
         if (one.state === "waiting") {
           const kind = one.event === "submit" ? "waiting" : "preempted";
-          yield { life, kind, row: one.row, from: one.at, to };
-        } else yield* running(life, one, to);
+          yield { request, kind, row: one.row, from: one.at, to };
+        } else yield* running(request, one, to);
       }
     }
   }
 }
 
 /** A stay in a slot, cut where its cache came back and where it was moved. */
-function* running(life, one, to) {
-  const cuts = life.moves.filter(([at]) => at > one.at && at < to);
+function* running(request, one, to) {
+  const cuts = request.moves.filter(([at]) => at > one.at && at < to);
   let { at } = one;
   let { slot } = one;
   if (slot === null) return;
   if (one.restoredAt !== null && one.restoredAt <= to) {
-    yield { life, kind: "restoring", slot, from: at, to: one.restoredAt };
+    yield { request, kind: "restoring", slot, from: at, to: one.restoredAt };
     at = one.restoredAt;
   }
   for (const [moved, target] of cuts) {
-    if (moved > at) yield { life, kind: one.state, slot, from: at, to: moved };
+    if (moved > at) yield { request, kind: one.state, slot, from: at, to: moved };
     at = Math.max(at, moved);
     slot = target;
   }
-  yield { life, kind: one.state, slot, from: at, to };
+  yield { request, kind: one.state, slot, from: at, to };
 }

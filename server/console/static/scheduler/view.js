@@ -22,7 +22,7 @@ export class SchedulerView {
   constructor(root) {
     this.root = root;
     this.run = new Run("live");
-    this.live = new Pane(this.run, (life) => this.#choose(life), true);
+    this.live = new Pane(this.run, (request) => this.#choose(request), true);
     this.history = new History();
     this.curves = new Curves(this.history);
     this.files = [];
@@ -103,10 +103,10 @@ export class SchedulerView {
     this.#news(event);
   }
 
-  #news({ now, state, unavailable, lives, steps }) {
+  #news({ now, state, unavailable, requests, steps }) {
     this.notice.textContent = unavailable ?? "";
     this.ahead = now - performance.now() / 1000;
-    this.run.take(lives, steps);
+    this.run.take(requests, steps);
     this.run.forget(now);
     if (!state) return;
     this.state = state;
@@ -137,7 +137,7 @@ export class SchedulerView {
 
   async #load() {
     try {
-      this.#show((await readRuns(this.picker.files)).map((run) => new Pane(run, (life) => this.#tell(life))));
+      this.#show((await readRuns(this.picker.files)).map((run) => new Pane(run, (request) => this.#tell(request))));
       this.notice.textContent = "";
     } catch (error) {
       this.notice.textContent = error.message;
@@ -155,23 +155,23 @@ export class SchedulerView {
     this.#draw();
   }
 
-  #choose(life) {
-    this.selected = life.n;
-    this.id.value = life.id;
-    this.#explain(life.id);
+  #choose(request) {
+    this.selected = request.n;
+    this.id.value = request.id;
+    this.#explain(request.id);
   }
 
   /** A request of a file: the server does not know it. */
-  #tell(life) {
-    this.selected = life.n;
-    const zero = life.stages[0].at;
-    this.story.replaceChildren(element("h3", {}, life.id), element("ol.sentences", {}, ...life.stages.map((one) =>
+  #tell(request) {
+    this.selected = request.n;
+    const zero = request.stages[0].at;
+    this.story.replaceChildren(element("h3", {}, request.id), element("ol.sentences", {}, ...request.stages.map((one) =>
       element("li", {}, `${(one.at - zero).toFixed(3)} s: ${one.event}, ${one.state}${one.slot === null ? "" : ` in slot ${one.slot}`}${one.takenBy ? `; its slot went to ${one.takenBy}` : ""}`))));
   }
 
   #explain(requestId) {
     this.id.value = requestId;
-    for (const life of this.run.lives.values()) if (life.id === requestId) this.selected = life.n;
+    for (const request of this.run.requests.values()) if (request.id === requestId) this.selected = request.n;
     explain(this.story, requestId).catch(() => {
       this.story.replaceChildren(element("p.failure", {}, "The server does not answer."));
     });
