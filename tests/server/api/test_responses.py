@@ -102,6 +102,23 @@ async def test_an_output_that_is_cut_is_incomplete(chatty: RunningServer) -> Non
     assert response["usage"]["output_tokens"] == 2
 
 
+async def test_the_streaming_helper_of_openais_client(client: openai.AsyncOpenAI) -> None:
+    async with client.responses.stream(
+        model="", input="Say hello.", max_output_tokens=3, extra_body={"ignore_eos": True}
+    ) as stream:
+        events = [event async for event in stream]
+    # The helper's final response is that of a completed one only, of any server.
+    assert events[-1].type == "response.incomplete"
+    deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
+    assert events[-1].response.output_text == "".join(deltas) != ""
+
+    ended: Any = {"min_tokens": 2, "logit_bias": {"2": 100}}  # by the end-of-sequence token
+    async with client.responses.stream(model="", input="x", extra_body=ended) as stream:
+        final = await stream.get_final_response()
+    assert final.status == "completed"
+    assert final.output_text
+
+
 async def test_what_codex_sends(chatty: RunningServer) -> None:
     turn = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]}
     events = await events_of(chatty, input=[turn], max_output_tokens=4, **CODEX)
