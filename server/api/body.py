@@ -25,6 +25,7 @@ ASKS_FOR_NOTHING: tuple[object, ...] = (
 # What pydantic says in Python's words, in those of JSON.
 PROBLEMS: Mapping[str, str] = {
     "missing": "is missing",
+    "int_parsing_size": "is too large",
     "model_type": "must be an object",
     "dict_type": "must be an object",
     "list_type": "must be a list",

@@ -175,8 +175,11 @@ def _value(body: bytes) -> Any:
         value = json.loads(body.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise BadBody(f"the body is not UTF-8: see its byte {error.start}") from None
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise BadBody(f"the body is not valid JSON: {error}") from None
+    except ValueError:
+        # Python's limit of the digits of an integer.
+        raise BadBody("the body has a number with too many digits") from None
     except RecursionError:
         raise BadBody("the body has too many levels of lists and objects") from None
     if _SURROGATE_ESCAPE.search(body):

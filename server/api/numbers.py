@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BeforeValidator, StrictInt
+from pydantic import AfterValidator, BeforeValidator, StrictInt
+
+# Those of a seed. Python's integers have no limit of their own.
+INTEGER_BITS_MAX = 64
 
 
 def _not_boolean(value: object) -> object:
@@ -13,7 +16,13 @@ def _not_boolean(value: object) -> object:
     return value
 
 
-Integer = Annotated[int, BeforeValidator(_not_boolean)]
+def _not_huge(value: int) -> int:
+    if value.bit_length() > INTEGER_BITS_MAX:
+        raise ValueError("is too large")
+    return value
+
+
+Integer = Annotated[int, BeforeValidator(_not_boolean), AfterValidator(_not_huge)]
 Number = Annotated[float, BeforeValidator(_not_boolean)]
 # Checked without a call into Python: a prompt can have a hundred thousand.
 Token = StrictInt

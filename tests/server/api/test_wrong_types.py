@@ -95,3 +95,22 @@ async def test_the_error_names_the_field_that_is_a_boolean() -> None:
             answer = await client.post(url, json={**BODIES[path], **fields})
             assert answer.status_code == 400
             assert answer.json()["error"]["param"] == place
+
+
+async def test_numbers_without_measure() -> None:
+    cases = (
+        ("max_tokens", "1e308", "max_tokens: is too large"),
+        ("top_k", str(2**64), "top_k: is too large"),
+        ("seed", f"-{10**400}", "seed: is too large"),
+        ("min_tokens", f'"{10**30}"', "min_tokens: is too large"),
+        ("n", "NaN", "n: must be a finite number"),
+        ("timeout", "Infinity", "timeout: must be a finite number"),
+        ("temperature", "-Infinity", "temperature: is -inf; it can be from 0 to 100"),
+        ("top_k", "1" * 5000, "the body has a number with too many digits"),
+    )
+    async with gated(http=HTTP) as server, httpx.AsyncClient(trust_env=False) as client:
+        url = f"http://127.0.0.1:{server.app.http_port}/v1/completions"
+        for name, number, message in cases:
+            answer = await client.post(url, content=f'{{"prompt": "x", "{name}": {number}}}')
+            assert answer.status_code == 400
+            assert answer.json()["error"]["message"] == message
