@@ -128,7 +128,7 @@ def _import_low_level() -> Any:
     try:
         return importlib.import_module(f"{_PACKAGE}.llama_cpp")
     finally:
-        # Whoever wants the whole package can still import it.
+        # The whole package can still be imported.
         del sys.modules[_PACKAGE]
 
 

@@ -71,6 +71,6 @@ def load_factory(name: str) -> BackendFactory:
     try:
         return cast(BackendFactory, getattr(importlib.import_module(module), attribute))
     except Exception as error:
-        # A module of somebody's own can fail in any way.
+        # A user's module can fail in any way.
         known = ", ".join(BACKENDS)
         raise LoadError(f"no backend {name!r} ({error}); there are {known}") from error

@@ -1,6 +1,6 @@
 """A backend without a model: its next token is arithmetic on the tokens before it.
 
-It answers like a real one, bit for bit the same in any company, and checks
+It answers like a real one, bit for bit the same alone and beside others, and checks
 that every step keeps to the contract. Tests and demonstrations run on it.
 Its vocabulary is the 256 bytes and an end-of-sequence token.
 """

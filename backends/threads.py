@@ -44,7 +44,7 @@ class ThreadCount:
         """Begin with all.
 
         Args:
-            most: Threads while nobody else wants the cores.
+            most: Threads while no other process wants the cores.
             cores: How many there are.
             others: Core seconds that other processes have had so far.
             clock: Seconds.

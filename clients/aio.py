@@ -290,7 +290,7 @@ class AsyncClient:
 
 
 def _task_is_cancelled() -> bool:
-    """Whether somebody cancelled the running task. Python 3.10 cannot tell: no."""
+    """Whether the running task was cancelled. False in Python 3.10, which cannot tell."""
     task = asyncio.current_task()
     cancelling = getattr(task, "cancelling", None)
     return cancelling is not None and cancelling() > 0

@@ -29,7 +29,7 @@ class Latency(NamedTuple):
         priority: Their class; None for requests of all classes.
         requests: How many there are, at least 1.
         first_token: From arrival to the first token.
-        output_token: Per token after the first; None where nobody took two.
+        output_token: Per token after the first; None if no request produced two.
     """
 
     priority: Priority | None

@@ -33,7 +33,7 @@ from llm_serving_engine.server.service.text_executor import TextExecutor
 
 _logger = logging.getLogger(__name__)
 
-# Sooner than this, nobody need ask again.
+# The least retry delay.
 RETRY_SECONDS_MIN = 1.0
 
 ObserverFactory = Callable[[Capabilities], tuple[Observer, ...]]
@@ -156,7 +156,7 @@ class ServedModel:
 
     async def drain(self, grace: float) -> None:
         """Refuse new requests, and let running ones finish within `grace` seconds."""
-        # Whoever comes after that finds the server that takes this one's place.
+        # After that, another server can have taken this one's place.
         self.retries_in(grace)
         self._enter(ModelState.DRAINING)
         if self._engine is not None:

@@ -15,7 +15,7 @@ _HUB_PREFIX = "hf:"
 _HUB_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 _QUANTIZATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _GGUF_SUFFIX = ".gguf"
-# Where nobody can listen to a connection that is not encrypted.
+# Hosts whose unencrypted connections never leave this machine.
 _LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
 
 

@@ -43,7 +43,7 @@ class _Owed:
     def fail(self, reason: str) -> None:
         if not self.result.done():
             self.result.set_exception(RunnerLost(reason))
-            self.result.exception()  # where nobody waits for it any more
+            self.result.exception()  # if no task waits for it
 
 
 class Connection(asyncio.Protocol):
@@ -124,7 +124,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def abort(self) -> None:
-        """Expect nothing more of the worker: whoever waits for it is told that it is lost."""
+        """Expect nothing more of the worker: those that wait get RunnerLost."""
         assert self._transport is not None
         self._transport.abort()
 
@@ -152,7 +152,7 @@ class Connection(asyncio.Protocol):
         self._relax()
         if not self.loaded.done():
             self.loaded.set_exception(RunnerLost("the runner's process ended while loading"))
-            self.loaded.exception()  # whoever starts the runner may have gone
+            self.loaded.exception()  # the task that starts the runner may have ended
         elif self._owed:
             where = " in the middle of a message" if self._frames.partial else ""
             for owed in self._owed:

@@ -58,7 +58,7 @@ class Contender(Protocol):
 
     @property
     def batch_invariant(self) -> bool:
-        """Whether its sequences keep their bits in any company."""
+        """Whether a sequence's bits do not depend on the others."""
 
     async def start(self) -> None:
         """Load the model. Raises LoadError."""
@@ -101,7 +101,7 @@ class RunnerContender:
 
     @property
     def batch_invariant(self) -> bool:
-        """Whether its sequences keep their bits in any company."""
+        """Whether a sequence's bits do not depend on the others."""
         return self._runner.capabilities.batch_invariant
 
     async def start(self) -> None:

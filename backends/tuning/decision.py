@@ -31,7 +31,7 @@ class Trial(NamedTuple):
         value: The value.
         ratios: For each round, its tokens per second over the default's.
         reading: The middle of its readings.
-        batch_invariant: Whether sequences keep their bits in any company with it.
+        batch_invariant: Whether a sequence's bits do not depend on the others with it.
     """
 
     value: Value

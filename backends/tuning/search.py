@@ -94,7 +94,7 @@ class Tuning:
         settings: As chosen.
         choices: One for each setting that was looked at, in that order.
         reading: Of a runner with these settings.
-        batch_invariant: Whether its sequences keep their bits in any company.
+        batch_invariant: Whether a sequence's bits do not depend on the others.
         step_target_seconds: The scheduler's, for such a runner.
         seconds: How long it took.
     """
@@ -272,7 +272,7 @@ class Search:
     async def _round(
         self, contender: Contender, effort: Effort, *, contender_first: bool
     ) -> tuple[Reading, Reading]:
-        """The reference's and the contender's reading; whoever is first pays for no habit."""
+        """Measure both; they take turns in going first."""
         if contender_first:
             its = await contender.measure(effort)
             return await self._measure_reference(effort), its

@@ -15,7 +15,7 @@ class Screen(Protocol):
     """The user's side of a conversation.
 
     Attributes:
-        interactive: Whether somebody sits there: then an interrupt or an error
+        interactive: Whether a person uses it: then an interrupt or an error
             ends the answer only, else the conversation.
     """
 

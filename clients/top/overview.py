@@ -44,7 +44,7 @@ def overview(state: SchedulerState, history: History, width: int) -> Table:
     table.add_row("slots", _map(state))
     table.add_row("", _slots(state))
     table.add_row("ended", _counts(state.outcomes) or "nothing yet")
-    table.add_row("refused", _counts(state.refusals) or "nobody")
+    table.add_row("refused", _counts(state.refusals) or "none")
     table.add_row("caches", _caches(state))
     table.add_row("moved", _moved(state))
     return table

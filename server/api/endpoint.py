@@ -97,7 +97,7 @@ class Endpoint:
                 self._refused(self._name, error)
             await self._refuse(exchange, http_error(error, self._dialect.fields))
         except asyncio.CancelledError:
-            # The client has gone, and so has whoever could be told.
+            # The client has disconnected: there is nobody to answer.
             if not exchange.gone:
                 raise
         except Exception:

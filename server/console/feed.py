@@ -22,7 +22,7 @@ from llm_serving_engine.server.scheduler_view import SchedulerView
 
 # Events that may wait for a tab before it skips.
 EVENTS_BEHIND_MAX = 8
-# As in `operations_service.py`: nobody knows when a page is closed.
+# As in `operations_service.py`: the server does not know when a page is closed.
 RETRY_SECONDS = 5.0
 
 

@@ -179,7 +179,7 @@ class Engine:
             await recovering
         finally:
             recovering.cancel()
-            # Whoever ends the runner next finds nobody starting it.
+            # After this, no task starts the runner while it is ended.
             await asyncio.gather(recovering, return_exceptions=True)
 
     def _changed(self) -> None:

@@ -20,7 +20,7 @@ class Caller:
     Attributes:
         method: What was called: `package.Service/Method`, or `POST /v1/completions`.
             Names the span and stands in the log line, so callers cannot choose it freely.
-        tenant: On whose behalf; empty where nobody says.
+        tenant: The tenant; empty if none is named.
         remaining: Seconds until the deadline, asked at any time; None without one.
         metadata: The headers, by lower-case names: they may hold a trace context.
         attributes: What the span says of the transport.

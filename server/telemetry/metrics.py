@@ -55,7 +55,7 @@ _STEP_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.4,
 _DECODE_ROWS = (0, 1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 _PREFILL_TOKENS = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
-# A gauge with each series' birth time doubles the page, and nobody reads it.
+# A gauge with the creation time of each series would double the page.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 

@@ -104,7 +104,7 @@ class OtlpSpan(RequestSpan):
                 self._span.set_attributes(result_attributes(sequence, finished))
                 self._add_phases(sequence, now)
             self._span.set_attributes(status_attributes(status_code, error))
-            # A caller that goes away is nobody's failure: the status stays unset.
+            # A client that disconnects is no failure: the status stays unset.
             if status_code not in ("OK", Cancelled.code):
                 description = truncated(str(error)) if error is not None else None
                 self._span.set_status(Status(StatusCode.ERROR, description))

@@ -67,7 +67,7 @@ class TraceRecorder:
         self._clock, self._started_at = clock, clock()
         self._prefixes = Prefixes()
         self._times = StepTimes()
-        # A line is on disk when it is written: whoever looks need not wait for the end.
+        # Each line is flushed, so that readers see it at once.
         self._file = path.open("w", encoding="utf-8", buffering=1)
         self._recording = True
 

@@ -89,7 +89,7 @@ class RequestTracer:
         """
         if not exports_traces(os.environ):
             return RequestTracer()
-        # Here and not above: whoever has no collector does not pay for one.
+        # Imported here, so that servers without a collector do not load it.
         from llm_serving_engine.server.telemetry.otlp import OtlpTracer
 
         return OtlpTracer()

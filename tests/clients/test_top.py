@@ -179,7 +179,7 @@ def test_an_idle_server():
     text = shown(scheduler_state(json_format.ParseDict(idle, operations_pb2.SchedulerState())))
     assert "last step none yet\n" in text
     assert "ended     nothing yet\n" in text
-    assert "refused   nobody\n" in text
+    assert "refused   none\n" in text
     assert "ahead by" not in text
 
 
