@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -110,6 +112,7 @@ def simulate(
             _write_example(example)
             return
         assert trace is not None
+        sys.path.insert(0, os.getcwd())  # for policies that are tried from where they are written
         from llm_serving_engine.server.simulator.recorded import recorded_summary
         from llm_serving_engine.server.simulator.recorder import Recorder
         from llm_serving_engine.server.simulator.trace import read_trace
@@ -191,15 +194,11 @@ def _replay_all(
     settings: ReplaySettings,
     recorder: Recorder | None,
 ) -> list[Replay]:
-    import os
-    import sys
-
     from rich.console import Console
 
     from llm_serving_engine.scheduler.policy import load_policy
     from llm_serving_engine.server.simulator.replay import replay
 
-    sys.path.insert(0, os.getcwd())  # for policies that are tried from where they are written
     for name in names:
         load_policy(name, settings.config)
     console, replays = Console(stderr=True), []

@@ -154,7 +154,11 @@ def test_a_policy_of_ones_own(run: Run) -> None:
         "    def key(self, sequence, now):\n"
         "        return (-sequence.arrived_at,)\n"
     )
-    done = run("--trace", "trace.jsonl", "--policy", "tried_policy:LastCome")
+    Path("server.toml").write_text('[scheduler]\npolicy = "tried_policy:LastCome"\n')
+    done = run(
+        *("--trace", "trace.jsonl", "--config", "server.toml"),
+        *("--policy", "tried_policy:LastCome"),
+    )
     assert done.exit_code == 0, done.stderr
     assert "tried_policy:LastCome" in done.stdout
 
