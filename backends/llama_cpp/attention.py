@@ -72,8 +72,8 @@ def time_attention(begin: Begin, kinds: Iterable[Attention], rows: int, limit: T
     """Time each kind once, and the default again if another was faster: it was the first.
 
     So what only the first calls pay does not decide. All kinds make the same calls, as many
-    as there is time for, but a kind that is slower than the default in all of its first
-    calls makes no more.
+    as there is time for. Two things end a turn after its first calls: a kind that is slower
+    than the default in all of them, and a default that is as fast as it was before.
 
     Raises:
         CannotMeasure: There was no time, others computed, or the model is too small.
@@ -94,15 +94,18 @@ def time_attention(begin: Begin, kinds: Iterable[Attention], rows: int, limit: T
             share = limit.left * FIRST_ROUND / len(kinds)
             sizes = affordable(_first_chunk(timer.times), share)
         default = tried.get(kinds[0], {})
-        for size in sizes[1:]:
-            if kind != kinds[0] and default and _dominated(timer.times, default):
-                break
+        if turn == len(kinds):
+            enough = not any(_slower(default, timer.times))
+        else:
+            enough = bool(default) and all(_slower(timer.times, default))
+        for size in () if enough else sizes[1:]:
             if timer.fill(size):
                 timer.rows(rows)
-        filled[kind] = timer.filled()
         known = tried.setdefault(kind, {})
         for call, seconds in timer.times.items():
             known[call] = min(seconds, known.get(call, seconds))
+        if kind not in filled:
+            filled[kind] = timer.filled()._replace(times=known)
     if not tried:
         raise CannotMeasure("llama.cpp refused every kind")
     return Trials(tried, filled)
@@ -123,10 +126,9 @@ def affordable(chunk_seconds: float, seconds_max: float) -> tuple[int, ...]:
     return FILL
 
 
-def _dominated(times: Times, default: Times) -> bool:
-    """Whether all calls that the default has made, too, are slower by more than the margin."""
-    shared = [call for call in times if call in default]
-    return all(times[call] > default[call] * (1 + MARGIN) for call in shared)
+def _slower(times: Times, others: Times) -> list[bool]:
+    """Whether each call that is in both is slower by more than the margin."""
+    return [times[call] > others[call] * (1 + MARGIN) for call in times if call in others]
 
 
 def _first_chunk(times: Times) -> float:

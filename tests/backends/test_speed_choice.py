@@ -197,6 +197,20 @@ def test_longer_chunks_are_tried_as_long_as_they_gain(
     assert max(call.size for call in choice.times) == longest
 
 
+def test_there_is_time_for_long_chunks_where_another_attention_is_faster(path: Path) -> None:
+    # 16 rows take 169 ms with flash attention and 49 without, and 512 tokens gain, as with AMX.
+    speeds = {16: 1000, 64: 1320, 128: 1620, 256: 1620, 512: 1980}
+
+    def seconds(settings: Settings, parts: Sequence[Part]) -> float:
+        if len(parts) > 1:
+            return len(parts) * (0.0106 if settings.flash_attention else 0.0031)
+        return parts[0].length / speeds.get(parts[0].length, 1000)
+
+    model = Model(seconds)
+    choice = choose(model, BackendConfig(), path)
+    assert (choice.settings.flash_attention, choice.settings.prefill_chunk) == (False, 512)
+
+
 def test_bits_that_must_hold_need_flash_attention(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
