@@ -110,5 +110,5 @@ async def test_a_runner_that_dies(contender: RunnerContender) -> None:
 
 async def test_a_step_that_is_refused(contender: RunnerContender) -> None:
     contender._context = 10**6
-    with pytest.raises(MeasuringFailed, match="no room"):
+    with pytest.raises(MeasuringFailed, match="the cache is full"):
         await contender.measure(Effort(2048, 2))
