@@ -19,6 +19,10 @@ sys.path.append(str(Path(__file__).parent / "fixtures"))
 # that a test interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# Under nohup SIGHUP is ignored, and so would every server that a test starts. A handler is not
+# inherited.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 # No test measures time. The other settings are hypothesis' own: those for CI where CI is set.
 settings.register_profile(
