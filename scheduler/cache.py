@@ -210,18 +210,20 @@ class Cache:
             return False
         slots = [sequence.slot for sequence in rows if sequence.slot is not None]
         idle = {slot.index for slot in self.idle()}
-        closings: list[tuple[int, Sequence, int]] = []
+        # How many moves close a gap, whether the first or the last row is next, and its slot then.
+        closings: list[tuple[int, int, int]] = []
         for below, (low, high) in enumerate(itertools.pairwise(slots), 1):
             gap = range(low + 1, high)
             if gap and idle.issuperset(gap):
-                closings.append((min(len(gap), len(slots) - below), rows[-1], gap[0]))
-                closings.append((min(len(gap), below), rows[0], gap[-1]))
+                closings.append((min(len(gap), len(slots) - below), -1, gap[0]))
+                closings.append((min(len(gap), below), 0, gap[-1]))
         if not closings:
             return False
-        moves, mover, hole = min(closings, key=lambda closing: closing[0])
-        source, tokens = mover.slot, self.position(mover)
+        moves, end, hole = min(closings, key=lambda closing: closing[0])
+        mover, source = rows[end], slots[end]
+        tokens = self.position(mover)
         # Several calls in flight may come to fewer tokens than were planned.
-        if source is None or not 0 < tokens <= mover.known_tokens:
+        if not 0 < tokens <= mover.known_tokens:
             return False
         gain = self._cost.rows.weights[0] * _expected_steps(mover)
         place = self._keeping(Place(self.slots[hole], tokens, (Copy(source, hole, tokens),)))
