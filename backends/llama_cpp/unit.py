@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+from llm_serving_engine.backends.llama_cpp.attention import FILL
 from llm_serving_engine.backends.llama_cpp.tails import SHORT, TILE
 from llm_serving_engine.backends.llama_cpp.timed_calls import CallTimer, Times
 
 # From a tile up, as far as longer chunks gain; below a tile where they do not.
 LENGTHS = (32, TILE, 128, 256, 512)
-# How much context lengths are compared behind: at its start they are nearly equal. By chunks
-# of these lengths, longest first, as far as there is time for so many tokens afterwards.
-DEPTH, FILL, FILL_ROOM = 448, (256, 128), 480
+# How much context lengths are compared behind: at its start they are nearly equal. It is that of
+# the trials of attention, filled as far as there is time for so many tokens afterwards.
+DEPTH, FILL_ROOM = sum(FILL), 480
 # Longer chunks are tried until so many lengths have gained nothing. With AMX kernels 256
 # tokens are as fast as 128, and 512 are faster.
 STALLS_MAX = 2
@@ -36,7 +37,7 @@ def time_lengths(timer: CallTimer, lengths: Collection[int], rows: Iterable[int]
     """
     if not timer.context:
         timer.fill(TILE)
-    for size in FILL:
+    for size in reversed(FILL[1:]):
         if timer.context + size <= DEPTH and timer.affords(size + FILL_ROOM):
             timer.fill(size)
     timer.chunk(SHORT, at_start=True)
