@@ -8,7 +8,7 @@ from typing import Any
 from pydantic_core import ErrorDetails
 
 from llm_serving_engine.server.setting_names import did_you_mean
-from llm_serving_engine.server.validation_message import plain_message
+from llm_serving_engine.server.validation_message import not_a_number, plain_message
 
 # What pydantic calls a name that a part does not have.
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
@@ -27,7 +27,7 @@ def booleans_as_numbers(content: Mapping[str, Any], part: Any, where: str = "") 
     for name, value in content.items():
         setting = getattr(part, name, value)
         if isinstance(value, bool) and type(setting) in (int, float):
-            yield f"{where}{name}: must be a number, not {str(value).lower()}"
+            yield f"{where}{name}: {not_a_number(value)}"
         elif isinstance(value, dict):
             yield from booleans_as_numbers(value, setting, f"{where}{name}.")
 

@@ -6,13 +6,15 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, StrictInt
 
+from llm_serving_engine.server.validation_message import not_a_number
+
 # Those of a seed. Python's integers have no limit of their own.
 INTEGER_BITS_MAX = 64
 
 
 def _not_boolean(value: object) -> object:
     if isinstance(value, bool):
-        raise ValueError(f"must be a number, not {str(value).lower()}")
+        raise ValueError(not_a_number(value))
     return value
 
 
