@@ -41,11 +41,6 @@ GAP_SHARE = 0.85
 # 0.001 tokens/s are 0.94 (small) and 0.87 (large) in long of 16, whose prompts differ by two
 # tokens: rows are in several groups. With 1.0 the median first token is 1.10 in churn of 8.
 ORDER_SHARE = 0.05
-# Tokens of a tile: attention computes whole tiles, and below them the kernels are those of rows.
-# Such a chunk may take all of the step target: behind 448 tokens 64 go at 950 tokens/s, and 32
-# at 695. If it may not, the first token of a prompt of 1,200 comes after 1.02 (small) and 1.13
-# (large). Chunks are halved down to half of it.
-TILE = 64
 # A prompt's rest of so many chunks is not cut in two. With 1.0 tokens/s are 0.97 in chat of 12
 # (large). With 1.5 they are 1.01 with four prompts of 400 words (small), and the worst gap
 # beside 900 words is 171 ms, not 123.
@@ -192,10 +187,13 @@ class Planner(Part):
         start, rest = self._cache.position(sequence), self._rest(sequence)
         if self._invariant:
             return self._aligned(len(sequence.request.prompt), start, rest)
-        chunk = self._can.chunk
-        least, most = min(TILE // 2, chunk), max(limit, self._target)
+        chunk, tile = self._can.chunk, self._can.tile
+        least, most = min(-(-tile // 2), chunk), max(limit, self._target)
         lengths = (max(chunk >> halved, least) for halved in range(4))
-        limits = ((x, limit if x > TILE else most) for x in lengths)
+        # A tile may take all of the step target: with llama.cpp, 64 tokens behind 448 go at 950
+        # tokens/s, and 32 at 695. If it may not, the first token of a prompt of 1,200 comes after
+        # 1.02 (small) and 1.13 (large).
+        limits = ((x, limit if x > tile else most) for x in lengths)
         fitting = (x for x, seconds in limits if self._cost.chunk_seconds(x, start) <= seconds)
         length = next(fitting, least)
         # A prompt's end is not left for a call of its own where it can go along.
@@ -207,7 +205,7 @@ class Planner(Part):
         """The same cuts whatever else runs: units of the prompt, and output in less than a tile."""
         if start < prompt:
             return min(self._can.chunk - start % self._can.chunk, prompt - start)
-        parts = -(-rest // (TILE // 2))
+        parts = -(-2 * rest // self._can.tile)
         return -(-rest // parts)
 
     def _join(self, first: Sequence, prompts: list[Sequence], limit: float) -> tuple[Run, ...]:

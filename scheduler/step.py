@@ -65,6 +65,8 @@ class Capabilities(NamedTuple):
         snapshots: `Save`, `Restore`, and `Drop` work.
         joins: Chunks of several sequences in one call.
         padding: By how many tokens joined chunks may differ in length.
+        tile: Tokens of one sequence from which on a chunk is faster per token, as the
+            kernels change. Chunks are cut down to half of it.
         outputs: What runs can give.
         calls_max: `Step.calls` at most.
         batch_invariant: The tokens of a sequence do not depend on the others'.
@@ -82,6 +84,7 @@ class Capabilities(NamedTuple):
     snapshots: bool = False
     joins: bool = False
     padding: int = 4
+    tile: int = 64
     outputs: Output = Output.SAMPLE | Output.LOGPROBS
     calls_max: int = 1
     batch_invariant: bool = False

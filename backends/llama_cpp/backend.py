@@ -23,7 +23,7 @@ from llm_serving_engine.backends.llama_cpp.fillers import with_fillers
 from llm_serving_engine.backends.llama_cpp.kernel_choice import with_kernels
 from llm_serving_engine.backends.llama_cpp.memory import estimate_memory
 from llm_serving_engine.backends.llama_cpp.model import DecodeError, LlamaModel, SavedCache
-from llm_serving_engine.backends.llama_cpp.padding import fits, padded, same_kernels
+from llm_serving_engine.backends.llama_cpp.padding import TILED_TOKENS, fits, padded, same_kernels
 from llm_serving_engine.backends.llama_cpp.part import Part
 from llm_serving_engine.backends.llama_cpp.probe import keeps_bits, kept_bits
 from llm_serving_engine.backends.llama_cpp.settings import (
@@ -303,6 +303,7 @@ class LlamaCppBackend:
             rollback=model.cache.rollback,
             snapshots=True,
             joins=model.cache.unlimited,
+            tile=TILED_TOKENS,
             calls_max=CALLS_MAX,
             batch_invariant=batch_invariant,
             token_bytes=token_bytes,

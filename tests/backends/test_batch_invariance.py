@@ -21,9 +21,9 @@ from llm_serving_engine.backends.llama_cpp.fillers import (
     add_neighbours,
     complete_tiles,
 )
+from llm_serving_engine.backends.llama_cpp.padding import TILED_TOKENS
 from llm_serving_engine.backends.llama_cpp.part import FILLER, Part
 from llm_serving_engine.backends.llama_cpp.unit import INVARIANT_LENGTHS
-from llm_serving_engine.scheduler.planner import TILE
 from llm_serving_engine.scheduler.step import (
     Copy,
     Drop,
@@ -93,7 +93,7 @@ def test_output_that_is_computed_again_has_the_same_bits(
     for produced in (1, 2, 33, 64, 70, 100):
         output = tuple(token for token, _ in tokens[:produced])
         begin(backend, 2, prompt)
-        parts = -(-produced // (TILE // 2))
+        parts = -(-produced // (TILED_TOKENS // 2))
         bounds = [produced * part // parts for part in range(parts + 1)]
         for start, stop in itertools.pairwise(bounds):
             # As the scheduler cuts it; a single token of it is a row again.

@@ -127,6 +127,18 @@ def test_chunks_of_a_class_above_all_streams_may_take_twice_as_long(
     assert chunks[0] == length
 
 
+@pytest.mark.parametrize(("tile", "length"), [(64, 32), (15, 8), (4, 2)])
+def test_chunks_beside_streams_are_cut_down_to_half_of_a_tile(tile: int, length: int) -> None:
+    capabilities = Capabilities(4, 4000, chunk=64, tile=tile)
+    scheduler = Scheduler(capabilities, SchedulerConfig(step_target_seconds=0.01))
+    clock = Clock(scheduler)
+    scheduler.submit(ask("running", max_tokens=400), now=0.0)
+    clock.step()
+    scheduler.submit(Request("long", (5,) * 3000, 4), clock.now)
+    chunks = [step.prompt_tokens for _ in range(4) if not (step := clock.step()).rows]
+    assert chunks[0] == length
+
+
 def test_chunks_have_the_machines_length_without_streams() -> None:
     scheduler = new_scheduler(context=4000, chunk=256, step_target_seconds=0.1)
     scheduler.submit(ask("long", prompt=3000), now=0.0)
