@@ -40,9 +40,9 @@ from llm_serving_engine.server.refusal_log import RefusalLog
 from llm_serving_engine.server.request_history.request_history import RequestHistory
 from llm_serving_engine.server.scheduler_view import SchedulerView
 from llm_serving_engine.server.service.inference import Inference
+from llm_serving_engine.server.simulator.trace_recorder import TraceRecorder
 from llm_serving_engine.server.telemetry.logs import log_request
 from llm_serving_engine.server.telemetry.metrics import Metrics
-from llm_serving_engine.server.telemetry.trace_recorder import TraceRecorder
 from llm_serving_engine.server.telemetry.tracing import RequestTracer
 from llm_serving_engine.v1 import inference_pb2_grpc, models_pb2_grpc, operations_pb2_grpc
 

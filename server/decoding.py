@@ -7,6 +7,7 @@ from typing import Any
 from google.protobuf import struct_pb2
 from google.protobuf.message import Message as WireMessage
 
+from llm_serving_engine.server.default_sampling import SCALARS
 from llm_serving_engine.server.service.request import (
     Chat,
     Converted,
@@ -18,7 +19,6 @@ from llm_serving_engine.server.service.request import (
     TokenizeRequest,
     Tokens,
 )
-from llm_serving_engine.server.service.sampling import SCALARS
 from llm_serving_engine.v1 import generation_pb2, inference_pb2
 
 _SAMPLING_SCALARS = (*SCALARS, "seed")

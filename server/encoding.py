@@ -6,8 +6,8 @@ from google.protobuf.duration_pb2 import Duration
 
 from llm_serving_engine.scheduler.request import FinishReason
 from llm_serving_engine.scheduler.step import Capabilities, Output
-from llm_serving_engine.server.model import ModelState, ServedModel
-from llm_serving_engine.server.service.events import (
+from llm_serving_engine.server.default_sampling import scalars
+from llm_serving_engine.server.events import (
     Answer,
     Delta,
     Event,
@@ -17,8 +17,8 @@ from llm_serving_engine.server.service.events import (
     TokenLogprob,
     Usage,
 )
+from llm_serving_engine.server.model import ModelState, ServedModel
 from llm_serving_engine.server.service.inference import Tokenized
-from llm_serving_engine.server.service.sampling import told
 from llm_serving_engine.v1 import generation_pb2, inference_pb2, models_pb2
 
 FINISH_REASONS = {
@@ -156,7 +156,7 @@ def encode_model(model: ServedModel, is_default: bool) -> models_pb2.Model:
     if (engine := model.loaded_engine) is not None:
         message.capabilities.CopyFrom(_encode_capabilities(engine.scheduler.capabilities))
         message.capabilities.chat = model.text.chat_template is not None
-        defaults = generation_pb2.Sampling(**told(model.default_sampling))
+        defaults = generation_pb2.Sampling(**scalars(model.default_sampling))
         message.default_sampling.CopyFrom(defaults)
     return message
 

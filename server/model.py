@@ -22,14 +22,14 @@ from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.errors import Unavailable
 from llm_serving_engine.scheduler.step import Capabilities
 from llm_serving_engine.server.config import ServerConfig
+from llm_serving_engine.server.default_sampling import default_sampling
 from llm_serving_engine.server.engine.engine import Engine
 from llm_serving_engine.server.engine.observer import Observer
 from llm_serving_engine.server.engine.supervisor import EngineSupervisor
 from llm_serving_engine.server.load_estimate import LoadEstimate
 from llm_serving_engine.server.model_text import ModelText
 from llm_serving_engine.server.quota import TenantQuota
-from llm_serving_engine.server.service.sampling import default_sampling
-from llm_serving_engine.server.service.text_executor import TextExecutor
+from llm_serving_engine.server.text_executor import TextExecutor
 
 _logger = logging.getLogger(__name__)
 

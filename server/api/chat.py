@@ -8,7 +8,7 @@ from typing import Any
 from llm_serving_engine.server.api.chat_types import ChatBody
 from llm_serving_engine.server.api.choices import ChoicesAnswer
 from llm_serving_engine.server.api.logprobs import chat_logprobs
-from llm_serving_engine.server.service.events import Answer, Delta
+from llm_serving_engine.server.events import Answer, Delta
 
 # The names of the field that holds reasoning: clients differ.
 REASONING_NAMES = {

@@ -18,7 +18,7 @@ from llm_serving_engine.server.api.http_exchange import EventStream, HttpExchang
 from llm_serving_engine.server.api.sse import DONE, event
 from llm_serving_engine.server.api.usage import timings_of, usage_of_prompts
 from llm_serving_engine.server.config import HttpConfig
-from llm_serving_engine.server.service.events import Answer, Delta, Finished, Started
+from llm_serving_engine.server.events import Answer, Delta, Finished, Started
 from llm_serving_engine.server.service.generation import Generation
 from llm_serving_engine.server.service.inference import Inference
 

@@ -9,7 +9,7 @@ from llm_serving_engine.server.api.choices import ChoicesAnswer
 from llm_serving_engine.server.api.completion_types import CompletionBody
 from llm_serving_engine.server.api.logprobs import CompletionLogprobs
 from llm_serving_engine.server.config import HttpConfig
-from llm_serving_engine.server.service.events import Answer, Delta, PositionLogprobs
+from llm_serving_engine.server.events import Answer, Delta, PositionLogprobs
 from llm_serving_engine.server.service.generation import Generation
 
 

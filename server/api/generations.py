@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 
+from llm_serving_engine.server.events import Answer, Event
 from llm_serving_engine.server.service.caller import Caller
-from llm_serving_engine.server.service.events import Answer, Event
 from llm_serving_engine.server.service.generation import Generation
 from llm_serving_engine.server.service.inference import Inference
 from llm_serving_engine.server.service.request import GenerationRequest

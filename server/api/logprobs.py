@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llm_serving_engine.server.service.events import PositionLogprobs, TokenLogprob
+from llm_serving_engine.server.events import PositionLogprobs, TokenLogprob
 
 # JSON has no infinities; OpenAI's own answers say this for what is impossible.
 LOGPROB_MIN = -9999.0

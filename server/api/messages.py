@@ -12,7 +12,7 @@ from llm_serving_engine.server.api.generations import begun
 from llm_serving_engine.server.api.http_exchange import EventStream, HttpExchange
 from llm_serving_engine.server.api.message_types import ConversationBody, MessagesBody
 from llm_serving_engine.server.api.sse import named_event
-from llm_serving_engine.server.service.events import Delta, Finished, Started, Usage
+from llm_serving_engine.server.events import Delta, Finished, Started, Usage
 from llm_serving_engine.server.service.generation import Generation
 from llm_serving_engine.server.service.inference import Inference
 from llm_serving_engine.server.service.request import TokenizeRequest

@@ -11,9 +11,9 @@ from starlette.responses import JSONResponse
 from llm_serving_engine.scheduler.errors import RequestError
 from llm_serving_engine.server.api.errors import http_error, openai_body
 from llm_serving_engine.server.catalog import Catalog
+from llm_serving_engine.server.default_sampling import scalars
 from llm_serving_engine.server.model import ServedModel
 from llm_serving_engine.server.not_found import UnknownModel
-from llm_serving_engine.server.service.sampling import told
 
 OWNER = "llm-serving-engine"
 
@@ -60,5 +60,5 @@ class Models:
             "owned_by": OWNER,
             "max_model_len": context,
             "aliases": list(model.aliases),
-            "default_sampling": told(model.default_sampling),
+            "default_sampling": scalars(model.default_sampling),
         }

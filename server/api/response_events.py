@@ -13,7 +13,7 @@ from llm_serving_engine.server.api.response_resource import (
     reasoning_item,
     text_part,
 )
-from llm_serving_engine.server.service.events import Delta, Finished
+from llm_serving_engine.server.events import Delta, Finished
 
 Event = dict[str, Any]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from llm_serving_engine.scheduler.request import FinishReason
 from llm_serving_engine.server.api.response_types import ResponseBody
-from llm_serving_engine.server.service.events import Finished, Usage
+from llm_serving_engine.server.events import Finished, Usage
 from llm_serving_engine.server.service.generation import Generation
 
 

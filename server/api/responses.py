@@ -16,7 +16,7 @@ from llm_serving_engine.server.api.response_resource import Resource
 from llm_serving_engine.server.api.response_store import ResponseStore, Stored
 from llm_serving_engine.server.api.response_types import ResponseBody
 from llm_serving_engine.server.api.sse import DONE, named_event
-from llm_serving_engine.server.service.events import Delta, Started
+from llm_serving_engine.server.events import Delta, Started
 from llm_serving_engine.server.service.generation import Generation
 from llm_serving_engine.server.service.inference import Inference
 from llm_serving_engine.server.service.request import (

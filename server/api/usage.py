@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llm_serving_engine.server.service.events import Finished, Usage
+from llm_serving_engine.server.events import Finished, Usage
 
 
 def usage_of_prompts(usages: Sequence[Usage], choices: int) -> dict[str, Any]:

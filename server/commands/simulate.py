@@ -12,10 +12,10 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llm_serving_engine.server.simulator.recorder import Recorder
     from llm_serving_engine.server.simulator.replay import Replay
     from llm_serving_engine.server.simulator.replay_report import Summary
     from llm_serving_engine.server.simulator.replay_settings import ReplaySettings
+    from llm_serving_engine.server.simulator.timeline_recorder import TimelineRecorder
     from llm_serving_engine.server.simulator.trace import TraceRecord
 
 EXAMPLE = (
@@ -114,12 +114,12 @@ def simulate(
         assert trace is not None
         sys.path.insert(0, os.getcwd())  # for policies that are tried from where they are written
         from llm_serving_engine.server.simulator.recorded import recorded_summary
-        from llm_serving_engine.server.simulator.recorder import Recorder
+        from llm_serving_engine.server.simulator.timeline_recorder import TimelineRecorder
         from llm_serving_engine.server.simulator.trace import read_trace
 
         settings = _settings(_server(server, trace), config, slots, context, step_target_ms)
         records = read_trace(trace)
-        recorder = Recorder(len(records)) if timeline is not None else None
+        recorder = TimelineRecorder(len(records)) if timeline is not None else None
         recorded = recorded_summary(records)
         replays = _replay_all(records, _names(policy), settings, recorder)
         _show(replays, recorded)
@@ -192,7 +192,7 @@ def _replay_all(
     records: Sequence[TraceRecord],
     names: list[str],
     settings: ReplaySettings,
-    recorder: Recorder | None,
+    recorder: TimelineRecorder | None,
 ) -> list[Replay]:
     from rich.console import Console
 

@@ -13,7 +13,7 @@ from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.request import FinishReason
 from llm_serving_engine.scheduler.sequence import Sequence as RequestSequence
 from llm_serving_engine.server.engine.engine import Engine
-from llm_serving_engine.server.service.events import (
+from llm_serving_engine.server.events import (
     Answer,
     Delta,
     Event,

@@ -23,13 +23,13 @@ from llm_serving_engine.server.service.request import (
     GenerationRequest,
     TokenizeRequest,
 )
-from llm_serving_engine.server.service.text_executor import TextExecutor
 from llm_serving_engine.server.service.validation import (
     REQUEST_ID_CHARACTERS_MAX,
     parse_generate,
 )
 from llm_serving_engine.server.telemetry.metrics import Metrics
 from llm_serving_engine.server.telemetry.tracing import CHAT, TEXT_COMPLETION, RequestTracer
+from llm_serving_engine.server.text_executor import TextExecutor
 
 # The names of more tokens are collected on another thread.
 INLINE_TOKENS_MAX = 4096

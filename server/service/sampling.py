@@ -5,35 +5,12 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Mapping
-from typing import Any
 
-from llm_serving_engine.backends.models.info import ModelInfo
 from llm_serving_engine.scheduler.request import Sampling
-from llm_serving_engine.server.config import GenerationConfig
 from llm_serving_engine.server.service.fields import check
 from llm_serving_engine.server.service.request import SamplingFields
 
 LOGIT_BIAS_ENTRIES_MAX = 1024
-_CONFIGURABLE = ("temperature", "top_p", "min_p", "top_k", "repetition_penalty")
-SCALARS = (*_CONFIGURABLE, "presence_penalty", "frequency_penalty")
-"""The fields of `Sampling` that have a default which callers are told."""
-
-
-def default_sampling(config: GenerationConfig, info: ModelInfo | None) -> Sampling:
-    """Return the default sampling of a model.
-
-    The configuration counts most, then the model's file, then `Sampling`.
-    """
-    defaults: dict[str, Any] = dict(info.sampling) if info else {}
-    for name in _CONFIGURABLE:
-        if (value := getattr(config, name)) is not None:
-            defaults[name] = value
-    return Sampling(**defaults)
-
-
-def told(sampling: Sampling) -> dict[str, Any]:
-    """Return the default sampling by field names, for callers."""
-    return {name: getattr(sampling, name) for name in SCALARS}
 
 
 def parse_sampling(fields: SamplingFields, defaults: Sampling, vocabulary_size: int) -> Sampling:

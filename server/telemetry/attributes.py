@@ -12,7 +12,7 @@ from llm_serving_engine.scheduler.errors import Cancelled, RequestError
 from llm_serving_engine.scheduler.lifecycle import Event
 from llm_serving_engine.scheduler.request import Request
 from llm_serving_engine.scheduler.sequence import Sequence
-from llm_serving_engine.server.service.events import Finished
+from llm_serving_engine.server.events import Finished
 from llm_serving_engine.server.telemetry.identity import SERVICE_NAME
 
 Value = str | int | float | list[str]

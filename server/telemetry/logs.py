@@ -22,7 +22,7 @@ from llm_serving_engine.scheduler.errors import (
 from llm_serving_engine.scheduler.lifecycle import Event, State
 from llm_serving_engine.scheduler.request import Request
 from llm_serving_engine.scheduler.sequence import Sequence
-from llm_serving_engine.server.service.events import Finished
+from llm_serving_engine.server.events import Finished
 from llm_serving_engine.server.truncation import truncated
 
 LogFormat = Literal["json", "text"]

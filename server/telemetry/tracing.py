@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from llm_serving_engine.scheduler.errors import RequestError
 from llm_serving_engine.scheduler.request import Request
 from llm_serving_engine.scheduler.sequence import Sequence
-from llm_serving_engine.server.service.events import Finished
+from llm_serving_engine.server.events import Finished
 from llm_serving_engine.server.telemetry.attributes import Value
 
 Metadata = Iterable[tuple[str, str | bytes]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,39 @@ def test_a_package_imports_only_what_is_below_it(package: str) -> None:
         if breaches(package, name)
     ]
     assert found == []
+
+
+def part_graph(package: str) -> dict[str, set[str]]:
+    """For each folder and module of a package, the others of that package that it imports."""
+    graph: dict[str, set[str]] = {}
+    for path in modules(package):
+        part = path.relative_to(FOLDERS[package]).with_suffix("").parts[0]
+        needed = graph.setdefault(part, set())
+        for _, name in imports(path):
+            parts = name.split(".")
+            if parts[:2] == [NAMESPACE, package] and len(parts) > 2:
+                needed.add(parts[2])
+        needed.discard(part)
+    return graph
+
+
+def cycle(graph: dict[str, set[str]]) -> list[str]:
+    """Return the parts of one import cycle, in order; empty if there is none."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        found: list[str] = error.args[1]
+        return found
+    return []
+
+
+@pytest.mark.parametrize("package", ["scheduler", "server", "clients"])
+def test_the_parts_of_a_package_import_each_other_in_one_direction(package: str) -> None:
+    assert cycle(part_graph(package)) == []
+
+
+def test_a_cycle_is_found() -> None:
+    assert set(cycle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})) == {"a", "b", "c"}
 
 
 def test_the_scheduler_has_neither_clock_nor_thread_nor_randomness_nor_input() -> None:

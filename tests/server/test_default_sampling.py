@@ -10,7 +10,7 @@ from running_server import HTTP, GenerateRequest, RunningServer, gated, serving
 from tiny_model import write_tiny_model
 
 from llm_serving_engine.scheduler.request import Sampling
-from llm_serving_engine.server.service.sampling import told
+from llm_serving_engine.server.default_sampling import scalars
 from llm_serving_engine.v1 import models_pb2
 
 RECOMMENDED = {"temp": 0.5, "top_k": 7, "top_p": 0.75, "penalty_repeat": 1.25}
@@ -46,9 +46,9 @@ async def test_file_and_configuration(tmp_path: Path) -> None:
         own = {"temperature": 0, "repetition_penalty": 1}
         await post(server, {"prompt": "x", "max_tokens": 1, **own}, "own")
         sequences = server.recorder.sequences
-        assert told(sequences["grpc"].request.sampling) == IN_FORCE
-        assert told(sequences["http"].request.sampling) == IN_FORCE
-        assert told(sequences["own"].request.sampling) == {**IN_FORCE, **own}
+        assert scalars(sequences["grpc"].request.sampling) == IN_FORCE
+        assert scalars(sequences["http"].request.sampling) == IN_FORCE
+        assert scalars(sequences["own"].request.sampling) == {**IN_FORCE, **own}
 
         shown = await server.models.GetModel(models_pb2.GetModelRequest())
         told_by_grpc = shown.model.default_sampling
@@ -62,5 +62,5 @@ async def test_file_and_configuration(tmp_path: Path) -> None:
 async def test_a_file_that_recommends_nothing() -> None:
     async with gated() as server:
         shown = await server.models.GetModel(models_pb2.GetModelRequest())
-        assert told(server.model.default_sampling) == told(Sampling())
+        assert scalars(server.model.default_sampling) == scalars(Sampling())
     assert shown.model.default_sampling.top_k == Sampling().top_k

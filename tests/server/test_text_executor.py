@@ -12,7 +12,7 @@ from running_server import RunningServer, error_of, gated
 from llm_serving_engine.scheduler.errors import LimitReached
 from llm_serving_engine.server.config import GenerationConfig
 from llm_serving_engine.server.service import inference
-from llm_serving_engine.server.service.text_executor import TextExecutor
+from llm_serving_engine.server.text_executor import TextExecutor
 from llm_serving_engine.v1 import inference_pb2
 
 

@@ -28,7 +28,7 @@ from llm_serving_engine.server.simulator.replay_settings import (
 )
 from llm_serving_engine.server.simulator.simulation import Simulation, StepRecord
 from llm_serving_engine.server.simulator.trace import TraceRecord, read_trace
-from llm_serving_engine.server.telemetry.trace_recorder import TraceRecorder
+from llm_serving_engine.server.simulator.trace_recorder import TraceRecorder
 
 # A machine unlike the one that the simulator takes where it knows nothing.
 COSTS = Costs(0.003, 0.004, 0.001, 0.02, 0.005, 0.01, 0.006, 0.0003)

@@ -15,11 +15,11 @@ from llm_serving_engine.scheduler.lifecycle import Event, State
 from llm_serving_engine.scheduler.request import Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence, Transition
 from llm_serving_engine.server.config import ConfigError
+from llm_serving_engine.server.simulator import trace_recorder
 from llm_serving_engine.server.simulator.replay import replay
 from llm_serving_engine.server.simulator.replay_settings import SMALL, read_settings
 from llm_serving_engine.server.simulator.trace import TraceRecord, read_trace
-from llm_serving_engine.server.telemetry import trace_recorder
-from llm_serving_engine.server.telemetry.trace_recorder import Prefixes, TraceRecorder
+from llm_serving_engine.server.simulator.trace_recorder import Prefixes, TraceRecorder
 from llm_serving_engine.v1 import generation_pb2
 
 SECRET = "a text that nobody else shall read, of more than sixty-four bytes, so that it is hashed"

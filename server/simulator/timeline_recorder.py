@@ -15,7 +15,7 @@ from llm_serving_engine.server.simulator.replay import ObserverFactory
 STEPS_MAX = 100_000
 
 
-class Recorder:
+class TimelineRecorder:
     """Records one run after the other, for comparing them."""
 
     def __init__(self, requests: int) -> None:
