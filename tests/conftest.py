@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from llm_serving_engine.backends.models.builtin import builtin_path
-from llm_serving_engine.backends.models.quantize import quantize
+from llm_serving_engine.backends.quantize import quantize
 
 sys.path.append(str(Path(__file__).parent / "fixtures"))
 

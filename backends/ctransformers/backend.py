@@ -18,11 +18,11 @@ from llm_serving_engine.backends.ctransformers.gguf_model import GGUFModel, chec
 from llm_serving_engine.backends.ctransformers.model import ComputeError, SlotModel
 from llm_serving_engine.backends.ctransformers.settings import Needs, Settings
 from llm_serving_engine.backends.key_samplers import KeySamplers
+from llm_serving_engine.backends.memory_estimate import check_fits
 from llm_serving_engine.backends.models.errors import ModelError
 from llm_serving_engine.backends.models.ggml_file import GGMLFile, is_legacy
 from llm_serving_engine.backends.models.gguf_file import GGUFFile
 from llm_serving_engine.backends.models.info import ModelInfo
-from llm_serving_engine.backends.models.memory import check_fits
 from llm_serving_engine.backends.sampler import Logits
 from llm_serving_engine.backends.text.falcon_tokenizer import FalconTokenizer, is_early_falcon
 from llm_serving_engine.backends.text.ggml_tokenizer import GGMLTokenizer

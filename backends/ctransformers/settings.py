@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from llm_serving_engine.backends import machine
 from llm_serving_engine.backends.backend import BackendConfig, LoadError
-from llm_serving_engine.backends.models.memory import MemoryEstimate
+from llm_serving_engine.backends.memory_estimate import MemoryEstimate
 
 # They take turns: more of them let more requests begin, and make none of them faster.
 SEQUENCES = 8

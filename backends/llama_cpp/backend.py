@@ -34,10 +34,10 @@ from llm_serving_engine.backends.llama_cpp.settings import (
 from llm_serving_engine.backends.llama_cpp.speed_choice import choose_speed
 from llm_serving_engine.backends.llama_cpp.speeds import timed_calls
 from llm_serving_engine.backends.llama_cpp.tails import Tails
+from llm_serving_engine.backends.memory_estimate import check_fits
 from llm_serving_engine.backends.models.errors import ModelError
 from llm_serving_engine.backends.models.info import ModelInfo
 from llm_serving_engine.backends.models.kinds import check_generates
-from llm_serving_engine.backends.models.memory import check_fits
 from llm_serving_engine.backends.other_processes import OtherProcesses
 from llm_serving_engine.backends.text.tokenizer import LlamaTokenizer
 from llm_serving_engine.backends.threads import ThreadCount

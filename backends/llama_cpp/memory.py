@@ -12,8 +12,8 @@ import platform
 from llm_serving_engine.backends.backend import AMX, PLAIN
 from llm_serving_engine.backends.cpu import cpu_flags
 from llm_serving_engine.backends.llama_cpp.settings import CACHE_TYPES, Settings
+from llm_serving_engine.backends.memory_estimate import MemoryEstimate
 from llm_serving_engine.backends.models.info import ModelInfo
-from llm_serving_engine.backends.models.memory import MemoryEstimate
 
 # The interpreter, NumPy, and the libraries.
 PROGRAM_BYTES = 47_000_000

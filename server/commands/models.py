@@ -146,9 +146,9 @@ def quantize(
     """Convert a model's weights to another type."""
     with _one_line_failures():
         from llm_serving_engine.backends.models.errors import QuantizeError
-        from llm_serving_engine.backends.models.quantize import quantized_type
         from llm_serving_engine.backends.models.reference import parse_reference
         from llm_serving_engine.backends.models.resolve import resolve
+        from llm_serving_engine.backends.quantize import quantized_type
 
         reference, target_type = parse_reference(source), quantized_type(type_name)
         target = output or Path(f"{reference.name}.{target_type}.gguf")
@@ -162,7 +162,7 @@ def _quantize(source: Path, target: Path, type_name: str) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    from llm_serving_engine.backends.models.quantize import quantize as write
+    from llm_serving_engine.backends.quantize import quantize as write
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:

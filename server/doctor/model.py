@@ -12,11 +12,11 @@ from llm_serving_engine.backends.llama_cpp.kernel_choice import with_kernels
 from llm_serving_engine.backends.llama_cpp.memory import estimate_memory
 from llm_serving_engine.backends.llama_cpp.settings import Settings
 from llm_serving_engine.backends.llama_cpp.speed_choice import remembered_speed
+from llm_serving_engine.backends.memory_estimate import check_fits
 from llm_serving_engine.backends.models import hub
 from llm_serving_engine.backends.models.errors import ModelError
 from llm_serving_engine.backends.models.info import ModelInfo
 from llm_serving_engine.backends.models.kinds import check_generates
-from llm_serving_engine.backends.models.memory import check_fits
 from llm_serving_engine.backends.models.reference import HubModel, parse_reference
 from llm_serving_engine.backends.models.resolve import resolve
 from llm_serving_engine.backends.text.chat import ChatTemplate, TemplateError

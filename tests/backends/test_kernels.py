@@ -24,9 +24,9 @@ from llm_serving_engine.backends.llama_cpp.kernel_times import (
     measure,
 )
 from llm_serving_engine.backends.llama_cpp.kernels import Kernels
-from llm_serving_engine.backends.models.quantize import quantize
 from llm_serving_engine.backends.other_processes import OtherProcesses
 from llm_serving_engine.backends.process.host import ProcessRunner
+from llm_serving_engine.backends.quantize import quantize
 
 SMALL = Weights({"Q4_0": 50_000}, 64, 64)
 

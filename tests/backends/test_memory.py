@@ -12,10 +12,10 @@ from llm_serving_engine.backends.backend import BackendConfig, LoadError
 from llm_serving_engine.backends.llama_cpp import memory
 from llm_serving_engine.backends.llama_cpp.memory import estimate_memory
 from llm_serving_engine.backends.llama_cpp.settings import Settings
+from llm_serving_engine.backends.memory_estimate import MemoryEstimate, check_fits
 from llm_serving_engine.backends.models.info import ModelInfo
-from llm_serving_engine.backends.models.memory import MemoryEstimate, check_fits
-from llm_serving_engine.backends.models.quantize import quantize
 from llm_serving_engine.backends.process.host import ProcessRunner
+from llm_serving_engine.backends.quantize import quantize
 
 TOLERANCE = 0.15
 ESTIMATE = MemoryEstimate(weights=400, repacked=300, cache=200, buffers=100)

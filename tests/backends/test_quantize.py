@@ -7,7 +7,7 @@ import pytest
 
 from llm_serving_engine.backends.models.errors import ModelFileError, ModelNotFound, QuantizeError
 from llm_serving_engine.backends.models.info import ModelInfo
-from llm_serving_engine.backends.models.quantize import quantize
+from llm_serving_engine.backends.quantize import quantize
 from llm_serving_engine.backends.text.tokenizer import LlamaTokenizer
 
 

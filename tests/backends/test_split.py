@@ -11,8 +11,8 @@ import pytest
 from llm_serving_engine.backends.models.errors import ModelFileError, ModelNotFound
 from llm_serving_engine.backends.models.identity import FileIdentity, check_unchanged
 from llm_serving_engine.backends.models.info import ModelInfo
-from llm_serving_engine.backends.models.quantize import quantize
 from llm_serving_engine.backends.models.split import PARTS_MAX, PartName, first_part
+from llm_serving_engine.backends.quantize import quantize
 
 
 @pytest.fixture

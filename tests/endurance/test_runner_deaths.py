@@ -22,7 +22,7 @@ from google.rpc import error_details_pb2
 from running_server import detail, error_of
 from serve_process import ServeProcess, serve_process
 
-from llm_serving_engine.backends.models.quantize import quantize
+from llm_serving_engine.backends.quantize import quantize
 from llm_serving_engine.v1 import generation_pb2, inference_pb2, operations_pb2
 
 STREAMS = 16
