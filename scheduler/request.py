@@ -17,6 +17,13 @@ class Priority(enum.IntEnum):
     CRITICAL = 4
 
 
+class Operation(enum.Enum):
+    """The kind of a generation, by its name in OpenTelemetry's GenAI conventions."""
+
+    CHAT = "chat"
+    TEXT_COMPLETION = "text_completion"
+
+
 class FinishReason(enum.Enum):
     """Why a request that succeeded came to its end."""
 
@@ -81,6 +88,7 @@ class Request:
         cache_salt: Prefixes are shared only under equal salts.
         deadline: When the answer is worthless, in seconds of the engine's
             clock; infinity for never.
+        operation: For telemetry; the scheduler does not read it.
     """
 
     id: str
@@ -94,6 +102,7 @@ class Request:
     tenant: str = ""
     cache_salt: str = ""
     deadline: float = math.inf
+    operation: Operation = Operation.TEXT_COMPLETION
 
     @property
     def tokens(self) -> int:

@@ -28,7 +28,7 @@ from llm_serving_engine.server.service.validation import (
     parse_generate,
 )
 from llm_serving_engine.server.telemetry.metrics import Metrics
-from llm_serving_engine.server.telemetry.tracing import CHAT, TEXT_COMPLETION, RequestTracer
+from llm_serving_engine.server.telemetry.tracing import RequestTracer
 from llm_serving_engine.server.text_executor import TextExecutor
 
 # The names of more tokens are collected on another thread.
@@ -121,7 +121,6 @@ class Inference:
             call.request,
             model.name,
             request_id=call.request_id,
-            operation=CHAT if call.chat else TEXT_COMPLETION,
             stop=call.stops,
         )
         telemetry.submitting = True

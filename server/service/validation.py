@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from llm_serving_engine.backends.text.reasoning import ReasoningFormat
 from llm_serving_engine.scheduler.errors import InvalidField
-from llm_serving_engine.scheduler.request import Priority, Request
+from llm_serving_engine.scheduler.request import Operation, Priority, Request
 from llm_serving_engine.scheduler.step import Output
 from llm_serving_engine.server.config import GenerationConfig
 from llm_serving_engine.server.model import ServedModel
@@ -35,7 +35,6 @@ class Call:
         request_id: As the caller knows it.
         model: The name of the model that serves it.
         stops: Stop sequences.
-        chat: Whether the input was a conversation.
         reasoning: How the model marks its reasoning; None where all output is text.
         opens_reasoning: Whether the output begins inside of the reasoning.
     """
@@ -44,7 +43,6 @@ class Call:
     request_id: str
     model: str
     stops: tuple[str, ...]
-    chat: bool
     reasoning: ReasoningFormat | None = None
     opens_reasoning: bool = False
 
@@ -94,13 +92,13 @@ async def parse_generate(
         tenant=tenant,
         cache_salt=request.cache_salt,
         deadline=deadline,
+        operation=Operation.CHAT if isinstance(request.input, Chat) else Operation.TEXT_COMPLETION,
     )
     return Call(
         scheduled,
         request_id,
         model.name,
         stops,
-        isinstance(request.input, Chat),
         parsed.reasoning,
         parsed.opens_reasoning,
     )

@@ -32,7 +32,7 @@ def http_attributes(method: str, route: str) -> Attributes:
 
 
 def request_attributes(
-    request: Request, model: str, *, request_id: str, operation: str, stop: Iterable[str]
+    request: Request, model: str, *, request_id: str, stop: Iterable[str]
 ) -> Attributes:
     """Return the attributes of a valid request.
 
@@ -40,12 +40,11 @@ def request_attributes(
         request: The validated request.
         model: The name of the model that serves it.
         request_id: The id that the caller sees.
-        operation: "chat" or "text_completion".
         stop: The stop sequences, as text.
     """
     sampling = request.sampling
     attributes: Attributes = {
-        "gen_ai.operation.name": operation,
+        "gen_ai.operation.name": request.operation.value,
         "gen_ai.provider.name": SERVICE_NAME,
         "gen_ai.request.model": model,
         "gen_ai.request.max_tokens": request.max_tokens,

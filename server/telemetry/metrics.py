@@ -1,7 +1,7 @@
 """Prometheus metrics, updated by an observer of the scheduler.
 
-Every server has a registry of its own. What is touched per step or per
-transition is resolved once, when the model's observer is made.
+Every server has a registry of its own. The observer of a model looks up the
+metrics of steps once, and those of a request's end for each request.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from prometheus_client.metrics_core import Metric
 from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.errors import Cancelled, RequestError
 from llm_serving_engine.scheduler.lifecycle import State
-from llm_serving_engine.scheduler.request import Priority, Request
+from llm_serving_engine.scheduler.request import Operation, Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.slots import count_groups
 from llm_serving_engine.scheduler.step import Step, StepResult
@@ -34,6 +34,9 @@ from llm_serving_engine.server.telemetry.identity import SERVICE_NAME, service_v
 from llm_serving_engine.server.telemetry.process_metrics import ProcessMetrics
 from llm_serving_engine.server.telemetry.scheduler_collector import SchedulerCollector
 from llm_serving_engine.server.telemetry.tenants import TenantCollector, TenantTokens
+
+# The attributes that OpenTelemetry's GenAI conventions require, as labels.
+_GEN_AI = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
 
 _REFUSED = "refused"
 _OUTCOMES = (*(state.value for state in State if state.ended), _REFUSED)
@@ -129,26 +132,30 @@ class Metrics:
         return self.read().render()
 
     def _define_request_metrics(self) -> None:
-        self.request_seconds = self._gen_ai_histogram(
+        self.request_seconds = self._histogram(
             "gen_ai_server_request_duration_seconds",
             "From a request's arrival to its end.",
             _REQUEST_SECONDS,
+            *_GEN_AI,
             "error_type",
         )
-        self.first_token_seconds = self._gen_ai_histogram(
+        self.first_token_seconds = self._histogram(
             "gen_ai_server_time_to_first_token_seconds",
             "From arrival to the first token, of requests that finished.",
             _FIRST_TOKEN_SECONDS,
+            *_GEN_AI,
         )
-        self.output_token_seconds = self._gen_ai_histogram(
+        self.output_token_seconds = self._histogram(
             "gen_ai_server_time_per_output_token_seconds",
             "Per token after the first, of requests that finished.",
             _OUTPUT_TOKEN_SECONDS,
+            *_GEN_AI,
         )
         self.queue_seconds = self._histogram(
             "llm_serving_engine_queue_seconds",
             "Waiting of a request that ended, all its waits added up.",
             _QUEUE_SECONDS,
+            "model",
             "priority",
         )
         self.waiting = self._gauge(
@@ -182,20 +189,28 @@ class Metrics:
 
     def _define_step_metrics(self) -> None:
         self.step_seconds = self._histogram(
-            "llm_serving_engine_step_seconds", "The runner's time for a step.", _STEP_SECONDS
+            "llm_serving_engine_step_seconds",
+            "The runner's time for a step.",
+            _STEP_SECONDS,
+            "model",
         )
         self.step_decode_rows = self._histogram(
             "llm_serving_engine_step_decode_rows",
             "Sequences that got a token in a step.",
             _DECODE_ROWS,
+            "model",
         )
         self.step_decode_runs = self._histogram(
             "llm_serving_engine_step_decode_runs",
             "Runs of consecutive slots among the sequences that got a token in a step.",
             _DECODE_ROWS,
+            "model",
         )
         self.step_prefill_tokens = self._histogram(
-            "llm_serving_engine_step_prefill_tokens", "Prompt tokens in a step.", _PREFILL_TOKENS
+            "llm_serving_engine_step_prefill_tokens",
+            "Prompt tokens in a step.",
+            _PREFILL_TOKENS,
+            "model",
         )
         self.step_threads = self._gauge(
             "llm_serving_engine_step_threads", "Threads that computed the last step.", "model"
@@ -210,18 +225,7 @@ class Metrics:
     def _histogram(
         self, name: str, documentation: str, buckets: tuple[float, ...], *labels: str
     ) -> Histogram:
-        return Histogram(
-            name, documentation, ("model", *labels), registry=self.registry, buckets=buckets
-        )
-
-    def _gen_ai_histogram(
-        self, name: str, documentation: str, buckets: tuple[float, ...], *labels: str
-    ) -> Histogram:
-        """A histogram of OpenTelemetry's GenAI conventions, with their attributes as labels."""
-        known = ("gen_ai_provider_name", "gen_ai_request_model")
-        return Histogram(
-            name, documentation, (*known, *labels), registry=self.registry, buckets=buckets
-        )
+        return Histogram(name, documentation, labels, registry=self.registry, buckets=buckets)
 
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
         return Counter(name, documentation, ("model", *labels), registry=self.registry)
@@ -270,10 +274,7 @@ class ModelObserver:
             for priority in Priority
         }
         self._requests = {outcome: metrics.requests.labels(model, outcome) for outcome in _OUTCOMES}
-        self._request_seconds = metrics.request_seconds.labels(SERVICE_NAME, model, "")
         self._requests_running = metrics.running.labels(model)
-        self._first_token_seconds = metrics.first_token_seconds.labels(SERVICE_NAME, model)
-        self._output_token_seconds = metrics.output_token_seconds.labels(SERVICE_NAME, model)
         self._prompt_tokens = metrics.prompt_tokens.labels(model)
         self._cached_prompt_tokens = metrics.cached_prompt_tokens.labels(model)
         self._completion_tokens = metrics.completion_tokens.labels(model)
@@ -283,6 +284,13 @@ class ModelObserver:
         self._step_prefill_tokens = metrics.step_prefill_tokens.labels(model)
         self._step_threads = metrics.step_threads.labels(model)
         self._tenants = metrics.tenants.of(model)
+        self._gen_ai = {
+            operation: (operation.value, SERVICE_NAME, model) for operation in Operation
+        }
+        for labels in self._gen_ai.values():
+            metrics.request_seconds.labels(*labels, "")
+            metrics.first_token_seconds.labels(*labels)
+            metrics.output_token_seconds.labels(*labels)
         metrics.sequences_max.labels(model).set(sequences_max)
 
     def transitioned(self, sequence: Sequence) -> None:
@@ -341,25 +349,28 @@ class ModelObserver:
         seconds = sequence.history[-1].at - sequence.arrived_at
         waited = sequence.seconds_in(State.WAITING)
         self._queue_seconds[sequence.request.priority].observe(waited)
+        label = ""
         if state is State.FINISHED:
-            self._request_seconds.observe(seconds)
             self._finished(sequence, told)
-            return
-        label = Cancelled.label
-        if state is not State.CANCELLED:
+        elif state is State.CANCELLED:
+            label = Cancelled.label
+        else:
             label = (sequence.error or RequestError()).label
             self._metrics.errors.labels(self._model, label).inc()
-        self._metrics.request_seconds.labels(SERVICE_NAME, self._model, label).observe(seconds)
+        labels = self._gen_ai[sequence.request.operation]
+        self._metrics.request_seconds.labels(*labels, label).observe(seconds)
 
     def _finished(self, sequence: Sequence, told: _Told) -> None:
         first, last = sequence.first_token_at, sequence.last_token_at
         if first is None or last is None:
             return
-        self._first_token_seconds.observe(first - sequence.arrived_at)
+        labels = self._gen_ai[sequence.request.operation]
+        self._metrics.first_token_seconds.labels(*labels).observe(first - sequence.arrived_at)
         # The token that ended it took its time too, though it is no output.
         sampled = told.tokens + (sequence.stop_token is not None)
         if sampled > 1:
-            self._output_token_seconds.observe((last - first) / (sampled - 1))
+            token_seconds = (last - first) / (sampled - 1)
+            self._metrics.output_token_seconds.labels(*labels).observe(token_seconds)
 
 
 def _new_tokens(sequence: Sequence, told: _Told) -> int:

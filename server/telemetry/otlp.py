@@ -43,7 +43,6 @@ from llm_serving_engine.server.telemetry.attributes import (
 )
 from llm_serving_engine.server.telemetry.identity import SERVICE_NAME, service_version
 from llm_serving_engine.server.telemetry.tracing import (
-    TEXT_COMPLETION,
     Metadata,
     RequestSpan,
     RequestTracer,
@@ -75,7 +74,6 @@ class OtlpSpan(RequestSpan):
         model: str,
         *,
         request_id: str = "",
-        operation: str = TEXT_COMPLETION,
         stop: Iterable[str] = (),
     ) -> None:
         """Say what was asked for; see the base class."""
@@ -85,7 +83,6 @@ class OtlpSpan(RequestSpan):
                     request,
                     model,
                     request_id=request_id or request.id,
-                    operation=operation,
                     stop=stop,
                 )
             )

@@ -20,9 +20,6 @@ from llm_serving_engine.server.telemetry.attributes import Value
 
 Metadata = Iterable[tuple[str, str | bytes]]
 
-TEXT_COMPLETION = "text_completion"
-CHAT = "chat"
-
 _logger = logging.getLogger(__name__)
 
 # W3C Trace Context: version, trace id, parent id, flags, and whatever later
@@ -47,7 +44,6 @@ class RequestSpan:
         model: str,
         *,
         request_id: str = "",
-        operation: str = TEXT_COMPLETION,
         stop: Iterable[str] = (),
     ) -> None:
         """Add the attributes of a valid request.
@@ -56,7 +52,6 @@ class RequestSpan:
             request: The request.
             model: The name of the model that serves it.
             request_id: The id that the caller sees; default `request.id`.
-            operation: TEXT_COMPLETION or CHAT.
             stop: The stop sequences, as text.
         """
 

@@ -85,7 +85,7 @@ async def test_metrics_of_real_requests() -> None:
         assert done["llm_serving_engine_cached_tokens"] == 3 + 1
         assert done["llm_serving_engine_preemptions_total"] == 0
         count = "gen_ai_server_time_to_first_token_seconds_count"
-        assert done[f"{count} llm-serving-engine scripted"] == 2
+        assert done[f"{count} text_completion llm-serving-engine scripted"] == 2
         assert done["llm_serving_engine_step_seconds_count"] == len(server.runner.begun)
 
 

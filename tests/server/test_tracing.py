@@ -14,12 +14,17 @@ from trace_collector import Collector, attributes, start
 
 from llm_serving_engine.scheduler.errors import Cancelled, InvalidField, RunnerFailed
 from llm_serving_engine.scheduler.lifecycle import Event, State
-from llm_serving_engine.scheduler.request import FinishReason, Priority, Request, Sampling
+from llm_serving_engine.scheduler.request import (
+    FinishReason,
+    Operation,
+    Priority,
+    Request,
+    Sampling,
+)
 from llm_serving_engine.scheduler.sequence import Sequence, Transition
 from llm_serving_engine.server.telemetry.identity import service_version
 from llm_serving_engine.server.telemetry.otlp import OtlpTracer
 from llm_serving_engine.server.telemetry.tracing import (
-    CHAT,
     RequestTracer,
 )
 
@@ -89,8 +94,8 @@ def test_a_request_that_succeeded(collector: Collector, clock: Clock) -> None:
     tracer = OtlpTracer(clock)
     span = tracer.start(METHOD, METADATA)
     assert span.trace_id == TRACE_ID
-    asked = request(priority=Priority.HIGH, tenant="t")
-    span.describe(asked, "m", request_id="mine", operation=CHAT, stop=["\n\n"])
+    asked = request(priority=Priority.HIGH, tenant="t", operation=Operation.CHAT)
+    span.describe(asked, "m", request_id="mine", stop=["\n\n"])
     clock.now += 0.125
     sequence = waiting(clock, asked)
     advance(sequence, clock, Event.ADMIT, 0.25)
