@@ -9,7 +9,6 @@ error that names the setting.
 from __future__ import annotations
 
 import os
-import sys
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -34,6 +33,7 @@ from llm_serving_engine.backends.backend import BackendConfig
 from llm_serving_engine.backends.process.supervision import Supervision
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.policy import load_policy
+from llm_serving_engine.server.config_file import read_config_file
 from llm_serving_engine.server.config_problems import booleans_as_numbers, problem
 from llm_serving_engine.server.setting_names import setting_names, unknown_variables
 from llm_serving_engine.server.setting_types import (
@@ -46,11 +46,6 @@ from llm_serving_engine.server.setting_types import (
     Text,
     Timeout,
 )
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 ENVIRONMENT_PREFIX = "LLM_SERVING_ENGINE_"
 
@@ -371,28 +366,24 @@ def load_config(file: Path | None = None, flags: dict[str, Any] | None = None) -
     names = setting_names(ServerConfig.model_construct())
     if unknown := list(unknown_variables(os.environ, ENVIRONMENT_PREFIX, names)):
         raise ConfigError("\n".join(unknown))
-    content = _read(file)
-    token = _file_content.set(content)
     try:
-        config = ServerConfig(**(flags or {}))
+        content = read_config_file(file)
+        config = _validated(content, flags or {})
+        if booleans := list(booleans_as_numbers(content, config)):
+            raise ConfigError("\n".join(booleans))
     except ValidationError as error:
         problems = (problem(one, names) for one in error.errors())
         raise ConfigError("\n".join(problems)) from error
     except ValueError as error:
         raise ConfigError(str(error.__cause__ or error)) from error
-    finally:
-        _file_content.reset(token)
-    if booleans := list(booleans_as_numbers(content, config)):
-        raise ConfigError("\n".join(booleans))
+    except RecursionError:
+        raise ConfigError("the configuration: tables or lists are nested too deeply") from None
     return config
 
 
-def _read(file: Path | None) -> dict[str, Any]:
-    if file is None:
-        return {}
+def _validated(content: dict[str, Any], flags: dict[str, Any]) -> ServerConfig:
+    token = _file_content.set(content)
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: {error}") from error
+        return ServerConfig(**flags)
+    finally:
+        _file_content.reset(token)

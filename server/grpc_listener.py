@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import grpc
 
-from llm_serving_engine.server.addresses import Address, parse_address, remove_stale_socket
+from llm_serving_engine.server.addresses import Address, bind, parse_address, remove_stale_socket
 from llm_serving_engine.server.config import ConfigError, GrpcConfig
 from llm_serving_engine.server.interceptor import ErrorInterceptor, Refused
 from llm_serving_engine.server.message_size import MessageLimits
@@ -46,18 +46,25 @@ def listen(server: grpc.aio.Server, config: GrpcConfig) -> tuple[Address, ...]:
 
 
 def _listen(server: grpc.aio.Server, address: Address) -> Address:
-    problem = "is it in use?"
     try:
         if address.path:
             remove_stale_socket(address.path)
         port = server.add_insecure_port(str(address))
-    except RuntimeError:
-        port = 0
-    except OSError as error:
-        port, problem = 0, str(error.strerror)
-    if port == 0:
-        raise ConfigError(f"cannot listen on {address} for gRPC: {problem}")
+        if port == 0:
+            raise RuntimeError
+    except (OSError, RuntimeError) as error:
+        problem = error.strerror if isinstance(error, OSError) else _problem(address)
+        raise ConfigError(f"cannot listen on {address} for gRPC: {problem}") from error
     return address if address.path else Address(address.host, port)
+
+
+def _problem(address: Address) -> str:
+    """Return the system's reason against an address: the library keeps it to itself."""
+    try:
+        bind(address).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return "the library refuses it"
 
 
 def _options(config: GrpcConfig) -> list[tuple[str, int]]:

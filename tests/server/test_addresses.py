@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -100,6 +101,22 @@ async def test_a_path_that_grpc_cannot_have(socket_folder: Path) -> None:
     with pytest.raises(ConfigError, match=f"unix:{path} for gRPC: .* not a socket"):
         async with serving(grpc={"host": f"unix:{path}"}):
             pass
+
+
+@pytest.mark.parametrize("part", ["grpc", "http"])
+async def test_a_host_that_is_no_address(part: str) -> None:
+    host: dict[str, Any] = {part: {"host": "999.1.1.1", "port": 0}}
+    with pytest.raises(ConfigError, match=r"cannot listen on 999.1.1.1:0 .*: .*(known|resol)"):
+        async with serving(**host):
+            pass
+
+
+async def test_a_port_that_grpc_cannot_have() -> None:
+    with bind(Address("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"127.0.0.1:{port} for gRPC: Address already in use"):
+            async with serving(grpc={"port": port}):
+                pass
 
 
 @NEEDS_IPV6
