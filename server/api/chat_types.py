@@ -100,14 +100,21 @@ def conversation_of(messages: Sequence[ChatMessage]) -> list[Message]:
 def _message(index: int, message: ChatMessage) -> Message:
     if message.tool_calls:
         raise InvalidField(f"messages[{index}].tool_calls", TOOLS)
-    content = joined(f"messages[{index}].content", message.content)
+    content = joined(f"messages[{index}].content", message.role, message.content)
     return Message(message.role, content, message.reasoning_content or "")
 
 
-def joined(field: str, content: str | Sequence[Part] | None) -> str:
-    """The text of a content, its parts on lines of their own. Raises InvalidField."""
-    if content is None or isinstance(content, str):
-        return content or ""
+def joined(field: str, role: str, content: str | Sequence[Part] | None) -> str:
+    """Return a message's text, its parts on lines of their own. Raises InvalidField.
+
+    Only the assistant's content can be null: clients send its turns back as they got them.
+    """
+    if content is None:
+        if role != "assistant":
+            raise InvalidField(field, "is missing; only the assistant's can be null")
+        return ""
+    if isinstance(content, str):
+        return content
     return "\n".join(text_of(f"{field}[{index}]", part) for index, part in enumerate(content))
 
 

@@ -140,4 +140,4 @@ def _message(index: int, item: InputItem) -> Message:
         raise InvalidField(f"{field}.type", f"is {item.type!r:.40}; {why}")
     if not item.role:
         raise InvalidField(f"{field}.role", "is missing")
-    return Message(item.role, joined(f"{field}.content", item.content))
+    return Message(item.role, joined(f"{field}.content", item.role, item.content))

@@ -145,6 +145,8 @@ async def test_logprobs(client: openai.AsyncOpenAI) -> None:
             {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
             "messages[0].content[0].text",
         ),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+        ({"messages": [{"role": "system"}, *MESSAGES]}, "messages[0].content"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),
         ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens"),
     ],

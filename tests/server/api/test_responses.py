@@ -184,6 +184,7 @@ async def test_input_tokens_are_counted(chatty: RunningServer) -> None:
             {"input": [{"role": "user", "content": [{"type": "input_text"}]}]},
             "input[0].content[0].text",
         ),
+        ({"input": [{"role": "user"}]}, "input[0].content"),
         ({"input": [{"role": "bot", "content": "x"}]}, "input[0].role"),
         ({"input": [{"role": "user", "content": "x" * 99_999}]}, "input"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
