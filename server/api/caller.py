@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from llm_serving_engine.scheduler.errors import InvalidField
 from llm_serving_engine.server.api.http_exchange import HttpExchange
+from llm_serving_engine.server.api.numbers import is_number
 from llm_serving_engine.server.service.caller import Caller, no_deadline
 from llm_serving_engine.server.telemetry.attributes import http_attributes
 
@@ -58,10 +59,7 @@ def _header_seconds(exchange: HttpExchange) -> float | None:
     text = exchange.headers.get(TIMEOUT_HEADER)
     if text is None:
         return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
+    seconds = float(text) if is_number(text) else math.nan
     if not 0 < seconds < math.inf:
         raise InvalidField(
             TIMEOUT_HEADER, f"is {text[:32]!r}; it can be a number of seconds above 0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -78,6 +79,10 @@ class GenerationBody(ExtensionFields):
         )
 
 
+# A text, as JSON's keys are. Longer ones are in no vocabulary.
+_TOKEN_ID = re.compile("[0-9]{1,20}")
+
+
 def _not_negative(field: str, value: int | None) -> int | None:
     # vLLM's clients say -1 for "all tokens", which is 0 here.
     if value is not None and value < -1:
@@ -86,7 +91,6 @@ def _not_negative(field: str, value: int | None) -> int | None:
 
 
 def _biases(biases: Mapping[str, Any]) -> dict[int, float]:
-    try:
-        return {int(token): bias for token, bias in biases.items()}
-    except ValueError:
-        raise InvalidField("logit_bias", "has a key that is not a token id") from None
+    if not all(map(_TOKEN_ID.fullmatch, biases)):
+        raise InvalidField("logit_bias", "has a key that is not a token id")
+    return {int(token): bias for token, bias in biases.items()}

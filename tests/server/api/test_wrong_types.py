@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from pydantic import ValidationError
-from running_server import HTTP, gated
+from running_server import HTTP, RunningServer, gated
 
 from llm_serving_engine.server.api.body import Body
 from llm_serving_engine.server.api.openapi import OPERATIONS
@@ -97,6 +97,24 @@ async def test_the_error_names_the_field_that_is_a_boolean() -> None:
             assert answer.json()["error"]["param"] == place
 
 
+@pytest.mark.parametrize("text", ["1_0", "nan", "infinity", "0", "-1", "1\xa0", "+1", ".5", ""])
+async def test_a_header_that_is_no_time(chatty: RunningServer, text: str) -> None:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        url = f"http://127.0.0.1:{chatty.app.http_port}/v1/completions"
+        headers = [(b"x-request-timeout", text.encode("latin-1"))]
+        answer = await client.post(url, json={"prompt": "x"}, headers=headers)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "x-request-timeout"
+
+
+async def test_numbers_as_texts(chatty: RunningServer) -> None:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        url = f"http://127.0.0.1:{chatty.app.http_port}/v1/completions"
+        asked = {"prompt": "x", "max_tokens": "2", "temperature": "1.0", "top_k": "-1"}
+        answer = await client.post(url, json=asked, headers={"x-request-timeout": "1e3"})
+        assert answer.status_code == 200
+
+
 async def test_numbers_without_measure() -> None:
     cases = (
         ("max_tokens", "1e308", "max_tokens: is too large"),
@@ -107,6 +125,11 @@ async def test_numbers_without_measure() -> None:
         ("timeout", "Infinity", "timeout: must be a finite number"),
         ("temperature", "-Infinity", "temperature: is -inf; it can be from 0 to 100"),
         ("top_k", "1" * 5000, "the body has a number with too many digits"),
+        ("n", '"1_0"', "n: must be a number"),
+        ("temperature", '" 1"', "temperature: must be a number"),
+        ("timeout", '"nan"', "timeout: must be a number"),
+        ("logit_bias", '{"1_0": 1}', "logit_bias: has a key that is not a token id"),
+        ("logit_bias", '{"%s": 1}' % ("1" * 5000), "logit_bias: has a key that is not a token id"),
     )
     async with gated(http=HTTP) as server, httpx.AsyncClient(trust_env=False) as client:
         url = f"http://127.0.0.1:{server.app.http_port}/v1/completions"
