@@ -228,7 +228,10 @@ class LlamaModel:
         Raises:
             FatalDecodeError: It cannot be dropped, and the slot's tokens are not its own.
         """
-        if not self.drop_from(slot, position):
+        if position < self.length(slot):
+            self._remove(slot, position)
+        # A restored slot may lack tokens outside of a sliding window, with fillers or without.
+        if self.length(slot) != position:
             raise FatalDecodeError(f"llama.cpp cannot drop the fillers of slot {slot}")
 
     def copy(self, source: int, target: int, tokens: int) -> bool:

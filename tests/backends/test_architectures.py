@@ -226,6 +226,22 @@ def test_a_whole_sequence_can_be_copied(served: Served) -> None:
     assert model.length(3) == 0
 
 
+@pytest.mark.parametrize("served", [*ATTENTION, *WINDOW], indirect=True)
+def test_fillers_can_be_dropped_from_a_restored_slot(served: Served) -> None:
+    model, chunk = served.backend._model, 32
+    model.clear(0)
+    for start in range(0, 3 * chunk, chunk):
+        model.decode([Part(0, start, (7 + start,) * chunk, wanted=False)])
+    assert model.restore(3, model.save(0))
+    model.decode([Part(3, 3 * chunk, (9, 9), wanted=False)])
+    model.drop_fillers(3, 3 * chunk)
+    rows = (Part(0, 3 * chunk, (7,)), Part(3, 3 * chunk, (7,)))
+    one, other = (model.decode([row])[0].copy() for row in rows)
+    assert np.allclose(one, other, atol=MARGIN)
+    model.clear(0)
+    model.clear(3)
+
+
 def test_the_header_says_what_the_model_takes(served: Served) -> None:
     report = served.backend.report
     info = ModelInfo.read(served.path)
