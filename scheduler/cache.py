@@ -151,7 +151,8 @@ class Cache:
             found = Awaited(donor, self._shared(sequence, donor, donor.known_tokens))
             if found.tokens <= least or not self.computes(found):
                 continue
-            seconds = self._cost.copy_seconds + self._seconds_from(found.tokens, sequence)
+            seconds = self._cost.copy_seconds(found.tokens)
+            seconds += self._seconds_from(found.tokens, sequence)
             if seconds < self._seconds_from(least, sequence):
                 best, least = found, found.tokens
         return best
@@ -284,7 +285,7 @@ class Cache:
         assert sequence.slot is not None
         tokens = min(self.position(sequence), sequence.known_tokens)
         exact = tokens == self.outlook.lengths[sequence.slot]
-        seconds = self._cost.snapshot_token_seconds * tokens
+        seconds = self._cost.operations((Save(sequence.slot, 0, tokens),))
         if not self._can.snapshots or not exact or not tokens:
             return False
         if seconds > min(seconds_max, self._cost.prefill_seconds(0, tokens, self._can.chunk)):
@@ -352,9 +353,9 @@ class Cache:
         others = (one for one in self.idle() if one.index not in sources)
         oldest = min(others, key=lambda one: one.last_use)
         again = self._cost.prefill_seconds(0, slot.usable, self._can.chunk)
-        if oldest.last_use >= slot.last_use or again <= self._cost.copy_seconds:
-            return place
         keep = Copy(slot.index, oldest.index, self.outlook.position(slot.index))
+        if oldest.last_use >= slot.last_use or again <= self._cost.operations((keep,)):
+            return place
         return place._replace(operations=(keep, *place.operations))
 
     def _fill(self, place: Place, sequence: Sequence) -> None:

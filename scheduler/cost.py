@@ -1,11 +1,13 @@
-"""How long a call takes: learned from the calls as they were executed.
+"""How long calls and cache operations take: learned from those that were executed.
 
-There are two fits, one for rows and one for chunks: their kernels differ. Each is
-linear in a call's groups, its tokens, and its tokens times the context before
-them, so a token costs more in a short chunk than in a long one. A fit is a Kalman
-filter: each call corrects the weights in proportion to how uncertain they are and
-how much they had to do with it. Uncertainty grows with every call, so the fit
-forgets, and a slow spell ends when it ends. Weights are never negative.
+There are two fits of calls, one for rows and one for chunks: their kernels differ. Each
+is linear in a call's groups, its tokens, and its tokens times the context before them,
+so a token costs more in a short chunk than in a long one. A third fit is linear in the
+operations before a call, their copied tokens, and their saved or restored tokens.
+
+A fit is a Kalman filter: each value corrects the weights in proportion to how uncertain
+they are and how much they had to do with it. Uncertainty grows with every value, so the
+fit forgets, and a slow spell ends when it ends. Weights are never negative.
 """
 
 from __future__ import annotations
@@ -22,13 +24,14 @@ from llm_serving_engine.scheduler.step import (
 )
 
 Weights = tuple[float, float, float]
+Parts = tuple[float, float, float]
 
 # Seconds for a group, a token, and a token's thousand tokens of context: of a
 # model of 135 million parameters in Q4_0 on two cores. They only begin a fit.
 ROWS: Weights = (0.008, 0.0025, 0.0015)
 CHUNKS: Weights = (0.008, 0.0022, 0.003)
-COPY_SECONDS = 0.006
-SNAPSHOT_TOKEN_SECONDS = 0.0001
+# Seconds for an operation, a copied token, and a saved or restored token, of the same.
+TRANSFERS: Weights = (0.0001, 0.0000022, 0.00001)
 # How uncertain the first guess is: so much that it hardly counts (10 and 160 are the same).
 FIRST = 40.0
 # What weights change by from call to call, in parts of what a call differs by from the next
@@ -52,7 +55,7 @@ SPEED_KEPT = 0.7
 
 
 class Fit:
-    """A recursive fit of seconds to shapes."""
+    """A recursive fit of seconds to the three parts that they are spent on."""
 
     def __init__(self, weights: Weights) -> None:
         self.weights = list(weights)
@@ -61,18 +64,16 @@ class Fit:
             [(FIRST * weights[i]) ** 2 if i == j else 0.0 for j in range(3)] for i in range(3)
         ]
 
-    def predict(self, shape: Shape) -> float:
-        """Seconds that a call of that shape takes."""
-        group, token, context = self.weights
-        return group * shape.groups + token * shape.tokens + context * shape.context
+    def predict(self, parts: Parts) -> float:
+        """Seconds that so much of each part takes."""
+        return sum(weight * part for weight, part in zip(self.weights, parts, strict=True))
 
-    def learn(self, shape: Shape, seconds: float) -> None:
-        """Take in what a call took."""
-        parts = (shape.groups, shape.tokens, shape.context)
-        expected = self.predict(shape)
+    def learn(self, parts: Parts, seconds: float) -> None:
+        """Take in what so much of each part took."""
+        expected = self.predict(parts)
         self._drift()
         pulls = [sum(row[i] * part for i, part in enumerate(parts)) for row in self._covariance]
-        # A call that something else held up differs by more, so it says less.
+        # What something else held up differs by more, so it says less.
         noise = max(seconds, expected) ** 2 + 1e-12
         total = sum(pull * part for pull, part in zip(pulls, parts, strict=True)) + noise
         for i, pull in enumerate(pulls):
@@ -94,9 +95,8 @@ class CostModel:
     """Predicts calls and operations.
 
     Attributes:
-        rows, chunks: The fits.
-        copy_seconds: Of one Copy; libraries copy whole slots.
-        snapshot_token_seconds: Of a saved or restored token.
+        rows, chunks: The fits of calls.
+        transfers: That of operations.
     """
 
     def __init__(self, speeds: Iterable[tuple[Shape, float]] = ()) -> None:
@@ -104,47 +104,44 @@ class CostModel:
         speeds = tuple(speeds)
         self.rows = _fitted(ROWS, [s for s in speeds if s[0].rows])
         self.chunks = _fitted(CHUNKS, [s for s in speeds if not s[0].rows])
-        self.copy_seconds = COPY_SECONDS
-        self.snapshot_token_seconds = SNAPSHOT_TOKEN_SECONDS
+        self.transfers = Fit(TRANSFERS)
 
     def predict(self, shape: Shape) -> float:
         """Seconds that a call of that shape takes."""
-        return (self.rows if shape.rows else self.chunks).predict(shape)
+        return (self.rows if shape.rows else self.chunks).predict(_parts(shape))
 
     def learn(self, shape: Shape, seconds: float) -> None:
         """Take in what a call took; 0 says that nobody measured."""
         if seconds > 0 and shape.runs:
-            (self.rows if shape.rows else self.chunks).learn(shape, seconds)
+            (self.rows if shape.rows else self.chunks).learn(_parts(shape), seconds)
 
     def operations(self, operations: Iterable[Operation]) -> float:
         """Seconds that operations take."""
-        copies, tokens = _count(operations)
-        return copies * self.copy_seconds + tokens * self.snapshot_token_seconds
+        return self.transfers.predict(_transferred(operations))
 
     def learn_operations(self, operations: Iterable[Operation], seconds: float) -> None:
-        """Take in what operations took, where they are all of one kind."""
-        copies, tokens = _count(operations)
-        if seconds <= 0 or bool(copies) == bool(tokens):
-            return
-        if copies:
-            self.copy_seconds += RATE * (seconds / copies - self.copy_seconds)
-        else:
-            news = seconds / tokens - self.snapshot_token_seconds
-            self.snapshot_token_seconds += RATE * news
+        """Take in what operations took; 0 says that nobody measured."""
+        parts = _transferred(operations)
+        if seconds > 0 and any(parts):
+            self.transfers.learn(parts, seconds)
+
+    def copy_seconds(self, tokens: int) -> float:
+        """Seconds of a copy of so many tokens."""
+        return self.transfers.predict((1, tokens, 0))
 
     def chunk_seconds(self, tokens: int, start: int) -> float:
         """Seconds of a call with one chunk."""
-        return self.chunks.predict(Shape(1, 1, tokens, tokens * (2 * start + tokens) / 2000))
+        return self.chunks.predict((1, tokens, tokens * (2 * start + tokens) / 2000))
 
     def prefill_seconds(self, start: int, end: int, chunk: int) -> float:
         """Seconds to compute a prompt from `start` to `end`, in calls of `chunk` tokens."""
         tokens = max(end - start, 0)
         calls = -(-tokens // chunk)
-        return self.chunks.predict(Shape(calls, calls, tokens, tokens * (start + end) / 2000))
+        return self.chunks.predict((calls, tokens, tokens * (start + end) / 2000))
 
     def rows_seconds(self, rows: int, context: float = 250) -> float:
         """Seconds of a rows step in consecutive slots, each with so many tokens of context."""
-        return self.rows.predict(Shape(1, rows, rows, rows * context / 1000))
+        return self.rows.predict((1, rows, rows * context / 1000))
 
 
 def _fitted(prior: Weights, speeds: list[tuple[Shape, float]]) -> Fit:
@@ -152,11 +149,12 @@ def _fitted(prior: Weights, speeds: list[tuple[Shape, float]]) -> Fit:
     guess = Fit(prior).predict
     scale = 1.0
     if speeds:
-        scale = sum(seconds for _, seconds in speeds) / sum(guess(shape) for shape, _ in speeds)
+        expected = sum(guess(_parts(shape)) for shape, _ in speeds)
+        scale = sum(seconds for _, seconds in speeds) / expected
     group, token, context = prior
     fit = Fit((group * scale, token * scale, context * scale))
     for shape, seconds in speeds:
-        fit.learn(shape, seconds)
+        fit.learn(_parts(shape), seconds)
     return fit
 
 
@@ -174,10 +172,17 @@ def step_target(cost: CostModel, capabilities: Capabilities) -> float:
     return min(max(next(fast, rows + cost.chunk_seconds(chunk, 0)), TARGET_MIN), TARGET_MAX)
 
 
-def _count(operations: Iterable[Operation]) -> tuple[int, int]:
-    """Copies, and tokens that are saved or restored."""
-    copies = tokens = 0
+def _parts(shape: Shape) -> Parts:
+    """What a call's seconds are spent on."""
+    return shape.groups, shape.tokens, shape.context
+
+
+def _transferred(operations: Iterable[Operation]) -> Parts:
+    """Operations that move tokens, the tokens that are copied, and those saved or restored."""
+    count = copied = stored = 0
     for operation in operations:
-        copies += isinstance(operation, Copy)
-        tokens += operation.tokens if isinstance(operation, Save | Restore) else 0
-    return copies, tokens
+        if isinstance(operation, Copy | Save | Restore):
+            count += 1
+            copied += operation.tokens if isinstance(operation, Copy) else 0
+            stored += 0 if isinstance(operation, Copy) else operation.tokens
+    return count, copied, stored

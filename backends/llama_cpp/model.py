@@ -71,6 +71,8 @@ class LlamaModel:
             self._check_kind()
         self.threads = settings.threads if threads is None else threads()
         self._context: Any = None
+        # What copies pass through.
+        self._copied: SavedCache = (ctypes.c_uint8 * 0)()
         self._make_context()
         if not self._memory:
             raise LoadError(f"{path} keeps no cache of a sequence: it does not generate text")
@@ -153,6 +155,11 @@ class LlamaModel:
             self._library.llama_model_is_recurrent(self._model)
             or self._library.llama_model_is_hybrid(self._model)
         )
+
+    @property
+    def windowed(self) -> bool:
+        """Whether layers have a sliding window: what is saved lacks the tokens outside of it."""
+        return bool(self._library.llama_model_n_swa(self._model))
 
     @property
     def rollback_max(self) -> int:
@@ -240,6 +247,19 @@ class LlamaModel:
         Returns:
             False where that cannot be; `target` is to be cleared then.
         """
+        if self.windowed:
+            return self._copy_cells(source, target, tokens)
+        # For 100 tokens this takes a tenth of the time of `_copy_cells`, for 1,000 two thirds.
+        size = self.saved_bytes(source)
+        if len(self._copied) < size:
+            # Memory is taken as it is written to, and new memory is slow to write to.
+            self._copied = (ctypes.c_uint8 * (2 * size))()
+        written = self._write(source, self._copied)
+        copied = written > 0 and self._read(target, self._copied, written)
+        return copied and self.drop_from(target, tokens)
+
+    def _copy_cells(self, source: int, target: int, tokens: int) -> bool:
+        """Copy all cells of a slot, used or not: llama.cpp does so within the next call."""
         self.clear(target)
         # In a partitioned cache only whole sequences can be copied.
         self._library.llama_memory_seq_cp(self._memory, source, target, _EVERYTHING, _EVERYTHING)
@@ -251,18 +271,24 @@ class LlamaModel:
         Raises:
             DecodeError: llama.cpp cannot save it.
         """
-        size = self.saved_bytes(slot)
-        saved = (ctypes.c_uint8 * size)()
-        written = self._library.llama_state_seq_get_data(self._context, saved, size, slot)
-        if written == 0:
+        saved = (ctypes.c_uint8 * self.saved_bytes(slot))()
+        if self._write(slot, saved) == 0:
             raise DecodeError("the cache could not be saved")
         return saved
 
     def restore(self, slot: int, saved: SavedCache) -> bool:
         """Make a saved cache all of a slot; False where it does not fit."""
+        return self._read(slot, saved, len(saved))
+
+    def _write(self, slot: int, saved: SavedCache) -> int:
+        """Write a slot's cache into memory: its bytes, or 0 where that fails."""
+        write = self._library.llama_state_seq_get_data
+        return int(write(self._context, saved, len(saved), slot))
+
+    def _read(self, slot: int, saved: SavedCache, size: int) -> bool:
+        """Make what was written all of a slot; False where it does not fit."""
         self.clear(slot)
-        read = self._library.llama_state_seq_set_data(self._context, saved, len(saved), slot)
-        return bool(read)
+        return bool(self._library.llama_state_seq_set_data(self._context, saved, size, slot))
 
     def scrub(self) -> None:
         """Zero the cells that hold no sequence.

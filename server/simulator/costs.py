@@ -1,4 +1,4 @@
-"""The cost of steps as eight numbers, for reports, files, and simulated machines."""
+"""The cost of steps as nine numbers, for reports, files, and simulated machines."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 from llm_serving_engine.scheduler.cost import (
     CHUNKS,
-    COPY_SECONDS,
     ROWS,
-    SNAPSHOT_TOKEN_SECONDS,
+    TRANSFERS,
     CostModel,
 )
 
@@ -19,7 +18,8 @@ class Costs(NamedTuple):
     Attributes:
         row_group, row, row_context: A group of rows, a row, and its thousand tokens of context.
         chunk_group, chunk_token, chunk_context: The same of chunks.
-        copy: Copying a slot.
+        transfer: Copying, saving, or restoring a slot, beside its tokens.
+        copied_token: Copying a token.
         snapshot_token: Saving or restoring a token.
     """
 
@@ -29,15 +29,16 @@ class Costs(NamedTuple):
     chunk_group: float
     chunk_token: float
     chunk_context: float
-    copy: float
+    transfer: float
+    copied_token: float
     snapshot_token: float
 
     def model(self) -> CostModel:
         """A model that predicts these costs."""
         model = CostModel()
         model.rows.weights, model.chunks.weights = list(self[:3]), list(self[3:6])
-        model.copy_seconds, model.snapshot_token_seconds = self.copy, self.snapshot_token
+        model.transfers.weights = list(self[6:])
         return model
 
 
-DEFAULT_COSTS = Costs(*ROWS, *CHUNKS, COPY_SECONDS, SNAPSHOT_TOKEN_SECONDS)
+DEFAULT_COSTS = Costs(*ROWS, *CHUNKS, *TRANSFERS)

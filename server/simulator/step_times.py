@@ -51,8 +51,8 @@ class StepTimes:
 
     def costs(self, learned: CostModel) -> Costs:
         """Return the fitted costs, with those of operations as the scheduler learned them."""
-        weights = (*self._rows.weights(ROWS), *self._chunks.weights(CHUNKS))
-        return Costs(*weights, learned.copy_seconds, learned.snapshot_token_seconds)
+        calls = (*self._rows.weights(ROWS), *self._chunks.weights(CHUNKS))
+        return Costs(*calls, *learned.transfers.weights)
 
     @property
     def handover_seconds(self) -> float:

@@ -14,11 +14,12 @@ import random
 
 from scheduler_constants import LOADS, Lane, drawn, figures
 
+from llm_serving_engine.scheduler.cost import TRANSFERS
 from llm_serving_engine.server.simulator.costs import Costs
 
 KINDS = {
-    "repacked": Costs(0.0084, 0.0020, 0.0010, 0.006, 0.00098, 0.0007, 0.006, 0.0001),
-    "AMX": Costs(0.0063, 0.0036, 0.0010, 0.020, 0.00050, 0.0007, 0.006, 0.0001),
+    "repacked": Costs(0.0084, 0.0020, 0.0010, 0.006, 0.00098, 0.0007, *TRANSFERS),
+    "AMX": Costs(0.0063, 0.0036, 0.0010, 0.020, 0.00050, 0.0007, *TRANSFERS),
 }
 
 

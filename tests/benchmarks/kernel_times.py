@@ -35,12 +35,14 @@ class Case(NamedTuple):
         before: Tokens that are in each slot's cache.
         calls: The slots of each, with as many tokens.
         tokens: Of each slot in a call.
+        copies: Of slot 0, before the first call.
     """
 
     name: str
     before: int
     calls: tuple[tuple[int, ...], ...]
     tokens: int = 1
+    copies: int = 0
 
     @property
     def slots(self) -> set[int]:
@@ -68,6 +70,12 @@ def chunks() -> Iterable[Case]:
     yield Case("64 tokens after 960", 960, ((0,),), CHUNK)
 
 
+def copies() -> Iterable[Case]:
+    for before in (100, 1000):
+        for count in (0, 1, 3):
+            yield Case(f"{count} copies of {before}, 4 rows", before, ((0, 1, 2, 3),), 1, count)
+
+
 class Kernels:
     """A model with what its slots hold."""
 
@@ -81,10 +89,15 @@ class Kernels:
         calls = [
             [self._part(slot, case.before, case.tokens) for slot in call] for call in case.calls
         ]
+        targets = range(SLOTS - case.copies, SLOTS)
         started = time.perf_counter()
+        for target in targets:
+            self._model.copy(0, target, case.before)
         for call in calls:
             self._model.decode(call)
         seconds = time.perf_counter() - started
+        for target in targets:
+            self._model.clear(target)
         for slot in case.slots:
             self._model.drop_from(slot, case.before)
         return seconds
@@ -123,7 +136,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     kernels = Kernels(options.model)
-    cases = [*rows_and_runs(), *chunks()]
+    cases = [*rows_and_runs(), *chunks(), *copies()]
     by_before = sorted(cases, key=lambda case: case.before)
     medians = measure(kernels, by_before, options.rounds)
     kernels.close()

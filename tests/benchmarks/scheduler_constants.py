@@ -32,8 +32,8 @@ from llm_serving_engine.server.simulator.replay_settings import ReplaySettings
 from llm_serving_engine.server.simulator.simulation import Simulation
 
 # As learned on an AMD EPYC (Zen 5, AVX-512, no AMX), 2 cores, from SmolLM2-135M in Q4_0.
-SMALL = Costs(0.0049, 0.0019, 0.0016, 0.006, 0.0006, 0.0007, 0.006, 0.0001)
-LARGE = Costs._make(c * f for c, f in zip(SMALL, (7, 5, 3, 7, 7, 4, 3, 3), strict=True))
+SMALL = Costs(0.0049, 0.0019, 0.0016, 0.006, 0.0006, 0.0007, 0.0001, 0.0000022, 0.00001)
+LARGE = Costs._make(c * f for c, f in zip(SMALL, (7, 5, 3, 7, 7, 4, 1, 1.5, 1.5), strict=True))
 SLOTS, CHUNK, VOCABULARY = 16, 256, 30_000
 SEEDS = (1, 2, 3)
 RUNNER = Capabilities(SLOTS, 2048, CHUNK, 2 * CHUNK, joins=True)

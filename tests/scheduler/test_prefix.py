@@ -157,7 +157,8 @@ def test_what_is_computed_sooner_than_copied_is_not_kept(tokens: int, cached: in
     for now, talk in enumerate(prompts):
         told(scheduler, talk, now)
     # The slot retains the first three tokens of the output, too.
-    scheduler.cost.copy_seconds = scheduler.cost.prefill_seconds(0, 103, 256)
+    seconds = scheduler.cost.prefill_seconds(0, 103, 256)
+    scheduler.cost.transfers.weights = [0.0, seconds / 103, 0.0]
     scheduler.submit(Request("talk", (*prompts[2], 7, 8), 64), 10.0)
     newcomer = scheduler.submit(Request("other", (9, 9, 9), 64), 10.0)
     while not newcomer.output:

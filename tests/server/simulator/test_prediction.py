@@ -31,7 +31,7 @@ from llm_serving_engine.server.simulator.trace import TraceRecord, read_trace
 from llm_serving_engine.server.simulator.trace_recorder import TraceRecorder
 
 # A machine unlike the one that the simulator takes where it knows nothing.
-COSTS = Costs(0.003, 0.004, 0.001, 0.02, 0.005, 0.01, 0.006, 0.0003)
+COSTS = Costs(0.003, 0.004, 0.001, 0.02, 0.005, 0.01, 0.0001, 0.00002, 0.0003)
 HANDOVER_SECONDS = 0.004
 SLOTS = 8
 # By what part a prediction may be off.
@@ -46,7 +46,7 @@ class NoisyCosts(CostModel):
     def __init__(self) -> None:
         super().__init__()
         self._known, self._dice = COSTS.model(), random.Random(1)
-        self.copy_seconds, self.snapshot_token_seconds = COSTS.copy, COSTS.snapshot_token
+        self.transfers = self._known.transfers
 
     def predict(self, shape: Shape) -> float:
         return self._known.predict(shape) * self._dice.uniform(0.95, 1.05)

@@ -33,7 +33,7 @@ from llm_serving_engine.server.simulator.trace import TraceRecord
 from llm_serving_engine.server.simulator.trace_example import example_trace
 
 # A second for a step, whatever is in it: times can be counted.
-SECOND = Costs(1.0, 0, 0, 1.0, 0, 0, 0, 0)
+SECOND = Costs(1.0, 0, 0, 1.0, 0, 0, 0, 0, 0)
 ONE_SLOT = SMALL._replace(slots=1)
 CLOCKWORK = ReplaySettings(
     ONE_SLOT,
