@@ -146,7 +146,10 @@ def _decode(frame: bytes) -> Message:
         message: Message = pickle.loads(frame)
     except Exception as error:
         # Damaged bytes can make pickle raise anything.
-        raise BrokenMessage(f"a message that cannot be read: {error}") from error
+        raise BrokenMessage(
+            f"a message that cannot be read: {error}; "
+            "if this program's files were replaced while it ran, restart the server"
+        ) from error
     return message
 
 

@@ -20,6 +20,7 @@ from llm_serving_engine.backends.process.runner_loss import OUT_OF_MEMORY_CODE
 from llm_serving_engine.backends.process.wire import (
     AbortMessage,
     BlockingChannel,
+    BrokenMessage,
     Load,
     Loaded,
     LoadFailed,
@@ -61,7 +62,11 @@ def _load(channel: BlockingChannel) -> Backend | None:
         except OSError:
             os._exit(0)  # the host has gone, and a library's callback cannot raise
 
-    request = channel.receive()
+    try:
+        request = channel.receive()
+    except BrokenMessage as error:
+        channel.send(LoadFailed(str(error)))
+        return None
     if not isinstance(request, Load):
         return None
     if request.config.memory_bytes_max is not None:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import socket
+import struct
+import subprocess
+import sys
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
@@ -113,6 +118,37 @@ def test_bytes_that_are_no_message() -> None:
     frame = encode(MESSAGES[0])
     with pytest.raises(BrokenMessage, match="cannot be read"):
         FrameReader().feed(frame[:4] + bytes(len(frame) - 4))
+
+
+class Newer(NamedTuple):
+    """What a later version sends as its Progress."""
+
+    fraction: float
+    seconds: float
+
+
+def test_a_message_of_a_version_with_another_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    Newer.__qualname__, Newer.__module__ = "Progress", wire.__name__
+    with monkeypatch.context() as later:
+        later.setattr(wire, "Progress", Newer)
+        body = pickle.dumps(Newer(0.5, 7))
+    with pytest.raises(BrokenMessage, match="files were replaced while it ran, restart the server"):
+        FrameReader().feed(struct.pack("<I", len(body)) + body)
+
+
+def test_a_worker_that_cannot_read_what_to_load() -> None:
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-m", "llm_serving_engine.backends.process.worker"]
+    with ours:
+        with theirs:
+            number = theirs.fileno()
+            process = subprocess.Popen([*command, str(number)], pass_fds=[number])
+        ours.sendall(struct.pack("<I", 4) + b"none")
+        received = ours.recv(1 << 16)
+        assert process.wait(30) == 0
+    (failed,) = FrameReader().feed(received)
+    assert isinstance(failed, LoadFailed)
+    assert "restart the server" in failed.reason
 
 
 def test_a_message_that_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
