@@ -29,7 +29,7 @@ from llm_serving_engine.scheduler.errors import (
     RequestFailed,
     RunnerFailed,
 )
-from llm_serving_engine.scheduler.events import Begun, Produced, SchedulerEvent, Tally
+from llm_serving_engine.scheduler.events import Begun, Produced, SchedulerEvent, Totals
 from llm_serving_engine.scheduler.guarded_policy import GuardedPolicy
 from llm_serving_engine.scheduler.lifecycle import Event, State
 from llm_serving_engine.scheduler.live import LiveRequests
@@ -78,9 +78,9 @@ class Scheduler:
         self.policy = policy
         self.queue = queue = WaitingQueue(policy.line)
         self.cache = cache = Cache(can, config, cost)
-        self.tally = tally = Tally()
+        self.totals = totals = Totals()
         self.suspects = Suspects(config.runner_losses_max)
-        common = Common(can, config, cost, target, policy, queue, cache, tally)
+        common = Common(can, config, cost, target, policy, queue, cache, totals)
         self.admission = Admission(common)
         self._live = LiveRequests(common, self.admission, self.suspects)
         self.dispatch = Dispatch(common, self._live, self.admission)
@@ -270,8 +270,8 @@ class Scheduler:
         if sequence.cached_prompt_tokens is not None:
             return
         sequence.cached_prompt_tokens = cached
-        self.tally.prefix_hits += cached > 0
-        self.tally.prefix_tokens += cached
+        self.totals.prefix_hits += cached > 0
+        self.totals.prefix_tokens += cached
         self._live.events.append(Begun(sequence))
 
     def _take_token(

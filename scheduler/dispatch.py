@@ -151,8 +151,8 @@ class Dispatch(Part):
         self._live.move(sequence, Event.ADMIT, now)
 
     def _preempt(self, sequence: Sequence, now: float) -> None:
-        self._tally.saves += self._cache.save(sequence, self._target / 4, now)
-        self._tally.preemptions += 1
+        self._totals.saves += self._cache.save(sequence, self._target / 4, now)
+        self._totals.preemptions += 1
         self._live.vacate(sequence, Event.PREEMPT, self._cache.position(sequence), now)
 
 

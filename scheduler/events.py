@@ -36,7 +36,7 @@ SchedulerEvent = Moved | Begun | Produced
 
 
 @dataclass(slots=True)
-class Tally:
+class Totals:
     """What the scheduler has done since it was made.
 
     Attributes:

@@ -87,7 +87,7 @@ class LiveRequests(Part):
         self.suspects.left(sequence.key)
         self.move(sequence, event, now)
         self._policy.left(sequence)
-        self._tally.outcomes[sequence.state] += 1
+        self._totals.outcomes[sequence.state] += 1
 
     def _refund(self, sequence: Sequence) -> None:
         """Give back what was charged for the part of a prompt that was not computed."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from llm_serving_engine.scheduler.cache import Cache
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.cost import CostModel
-from llm_serving_engine.scheduler.events import Tally
+from llm_serving_engine.scheduler.events import Totals
 from llm_serving_engine.scheduler.policy import Policy
 from llm_serving_engine.scheduler.queue import WaitingQueue
 from llm_serving_engine.scheduler.step import Capabilities
@@ -24,7 +24,7 @@ class Common(NamedTuple):
         policy: The order within a class.
         queue: What waits.
         cache: Slots and snapshots.
-        tally: Counts what was done.
+        totals: Counts what was done.
     """
 
     capabilities: Capabilities
@@ -34,7 +34,7 @@ class Common(NamedTuple):
     policy: Policy
     queue: WaitingQueue
     cache: Cache
-    tally: Tally
+    totals: Totals
 
 
 class Part:
@@ -42,4 +42,4 @@ class Part:
 
     def __init__(self, common: Common) -> None:
         self._can, self._config, self._cost, self._target = common[:4]
-        self._policy, self._queue, self._cache, self._tally = common[4:]
+        self._policy, self._queue, self._cache, self._totals = common[4:]

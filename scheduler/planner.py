@@ -81,7 +81,7 @@ class Planner(Part):
         rests = {s: self._rest(s) for s in self._cache.holders()}
         streams = [s for s, rest in rests.items() if rest == 1]
         prompts = [s for s, rest in rests.items() if rest > 1]
-        self._tally.moves += self._cache.compact(streams, window.now)
+        self._totals.moves += self._cache.compact(streams, window.now)
         rows = tuple(self._run(s, 1) for s in self._cache.holders() if rests[s] == 1)
         if not prompts:
             return rows

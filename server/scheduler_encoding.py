@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from llm_serving_engine.scheduler.core import Scheduler
-from llm_serving_engine.scheduler.events import Tally
+from llm_serving_engine.scheduler.events import Totals
 from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.policy import Policy
 from llm_serving_engine.scheduler.request import Priority
@@ -109,14 +109,14 @@ def encode_step(
     )
 
 
-def encode_totals(tally: Tally) -> operations_pb2.SchedulerTotals:
+def encode_totals(totals: Totals) -> operations_pb2.SchedulerTotals:
     """Encode the scheduler's totals."""
     return operations_pb2.SchedulerTotals(
-        preemptions=tally.preemptions,
-        saves=tally.saves,
-        moves=tally.moves,
-        prefix_hits=tally.prefix_hits,
-        prefix_tokens=tally.prefix_tokens,
+        preemptions=totals.preemptions,
+        saves=totals.saves,
+        moves=totals.moves,
+        prefix_hits=totals.prefix_hits,
+        prefix_tokens=totals.prefix_tokens,
     )
 
 

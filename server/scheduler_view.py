@@ -98,7 +98,7 @@ class SchedulerView:
             determinism=scheduler.config.determinism,
             tenants=tenants,
             tenants_omitted=omitted,
-            totals=encode_totals(scheduler.tally),
+            totals=encode_totals(scheduler.totals),
             saved_cache_bytes=scheduler.cache.snapshot_bytes,
             saved_cache_bytes_max=scheduler.config.snapshot_bytes_max,
             prefill_tokens_per_second=prefilled,

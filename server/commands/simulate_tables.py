@@ -54,15 +54,15 @@ def policy_table(replays: Sequence[Replay]) -> Table:
     """Return a table of the scheduler's totals under each policy."""
     table = _table("What the scheduler did", "policy", _POLICY_COLUMNS)
     for replay in replays:
-        tally = replay.tally
+        totals = replay.totals
         table.add_row(
             replay.policy,
             f"{replay.makespan:.1f}",
             str(replay.steps),
-            f"{tally.preemptions} ({tally.saves})",
-            str(tally.moves),
-            str(tally.prefix_hits),
-            str(tally.prefix_tokens),
+            f"{totals.preemptions} ({totals.saves})",
+            str(totals.moves),
+            str(totals.prefix_hits),
+            str(totals.prefix_tokens),
         )
     return table
 

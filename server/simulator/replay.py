@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from llm_serving_engine.scheduler.core import Scheduler
 from llm_serving_engine.scheduler.errors import RequestError
-from llm_serving_engine.scheduler.events import Begun, Produced, SchedulerEvent, Tally
+from llm_serving_engine.scheduler.events import Begun, Produced, SchedulerEvent, Totals
 from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.policies.fair import (
     OUTPUT_TOKEN_WEIGHT,
@@ -75,7 +75,7 @@ class Replay:
             requests of it came apart while both had such requests waiting: the
             most over all pairs and periods, in weighted tokens.
         service: Weighted tokens of each followed tenant so far, over time.
-        tally: What the scheduler did.
+        totals: What the scheduler did.
     """
 
     policy: str
@@ -84,7 +84,7 @@ class Replay:
     steps: int
     fairness_gaps: Mapping[Priority, float]
     service: Mapping[str, Sequence[tuple[float, float]]]
-    tally: Tally
+    totals: Totals
 
 
 def replay(
@@ -115,7 +115,7 @@ def replay(
         run.steps_done,
         {priority: gap.most for priority, gap in run.gaps.items()},
         {tenant: line.points(run.now) for tenant, line in run.lines.items()},
-        run.scheduler.tally,
+        run.scheduler.totals,
     )
 
 

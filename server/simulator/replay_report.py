@@ -86,17 +86,17 @@ def by_tenant(replay: Replay) -> dict[str, Summary]:
 
 def as_json(replay: Replay) -> dict[str, Any]:
     """Everything, times in seconds, for programs."""
-    tally = replay.tally
+    totals = replay.totals
     return {
         "policy": replay.policy,
         "makespan": replay.makespan,
         "steps": replay.steps,
         "fairness_gaps": {p.name.lower(): gap for p, gap in replay.fairness_gaps.items()},
-        "preemptions": tally.preemptions,
-        "saved_caches": tally.saves,
-        "moves": tally.moves,
-        "prefix_hits": tally.prefix_hits,
-        "prefix_tokens": tally.prefix_tokens,
+        "preemptions": totals.preemptions,
+        "saved_caches": totals.saves,
+        "moves": totals.moves,
+        "prefix_hits": totals.prefix_hits,
+        "prefix_tokens": totals.prefix_tokens,
         "all": asdict(summary(replay.outcomes, replay.makespan)),
         "classes": {p.name.lower(): asdict(s) for p, s in by_class(replay).items()},
         "tenants": {tenant: asdict(s) for tenant, s in by_tenant(replay).items()},

@@ -49,15 +49,15 @@ def _most_of_a_tenant(scheduler: Scheduler, count: Callable[[Load], int]) -> int
 _COUNTERS: dict[str, tuple[str, Callable[[Scheduler], float]]] = {
     "llm_serving_engine_preemptions_total": (
         "Slots that were taken from a running request for one of a higher class.",
-        lambda scheduler: scheduler.tally.preemptions,
+        lambda scheduler: scheduler.totals.preemptions,
     ),
     "llm_serving_engine_prefix_hits_total": (
         "Requests that found a part of their prompt in the cache.",
-        lambda scheduler: scheduler.tally.prefix_hits,
+        lambda scheduler: scheduler.totals.prefix_hits,
     ),
     "llm_serving_engine_moves_total": (
         "Running sequences that were moved to make decode rows dense.",
-        lambda scheduler: scheduler.tally.moves,
+        lambda scheduler: scheduler.totals.moves,
     ),
 }
 _GAUGES: dict[str, tuple[str, Callable[[Scheduler], float]]] = {

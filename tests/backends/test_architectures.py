@@ -191,8 +191,8 @@ def test_a_preempted_request_goes_on_as_if_nothing_had_been(
     run.submit(served.requests(range(4, 9), Priority.HIGH))
     run.steps()
     assert run.outputs() == expected(served, range(9))
-    assert run.scheduler.tally.preemptions >= 2
-    assert bool(run.scheduler.tally.saves) is bool(saved_bytes)
+    assert run.scheduler.totals.preemptions >= 2
+    assert bool(run.scheduler.totals.saves) is bool(saved_bytes)
 
 
 def test_a_cancelled_neighbour_changes_nothing(served: Served) -> None:

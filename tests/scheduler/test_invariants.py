@@ -225,7 +225,7 @@ class Run:
                 assert not isinstance(sequence.error, RunnerFailed)
             self.seen[sequence.state.value] += 1
         for name in ("preemptions", "saves", "moves", "prefix_hits"):
-            self.seen[name] += getattr(self.scheduler.tally, name)
+            self.seen[name] += getattr(self.scheduler.totals, name)
 
     def _check_finish(self, sequence: Sequence, tokens: list[int]) -> None:
         request, output = sequence.request, sequence.output

@@ -123,7 +123,7 @@ def test_a_gap_of_several_slots_is_closed_by_the_fewest_moves(
     for _ in range(6):
         run_step(scheduler, now=1.0)
     assert sorted(row.slot for row in rows if row.slot is not None) == slots
-    assert scheduler.tally.moves == sum(row.slot not in (n, None) for n, row in enumerate(rows))
+    assert scheduler.totals.moves == sum(row.slot not in (n, None) for n, row in enumerate(rows))
 
 
 def test_what_was_used_longest_ago_is_lost() -> None:

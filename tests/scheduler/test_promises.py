@@ -240,9 +240,9 @@ def test_a_thousand_random_traces_keep_every_promise(part: int) -> None:
         requests = [(plan, plan.request(number)) for number, plan in enumerate(plans)]
         run = Run(requests, dice.randint(1, 6), config)
         check(run, len(requests))
-        tally = run.scheduler.tally
+        totals = run.scheduler.totals
         for what in ("preemptions", "saves", "moves", "prefix_hits"):
-            seen[what] += getattr(tally, what)
+            seen[what] += getattr(totals, what)
         seen["aged"] += run.watch.aged
         seen["kept back"] += run.watch.kept_back
     # What never happens is not tested.

@@ -286,7 +286,7 @@ def test_what_only_the_scheduler_knows(metrics: Metrics) -> None:
     scheduler = Scheduler(Capabilities(2, 16))
     loaded.append(scheduler)
     assert read() == [0, 0, 0, 0]
-    scheduler.tally.preemptions, scheduler.tally.moves, scheduler.tally.prefix_hits = 1, 2, 3
+    scheduler.totals.preemptions, scheduler.totals.moves, scheduler.totals.prefix_hits = 1, 2, 3
     scheduler.cache.slots[1].usable = 4
     assert read() == [1, 2, 3, 4]
 

@@ -80,9 +80,9 @@ async def test_sixty_requests_alone_and_all_at_once(tiny_quantized_model_path: P
             for number, request in enumerate(requests)
         ]
         together = await all_at_once(server, requests)
-        tally = server.model.engine.scheduler.tally
-        assert tally.prefix_hits > 5
-        assert tally.preemptions > 0
+        totals = server.model.engine.scheduler.totals
+        assert totals.prefix_hits > 5
+        assert totals.preemptions > 0
     for request, one, other in zip(requests, alone, together, strict=True):
         # How many tokens come before a caller has left is chance.
         length = min(len(one), len(other)) if request["leave_after"] else len(one)

@@ -205,7 +205,7 @@ async def _take_slots(server: RunningServer) -> None:
         await server.recorder.taken(3 * len(asked_for))
     assert await asyncio.gather(*high) == alone
     assert await asyncio.gather(*low) == alone
-    assert server.model.engine.scheduler.tally.preemptions > 0
+    assert server.model.engine.scheduler.totals.preemptions > 0
 
 
 # Which backend

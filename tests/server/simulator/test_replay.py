@@ -99,7 +99,7 @@ def test_a_prompt_beyond_the_context_is_refused() -> None:
 def test_common_prefixes_are_found() -> None:
     records = [TraceRecord(at, 120, 1, 2, prefix={"g": 100}) for at in (0.0, 10.0)]
     found = replay(records, "fair", CLOCKWORK)
-    assert (found.tally.prefix_hits, found.tally.prefix_tokens) == (1, 100)
+    assert (found.totals.prefix_hits, found.totals.prefix_tokens) == (1, 100)
     # What is found in the cache is no service.
     assert found.service[""][-1] == (found.makespan, 120 + 20 + 2 * 2)
 

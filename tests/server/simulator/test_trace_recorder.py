@@ -79,7 +79,7 @@ async def test_what_was_recorded_can_be_replayed(tmp_path: Path) -> None:
     slow = replace(recorded, config=SchedulerConfig(step_target_seconds=1.0))
     found = replay(read_trace(path), "fair", slow)
     assert [outcome.output_tokens for outcome in found.outcomes] == [3, 3]
-    assert found.tally.prefix_tokens == len(SECRET) - 1
+    assert found.totals.prefix_tokens == len(SECRET) - 1
 
 
 async def test_no_text_is_recorded(tmp_path: Path) -> None:
