@@ -221,8 +221,6 @@ class _Reader:
             key_length=head,
             value_length=head,
             weights_bytes=sum(n // kind.block * kind.bytes for kind, n in stored.items()),
-            embedding_bytes=0,
-            has_output_tensor=True,
             chat_template=None,
         )
 

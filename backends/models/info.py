@@ -87,9 +87,6 @@ class ModelInfo:
         key_length: Elements of one head's key.
         value_length: Elements of one head's value.
         weights_bytes: Bytes of all weights.
-        embedding_bytes: Bytes of the token embeddings among them.
-        has_output_tensor: Whether the output has weights of its own, not those
-            of the token embeddings.
         chat_template: Jinja source, or None.
         matrix_bytes: Of the weights that activations are multiplied with, by
             how they are stored.
@@ -119,8 +116,6 @@ class ModelInfo:
     key_length: int
     value_length: int
     weights_bytes: int
-    embedding_bytes: int
-    has_output_tensor: bool
     chat_template: str | None
     matrix_bytes: Mapping[str, int] = field(default_factory=dict)
     feed_forward_length: int = 0
@@ -154,8 +149,6 @@ class ModelInfo:
         embedding_length = facts.integer(f"{architecture}.embedding_length")
         heads = max(facts.per_layer(f"{architecture}.attention.head_count", layers))
         head_length = embedding_length // heads if heads else 0
-        tensors = {tensor.name: tensor for tensor in file.tensors}
-        embedding = tensors.get("token_embd.weight")
         feed_forward = facts.per_layer(f"{architecture}.feed_forward_length", layers)
         kv_heads, state_bytes = facts.layer_caches(architecture, layers, feed_forward)
         return cls(
@@ -173,8 +166,6 @@ class ModelInfo:
             key_length=facts.integer(f"{architecture}.attention.key_length", head_length),
             value_length=facts.integer(f"{architecture}.attention.value_length", head_length),
             weights_bytes=sum(tensor.bytes for tensor in file.tensors),
-            embedding_bytes=embedding.bytes if embedding else 0,
-            has_output_tensor="output.weight" in tensors,
             chat_template=facts.text("tokenizer.chat_template") or None,
             matrix_bytes=_matrix_bytes(file.tensors),
             feed_forward_length=max(feed_forward, default=0),

@@ -147,7 +147,6 @@ class Simulation:
         events: Everything the scheduler said, in order, with its time.
         refusals: The requests it did not take.
         steps: Every step.
-        recalls: How many steps were recalled.
     """
 
     scheduler: Scheduler
@@ -161,7 +160,6 @@ class Simulation:
     events: list[tuple[float, SchedulerEvent]] = field(default_factory=list)
     refusals: list[tuple[Request, RequestError]] = field(default_factory=list)
     steps: list[StepRecord] = field(default_factory=list)
-    recalls: int = 0
 
     def __post_init__(self) -> None:
         self._agenda: list[tuple[float, int, Action]] = []
@@ -251,7 +249,6 @@ class Simulation:
             self._lost = True
             return
         self.scheduler.apply(result, self.now)
-        self.recalls += result.recalled
         if any(run.done for run in result.runs):
             self.stepped(StepRecord(begun, step, result, self.now))
 

@@ -48,7 +48,6 @@ def test_what_the_builtin_model_says(builtin_model_path: Path) -> None:
     )  # fmt: skip
     assert (info.layers, info.heads, info.kv_heads) == (30, 9, (3,) * 30)
     assert (info.key_length, info.value_length) == (64, 64)
-    assert not info.has_output_tensor
     # 30 layers, 3 heads, 64 elements of key and of value, 2 bytes each.
     assert info.cache_bytes_per_token() == 23_040
     assert info.cache_bytes_per_token(34 / 32) == 12_240
@@ -56,7 +55,7 @@ def test_what_the_builtin_model_says(builtin_model_path: Path) -> None:
 
 def test_what_the_tiny_model_says(tiny_model_path: Path) -> None:
     info = ModelInfo.read(tiny_model_path)
-    assert (info.training_context, info.layers, info.has_output_tensor) == (1024, 2, True)
+    assert (info.training_context, info.layers) == (1024, 2)
     assert info.description == "Tiny Random Llama"
     assert info.chat_template is not None
 

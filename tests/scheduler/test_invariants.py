@@ -12,6 +12,7 @@ import os
 import random
 from collections import Counter, deque
 
+import invariants
 import pytest
 from unreliable_backend import UnreliableBackend
 
@@ -30,7 +31,6 @@ from llm_serving_engine.scheduler.lifecycle import State
 from llm_serving_engine.scheduler.request import FinishReason, Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.step import Close, Open, Step, StepResult
-from llm_serving_engine.server.simulator import invariants
 
 CONTEXT = 120
 EXAMPLES = int(os.environ.get("INVARIANT_EXAMPLES", "1500"))

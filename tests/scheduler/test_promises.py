@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 import hypothesis.strategies as st
+import invariants
 import pytest
 from dispatch_watch import DispatchWatch
 from hypothesis import given, settings
@@ -31,7 +32,6 @@ from llm_serving_engine.scheduler.lifecycle import Event
 from llm_serving_engine.scheduler.request import Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.step import Step, StepResult
-from llm_serving_engine.server.simulator import invariants
 from llm_serving_engine.server.simulator.simulation import Simulation
 
 CONTEXT = 160

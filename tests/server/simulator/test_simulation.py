@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import hypothesis.strategies as st
+import invariants
 from dispatch_watch import DispatchWatch
 from hypothesis import given, settings
 
@@ -23,7 +24,6 @@ from llm_serving_engine.scheduler.lifecycle import TRANSITIONS, State
 from llm_serving_engine.scheduler.request import Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence
 from llm_serving_engine.scheduler.step import Step, StepResult
-from llm_serving_engine.server.simulator import invariants
 from llm_serving_engine.server.simulator.costs import DEFAULT_COSTS, Costs
 from llm_serving_engine.server.simulator.simulation import RunnerDied, Simulation
 
