@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 Determinism = Literal["batch_invariant", "fast"]
 
 _MAY_BE_ZERO = frozenset({"snapshot_bytes_max", "delivery_seconds"})
+
+
+def check_numbers(settings: Any, may_be_zero: Container[str]) -> None:
+    """Check that a dataclass has no number below 0, nor 0 but in the fields that may be it.
+
+    Raises:
+        ValueError: One is too small, or not a number.
+    """
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if value is None or isinstance(value, str | bool):
+            continue
+        if not value >= 0 or (value == 0 and field.name not in may_be_zero):
+            raise ValueError(f"{field.name} is {value}, which is too small")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +77,6 @@ class SchedulerConfig:
     recovery_seconds_max: float = 300.0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is None or isinstance(value, str | bool):
-                continue
-            if not value >= 0 or (value == 0 and field.name not in _MAY_BE_ZERO):
-                raise ValueError(f"{field.name} is {value}, which is too small")
+        check_numbers(self, _MAY_BE_ZERO)
         if self.tenant_queue_share > 1:
             raise ValueError(f"tenant_queue_share is {self.tenant_queue_share}; it is at most 1")

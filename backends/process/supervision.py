@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
+from llm_serving_engine.scheduler.config import check_numbers
 from llm_serving_engine.scheduler.cost import CostModel
 from llm_serving_engine.scheduler.step import Step
 
@@ -42,10 +43,7 @@ class Supervision:
     engine_failures_max: int = 3
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value, lowest_is_zero = getattr(self, field.name), field.name in _MAY_BE_ZERO
-            if not (value >= 0 if lowest_is_zero else value > 0):
-                raise ValueError(f"{field.name} is {value}, which is too small")
+        check_numbers(self, _MAY_BE_ZERO)
 
     def step_seconds(self, step: Step, costs: CostModel) -> float:
         """Return the time limit of a step, from the costs measured at load."""
