@@ -33,7 +33,7 @@ from llm_serving_engine.server.refusals import HTTP_REFUSALS, refusal_reason
 from llm_serving_engine.server.telemetry.identity import SERVICE_NAME, service_version
 from llm_serving_engine.server.telemetry.process_metrics import ProcessMetrics
 from llm_serving_engine.server.telemetry.scheduler_collector import SchedulerCollector
-from llm_serving_engine.server.telemetry.tenants import TenantCollector, TenantTokens
+from llm_serving_engine.server.telemetry.tenants import TenantCollector, TenantCounters
 
 # The attributes that OpenTelemetry's GenAI conventions require, as labels.
 _GEN_AI = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
@@ -253,7 +253,7 @@ class Readings:
 class _Told:
     """How much of a sequence's course is counted already."""
 
-    tenant: TenantTokens
+    tenant: TenantCounters
     transitions: int = 0
     tokens: int = 0
 

@@ -14,7 +14,7 @@ OTHER = "other"
 
 
 @dataclass(slots=True)
-class TenantTokens:
+class TenantCounters:
     """The counters of one label."""
 
     prompt: int = 0
@@ -26,15 +26,15 @@ class ModelTenants:
 
     def __init__(self, tenants_max: int = TENANTS_MAX) -> None:
         self._tenants_max = tenants_max
-        self._tokens: dict[str, TenantTokens] = {}
+        self._tokens: dict[str, TenantCounters] = {}
 
-    def of(self, tenant: str) -> TenantTokens:
+    def of(self, tenant: str) -> TenantCounters:
         """Return a tenant's counters."""
         if tenant not in self._tokens and len(self._tokens) >= self._tenants_max:
             tenant = OTHER
-        return self._tokens.setdefault(tenant, TenantTokens())
+        return self._tokens.setdefault(tenant, TenantCounters())
 
-    def read(self) -> list[tuple[str, TenantTokens]]:
+    def read(self) -> list[tuple[str, TenantCounters]]:
         """Each label's. For any thread."""
         return list(self._tokens.items())
 
