@@ -52,16 +52,16 @@ class ServedModel:
     """A served model from its load to its end.
 
     Attributes:
-        name: What requests call it.
+        name: Its name in requests.
         path: Its file.
         state: Whether it can answer.
-        default_sampling: What holds where a request says nothing; the file has a
-            word in it once the vocabulary is loaded.
-        text_executor: Where its long prompts are tokenized.
+        default_sampling: The sampling of fields that a request leaves out. It includes
+            the file's recommendation once the vocabulary is loaded.
+        text_executor: Tokenizes its long prompts.
         on_state: Called after each change of `state` or `serving`.
         on_loss: Called whenever its runner was lost, or could not be replaced.
-        on_given_up: Told in one line why it can never answer again: the process
-            is of no use any more.
+        on_given_up: Called with the reason, one line, if it can never answer again;
+            the process should then end.
     """
 
     def __init__(
@@ -74,10 +74,10 @@ class ServedModel:
         """Describe a model; nothing is loaded yet.
 
         Args:
-            name: What requests call it.
+            name: Its name in requests.
             path: Its file.
-            config: The server's.
-            make_runner: What its runner is made with.
+            config: The server's configuration.
+            make_runner: The class of its runner.
         """
         self.name = name
         self.state = ModelState.LOADING
@@ -117,18 +117,17 @@ class ServedModel:
         """Load the vocabulary and the runner, then accept requests.
 
         Args:
-            observers: Makes the engine's observers, once it is known what the
-                runner can do.
+            observers: Makes the engine's observers from the runner's capabilities.
 
         Raises:
-            LoadError, ModelError: It cannot be loaded; the state says FAILED.
-                It can be tried again.
+            LoadError, ModelError: It cannot be loaded. The state is FAILED, and the
+                load can be tried again.
         """
         self._estimate.begin()
         survived = asyncio.Event()
         runner: asyncio.Task[LoadReport] | None = None
         try:
-            # Most broken files are found out here, by code that cannot crash.
+            # Code that cannot crash finds most broken files.
             await asyncio.to_thread(registry.check_file, self.backend, self.path)
             runner = asyncio.create_task(self._runner.start(survived.set))
             await _first_of(runner, survived)
@@ -156,7 +155,7 @@ class ServedModel:
 
     async def drain(self, grace: float) -> None:
         """Refuse new requests, and let running ones finish within `grace` seconds."""
-        # After that, another server can have taken this one's place.
+        # By then another server can have replaced this one.
         self.retries_in(grace)
         self._enter(ModelState.DRAINING)
         if self._engine is not None:
@@ -297,7 +296,7 @@ class ServedModel:
             delay,
         )
         if loss.reason is LossReason.NOT_LOADED and not loss.outside:
-            # The next try may do no better: new requests are refused until it does.
+            # The next attempt may fail as well: refuse new requests until one succeeds.
             self._enter(ModelState.FAILED, f"its runner was lost again: {loss.description}")
 
     def _runner_idle_loss(self) -> None:
@@ -337,8 +336,8 @@ class ServedModel:
 
     def _enter(self, state: ModelState, reason: str = "") -> None:
         if self.state is ModelState.DRAINING:
-            return  # the way out is one way
-        # Callers are told which file it is, and not where it is.
+            return  # the server is shutting down
+        # Callers learn the file's name, not its folder.
         shown = printable(reason).replace(printable(str(self.path)), self.path.name)
         self.state, self._state_reason = state, printable(shown)
         if state is ModelState.LOADING and self._serving:

@@ -32,16 +32,16 @@ _ROOT = "llm_serving_engine"
 # Its exporter complains several times about every batch that it cannot send.
 _THROTTLED = "opentelemetry"
 _THROTTLE_SECONDS = 60.0
-# What libraries log for what callers do, which would fill the log. gRPC: metadata that
-# are not UTF-8, and leaving while the last of an answer is on its way. uvicorn: what is
-# no HTTP (the listener counts it, and logs it at its own pace), and WebSockets.
-_CALLERS_DOING = {
+# The beginnings of lines that libraries log about callers, which could fill the log. gRPC:
+# metadata that is not UTF-8, and disconnecting while the end of an answer is sent. uvicorn:
+# malformed HTTP (the listener counts it, and limits its own log lines), and WebSockets.
+_ABOUT_CALLERS = {
     "grpc._cython.cygrpc": ("Invalid encoding", "ExecuteBatchError raised in core"),
     "uvicorn.error": ("Invalid HTTP", "Unsupported upgrade", "No supported WebSocket"),
 }
 
-# The caller had what it asked for, or asked for what cannot be.
-_AS_ASKED = frozenset(
+# The request succeeded, or failed by the caller's own doing.
+_CALLERS_OWN = frozenset(
     {
         "OK",
         "CANCELLED",
@@ -52,7 +52,7 @@ _AS_ASKED = frozenset(
         "UNIMPLEMENTED",
     }
 )
-# Not now, or not in time; every other code is a fault of this server.
+# The server is overloaded or unavailable. Every other code is a fault of this server.
 _OVERLOADED = frozenset({"RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "UNAVAILABLE"})
 
 _PLAIN = re.compile(r"[!#-~]+")
@@ -92,8 +92,8 @@ def configure(
 
 
 def is_ours(record: logging.LogRecord) -> bool:
-    """Whether a record is not just a library's word on what a caller has done."""
-    return not str(record.msg).startswith(_CALLERS_DOING.get(record.name, ()))
+    """Whether a record is of interest: not a library's line about a caller's behavior."""
+    return not str(record.msg).startswith(_ABOUT_CALLERS.get(record.name, ()))
 
 
 def log_request(
@@ -115,11 +115,11 @@ def log_request(
         status_code: The name of the gRPC status code that it was answered with.
         request_id: The id that the caller sees; default `request.id`.
         trace_id: Of its trace, empty where there is none.
-        model: The name of the model that was to serve it.
-        request: What was asked; None where it was not valid.
-        sequence: Its course; None where it never got to the queue.
-        error: What the code is due to, where it is one of ours.
-        finished: What the caller was told of the complete output.
+        model: The model's name.
+        request: The valid request; None if it was invalid.
+        sequence: The scheduler's sequence; None if the request was never queued.
+        error: The error behind the code, if it is one of the tree.
+        finished: The caller's last event, if the output was complete.
     """
     if request is None and sequence is not None:
         request = sequence.request
@@ -205,8 +205,8 @@ class _Throttle(logging.Filter):
 
 
 def _progress(sequence: Sequence, finished: Finished | None) -> Fields:
-    # The scheduler can end a request before it hears of a stop sequence in its
-    # last token: what the caller was told counts.
+    # The scheduler can end a request before the service finds a stop sequence in its
+    # last token. The caller's last event counts.
     completion = finished.usage.completion_tokens if finished else len(sequence.output)
     reason = finished.finish_reason if finished else sequence.finish_reason
     fields: Fields = {
@@ -227,7 +227,7 @@ def _progress(sequence: Sequence, finished: Finished | None) -> Fields:
 
 
 def _level(status_code: str, error: RequestError | None) -> int:
-    if status_code in _AS_ASKED:
+    if status_code in _CALLERS_OWN:
         return logging.INFO
     overloaded = status_code in _OVERLOADED and not isinstance(error, RunnerFailed)
     return logging.WARNING if overloaded else logging.ERROR

@@ -250,8 +250,8 @@ class Readings:
 
 
 @dataclass(slots=True)
-class _Told:
-    """How much of a sequence's course is counted already."""
+class _Counted:
+    """What of a sequence is counted already: transitions, and tokens."""
 
     tenant: TenantCounters
     transitions: int = 0
@@ -259,13 +259,13 @@ class _Told:
 
 
 class ModelObserver:
-    """Counts what one model's engine tells. An `Observer`; not thread-safe."""
+    """Updates the metrics of one model. An `Observer`; not thread-safe."""
 
     def __init__(self, metrics: Metrics, model: str, sequences_max: int) -> None:
         self._metrics = metrics
         self._model = model
-        self._live: dict[Sequence, _Told] = {}
-        self._running: dict[Sequence, _Told] = {}
+        self._live: dict[Sequence, _Counted] = {}
+        self._running: dict[Sequence, _Counted] = {}
         self._waiting = {
             priority: metrics.waiting.labels(model, priority.name.lower()) for priority in Priority
         }
@@ -296,17 +296,17 @@ class ModelObserver:
     def transitioned(self, sequence: Sequence) -> None:
         """Count a request's new states.
 
-        A step can take a request through several states before anybody is
-        told, so whatever is new in its history counts, and nothing twice.
+        A step can take a request through several states before the call. Each entry of
+        its history is counted once.
         """
-        told = self._live.get(sequence)
-        if told is None:
+        counted = self._live.get(sequence)
+        if counted is None:
             if sequence.state.ended:
-                return  # told already
-            told = self._live[sequence] = _Told(self._tenants.of(sequence.request.tenant))
-        for index in range(told.transitions, len(sequence.history)):
-            self._entered(sequence, told, index)
-        told.transitions = len(sequence.history)
+                return  # counted already
+            counted = self._live[sequence] = _Counted(self._tenants.of(sequence.request.tenant))
+        for index in range(counted.transitions, len(sequence.history)):
+            self._entered(sequence, counted, index)
+        counted.transitions = len(sequence.history)
         self._requests_running.set(len(self._running))
 
     def refused(self, request: Request, error: RequestError) -> None:
@@ -321,10 +321,12 @@ class ModelObserver:
         self._step_decode_runs.observe(count_groups(rows))
         self._step_prefill_tokens.observe(step.prompt_tokens)
         self._step_threads.set(result.threads)
-        produced = sum(_new_tokens(sequence, told) for sequence, told in self._running.items())
+        produced = sum(
+            _new_tokens(sequence, counted) for sequence, counted in self._running.items()
+        )
         self._completion_tokens.inc(produced)
 
-    def _entered(self, sequence: Sequence, told: _Told, index: int) -> None:
+    def _entered(self, sequence: Sequence, counted: _Counted, index: int) -> None:
         history, priority = sequence.history, sequence.request.priority
         state = history[index].state
         if index and history[index - 1].state is State.WAITING:
@@ -332,18 +334,18 @@ class ModelObserver:
         if state is State.WAITING:
             self._waiting[priority].inc()
         if state.running:
-            self._running[sequence] = told
+            self._running[sequence] = counted
         elif self._running.pop(sequence, None):
-            self._completion_tokens.inc(_new_tokens(sequence, told))
+            self._completion_tokens.inc(_new_tokens(sequence, counted))
         if state is State.DECODE and not _was(sequence, State.DECODE, index):
             self._prompt_tokens.inc(len(sequence.request.prompt))
-            told.tenant.prompt += len(sequence.request.prompt)
+            counted.tenant.prompt += len(sequence.request.prompt)
             self._cached_prompt_tokens.inc(sequence.cached_prompt_tokens or 0)
         if state.ended:
             del self._live[sequence]
-            self._ended(sequence, told)
+            self._ended(sequence, counted)
 
-    def _ended(self, sequence: Sequence, told: _Told) -> None:
+    def _ended(self, sequence: Sequence, counted: _Counted) -> None:
         state = sequence.state
         self._requests[state.value].inc()
         seconds = sequence.history[-1].at - sequence.arrived_at
@@ -351,7 +353,7 @@ class ModelObserver:
         self._queue_seconds[sequence.request.priority].observe(waited)
         label = ""
         if state is State.FINISHED:
-            self._finished(sequence, told)
+            self._finished(sequence, counted)
         elif state is State.CANCELLED:
             label = Cancelled.label
         else:
@@ -360,26 +362,26 @@ class ModelObserver:
         labels = self._gen_ai[sequence.request.operation]
         self._metrics.request_seconds.labels(*labels, label).observe(seconds)
 
-    def _finished(self, sequence: Sequence, told: _Told) -> None:
+    def _finished(self, sequence: Sequence, counted: _Counted) -> None:
         first, last = sequence.first_token_at, sequence.last_token_at
         if first is None or last is None:
             return
         labels = self._gen_ai[sequence.request.operation]
         self._metrics.first_token_seconds.labels(*labels).observe(first - sequence.arrived_at)
-        # The token that ended it took its time too, though it is no output.
-        sampled = told.tokens + (sequence.stop_token is not None)
+        # The stop token was computed too, although it is no output.
+        sampled = counted.tokens + (sequence.stop_token is not None)
         if sampled > 1:
             token_seconds = (last - first) / (sampled - 1)
             self._metrics.output_token_seconds.labels(*labels).observe(token_seconds)
 
 
-def _new_tokens(sequence: Sequence, told: _Told) -> int:
+def _new_tokens(sequence: Sequence, counted: _Counted) -> int:
     """Tokens that are not counted yet; the tenant's are now."""
-    # By what it has, not by what was sampled: the end-of-sequence token is
-    # no output. What a stop sequence cut off stays counted: it was produced.
-    new = max(len(sequence.output) - told.tokens, 0)
-    told.tokens += new
-    told.tenant.completion += new
+    # The output has no end-of-sequence token. Tokens that a stop sequence cut off
+    # stay counted.
+    new = max(len(sequence.output) - counted.tokens, 0)
+    counted.tokens += new
+    counted.tenant.completion += new
     return new
 
 

@@ -65,10 +65,10 @@ class RequestSpan:
         """End the RPC's span. Call once.
 
         Args:
-            sequence: The request's course; None where it never got to the queue.
-            status_code: The name of the gRPC status code that it was answered with.
-            error: What the code is due to, where it is one of ours.
-            finished: What the caller was told of the complete output.
+            sequence: The scheduler's sequence; None if the request was never queued.
+            status_code: The name of the call's gRPC status code.
+            error: The error behind the code, if it is one of the tree.
+            finished: The caller's last event, if the output was complete.
         """
 
 
@@ -80,7 +80,7 @@ class RequestTracer:
         """The tracer that the process's OTEL_* variables ask for.
 
         Raises:
-            ValueError: One of the variables has a value that makes no sense.
+            ValueError: One of the variables has an invalid value.
         """
         if not exports_traces(os.environ):
             return RequestTracer()
@@ -100,8 +100,7 @@ class RequestTracer:
         Args:
             method: What was called, such as `package.Service/Method`: the span's name.
             metadata: The call's, which may hold the caller's trace context.
-            attributes: What the span says of the transport; default: that of
-                an RPC of that name.
+            attributes: The transport's attributes; by default those of an RPC.
         """
         return RequestSpan(_caller_trace_id(metadata or ()))
 
