@@ -30,18 +30,18 @@ class Model:
     """One model.
 
     Attributes:
-        name: What requests call it.
+        name: Its name in requests.
         backend: What runs it, such as "llama.cpp".
         architecture: Such as "llama".
-        description: What the weights file says of itself.
+        description: The model's name in its file.
         parameter_count: The number of parameters.
         quantization: How the weights are stored, such as "Q4_1".
         vocabulary_size: Tokens in the vocabulary.
         training_context: Tokens of context in training.
-        memory_bytes: What its process takes; 0 until it is loaded.
+        memory_bytes: Memory of its process; 0 until it is loaded.
         state: Whether it can answer.
-        state_reason: Why it has failed, or what it does without, in words; else empty.
-        capabilities: What can be asked of it; None until it is loaded.
+        state_reason: Why it has failed, or a limitation, in words; else empty.
+        capabilities: What it supports; None until it is loaded.
         is_default: Whether requests that name no model get it.
         settings: Its runner's, with every choice made; empty until it is loaded.
         notes: What an operator should know of them, a sentence each.

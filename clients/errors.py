@@ -134,7 +134,7 @@ class ConnectionFailed(Unavailable):
 
 
 class RequestCancelled(ServingError):
-    """Somebody between here and the model cancelled the request."""
+    """The request was cancelled, here, by the server, or by a proxy between them."""
 
 
 class Unauthenticated(ServingError):

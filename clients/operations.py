@@ -56,7 +56,7 @@ class Slot:
         state: What it does.
         request_id: The request it serves; empty where it holds none.
         priority: That request's class.
-        tenant: On whose behalf; empty where it is free or nobody said.
+        tenant: That request's tenant; empty without a request or a tenant.
         tokens: Tokens in its cache.
         completion_tokens: Tokens produced so far.
         prompt_tokens: Tokens of the request's prompt.

@@ -21,7 +21,7 @@ STOP_SECONDS = 1
 
 
 def _ignore(reason: str, status: int) -> None:
-    """Nobody counts refusals."""
+    """Count nothing: the default."""
 
 
 class HttpListener:

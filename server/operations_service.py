@@ -22,8 +22,7 @@ SERVICE = operations_pb2.DESCRIPTOR.services_by_name["OperationsService"].full_n
 INTERVAL_DEFAULT_SECONDS = 1.0
 INTERVAL_MAX_SECONDS = 3600.0
 EXPLANATIONS_MAX = 10
-# People watch for as long as they like, so that nobody knows when one leaves: soon enough for
-# another who looks at the screen.
+# When another watcher will leave is unknown. A person who waits for the view accepts this delay.
 RETRY_SECONDS = 5.0
 
 Context = grpc.aio.ServicerContext[Any, Any]

@@ -25,8 +25,7 @@ class Tokens(NamedTuple):
 class TenantTokens:
     """Sums the tokens of ended requests, for the most recent tenants.
 
-    Requests that are alive are added when somebody looks: nothing is counted
-    step by step.
+    The tokens of live requests are added at each reading, so nothing is counted per step.
     """
 
     def __init__(self, tenants_max: int = TENANTS_MAX) -> None:

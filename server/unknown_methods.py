@@ -1,10 +1,9 @@
 """Answers calls of unknown methods, with any name.
 
-grpc.aio decodes the name of a method that it does not know as UTF-8, and where
-that fails its accept loop ends, and with it the server: one request of anybody
-would stop the service. So all unknown methods arrive under a name of ours, and
-nobody looks at theirs. Reaches into grpc.aio, as nothing public can do it; a
-test sends such a name.
+grpc.aio decodes the name of an unknown method as UTF-8. If that fails, its accept
+loop ends, so any client could stop the server with one request. Therefore this
+module gives all unknown methods one name, and theirs is never decoded. It uses
+private parts of grpc.aio, as there is no public interface; a test sends such a name.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Downloads a file over HTTP: resumes after a break, and checks the complete file.
 
-What is there of a file stays beside its place, in `NAME.VERSION.part`, also when
-the process ends, and the next download goes on from there.
+An incomplete download stays beside the file's place, in `NAME.VERSION.part`, also
+when the process ends. The next download continues it.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class RemoteFile(NamedTuple):
         url: Where it is.
         size: Bytes; None where that is not known.
         sha256: In hexadecimal; None where that is not known.
-        version: What tells this content of the file from others, such as its
-            tag; None where nothing does: what is there of it is thrown away then.
-        headers: What to send with the request.
+        version: Identifies the file's content, such as its tag. None if unknown: an
+            incomplete download is then discarded.
+        headers: The request's headers.
     """
 
     url: str

@@ -89,10 +89,10 @@ class GGMLFile:
     """A file's header.
 
     Attributes:
-        layout: How it is laid out.
+        layout: The order of its fields.
         tokens: The bytes of every token, by id.
-        scores: As many numbers; empty where tokens have none.
-        info: What it says of its model.
+        scores: A score for each token; empty if tokens have none.
+        info: The model's properties.
     """
 
     layout: Layout

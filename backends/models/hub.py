@@ -2,8 +2,8 @@
 
 The hub's address (`HF_ENDPOINT`), its cache (`HF_HOME`), tokens (`HF_TOKEN`)
 and working offline (`HF_HUB_OFFLINE`) are huggingface_hub's own settings. Files
-are fetched by `download.py`, which keeps what is there of them, and then put in
-place by huggingface_hub, which keeps no part of a download that is given up.
+are fetched by `download.py`, which keeps incomplete downloads, and then put in
+place by huggingface_hub, which does not keep them.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ _SPECIAL_TOKEN = re.compile(r"tokenizer\.ggml\.(\w+)_token_id")
 _MISSING = -1
 
 
-# What `general.type` says of files that are of use beside a model only.
+# Values of `general.type` of files that only supplement a model.
 _OTHER_KINDS = {
     "adapter": "an adapter",
     "imatrix": "an importance matrix",

@@ -112,7 +112,7 @@ class Connection(asyncio.Protocol):
         return owed.result
 
     def recall(self, number: int) -> None:
-        """Ask for a step back whose result is still owed; what it says tells what came of it."""
+        """Ask the worker to return a step. Its result says whether the worker did."""
         if not self._lost and any(owed.step.number == number for owed in self._owed):
             self._write(Recall(number))
 

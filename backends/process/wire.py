@@ -1,7 +1,7 @@
 """Messages between a runner's host and its worker: length-prefixed pickles.
 
-Both ends are ours and of one version, and the socket is a pair that nobody
-else can open; that is why pickle is safe here.
+Pickle is safe here: both ends are of this package, and no other process can open
+the socket pair.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from llm_serving_engine.backends.text.control_tokens import ControlTokens, joine
 from llm_serving_engine.backends.text.special_tokens import SpecialTokens
 from llm_serving_engine.backends.text.stack import call_with_stack
 
-# What `tokenizer.ggml.model` says of a file that has none.
+# The values of `tokenizer.ggml.model` in files without a vocabulary.
 _NO_VOCABULARY = frozenset({"", "none", "no_vocab"})
 _SENTENCEPIECE = 1
 _BYTE_ATTRIBUTE = 1 << 5
@@ -39,7 +39,7 @@ class Tokenizer(Protocol):
 
     @property
     def info(self) -> ModelInfo | None:
-        """What the file says of its model; None where it is no model's file."""
+        """The model's properties in the file; None if the vocabulary is not from a file."""
 
     @property
     def vocabulary_size(self) -> int:

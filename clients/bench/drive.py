@@ -60,7 +60,7 @@ NOTHING_TOLD = Ended()
 
 @dataclass(slots=True, eq=False)
 class _Run:
-    """A planned request and what has come of it so far."""
+    """A planned request, and its output so far."""
 
     planned: PlannedRequest
     sent: float | None = None

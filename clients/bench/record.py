@@ -86,9 +86,10 @@ class Record:
 
     @property
     def failed(self) -> bool:
-        """Whether there was an error that nobody asked for.
+        """Whether there was an unexpected error.
 
-        A request with a deadline may be late, and may be refused for that or for want of room.
+        A request with a deadline can be late, and can be refused because it would be late or
+        because the queue is full.
         """
         expected = (DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED)
         return bool(self.error) and not (self.deadline is not None and self.error in expected)

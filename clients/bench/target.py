@@ -31,7 +31,7 @@ class Ended(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """What a server says of itself.
+    """A server's own description.
 
     Attributes:
         address: Where it was reached.
@@ -91,7 +91,7 @@ class Target(Protocol):
     def stream(self, request: PlannedRequest) -> AsyncGenerator[Output | Ended, None]:
         """Generate exactly `request.max_tokens` tokens, or raise after `request.deadline`.
 
-        Yields the output as it arrives and, at the end, what the server says of it.
+        Yields the output as it arrives and, at the end, the server's account of it.
         Closing the generator early ends the request. Raises TargetError.
         """
 

@@ -68,7 +68,7 @@ class Pipe:
 
 
 class Terminal:
-    """Somebody types, and watches the answer grow."""
+    """A terminal: reads a person's messages, and shows the answer as it arrives."""
 
     interactive = True
 

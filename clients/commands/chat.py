@@ -57,7 +57,7 @@ def chat(
         from llm_serving_engine.clients.chat.session import converse
 
         with Client(address, tenant=tenant, timeout=timeout, attempts=attempts) as client:
-            client.model(model or "")  # Better to hear now that nobody listens.
+            client.model(model or "")  # Fails before the first prompt if there is no server.
             converse(client, Conversation(system), _screen(), request)
 
 

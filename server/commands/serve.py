@@ -143,8 +143,8 @@ def _bound_collections() -> None:
     """Keep the pauses of the garbage collector short."""
     import gc
 
-    # What is there now stays: the collector need not look through the
-    # modules and the vocabulary again, which takes tens of milliseconds.
+    # All present objects stay. Without this, each full collection would scan the modules
+    # and the vocabulary again, which takes tens of milliseconds.
     gc.collect()
     gc.freeze()
     # A full collection looks through all that open requests hold: 4,000 of them take

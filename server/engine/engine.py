@@ -135,8 +135,8 @@ class Engine:
         self._work.clear()
         if self._runner_lost or not self._take_results():
             await self._recover()
-        # Steps are on their way before anybody is told of those before them: the
-        # runner never waits for text, telemetry, or sockets.
+        # The next steps are sent before the events of the last are delivered, so that
+        # the runner never waits for text, telemetry, or sockets.
         while len(self._pending) < self._runner.steps_max:
             step = self.scheduler.schedule(self.clock())
             if step is None:
