@@ -7,11 +7,12 @@ python deploy/diagrams.py --check   fail where what is there differs
 from __future__ import annotations
 
 import enum
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from generated_section import update
 
 from llm_serving_engine.scheduler.lifecycle import (
     SLOT_TRANSITIONS,
@@ -58,26 +59,5 @@ def lifecycle() -> str:
     )
 
 
-def drawn(text: str) -> str:
-    """The document with its diagram drawn again. Raises ValueError where it has no place for it."""
-    place = re.compile(f"{re.escape(BEGIN)}\n.*?{re.escape(END)}", re.DOTALL)
-    result, found = place.subn(lambda _: f"{BEGIN}\n\n{lifecycle()}\n\n{END}", text)
-    if found != 1:
-        raise ValueError(f"{found} places for the lifecycle, each from {BEGIN} to {END}")
-    return result
-
-
-def main() -> int:
-    """Write, or check; the exit code."""
-    text = DOCUMENT.read_text()
-    wanted = drawn(text)
-    if "--check" not in sys.argv[1:]:
-        DOCUMENT.write_text(wanted)
-    elif text != wanted:
-        sys.stderr.write(f"error: {DOCUMENT.name}: the lifecycle is stale; run: make diagrams\n")
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(update(DOCUMENT, BEGIN, END, lifecycle()))

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from generated_section import update
 from pydantic import BaseModel
 
 from llm_serving_engine.server.config import ServerConfig
@@ -78,26 +79,5 @@ def shown(default: object) -> str:
     return f'`"{default}"`' if isinstance(default, str) else f"`{default}`"
 
 
-def written(text: str) -> str:
-    """The document with its table written again."""
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
-    if not after:
-        raise ValueError(f"{DOCUMENT.name} has no place for the settings")
-    return f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}"
-
-
-def main() -> int:
-    """Write, or check; the exit code."""
-    text = DOCUMENT.read_text()
-    wanted = written(text)
-    if "--check" not in sys.argv[1:]:
-        DOCUMENT.write_text(wanted)
-    elif text != wanted:
-        sys.stderr.write(f"error: {DOCUMENT.name}: the settings are stale; run: make diagrams\n")
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(update(DOCUMENT, BEGIN, END, table()))

@@ -12,7 +12,12 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.mark.parametrize(
-    ("script", "remedy"), [("proto.py", "make proto"), ("diagrams.py", "make diagrams")]
+    ("script", "remedy"),
+    [
+        ("proto.py", "make proto"),
+        ("diagrams.py", "make diagrams"),
+        ("settings.py", "make diagrams"),
+    ],
 )
 def test_it_is_fresh(script: str, remedy: str) -> None:
     command = [sys.executable, str(ROOT / "deploy" / script), "--check"]
