@@ -51,7 +51,7 @@ def bench(
     one of an earlier run, unless the workload is about shared prefixes.
     """
     counts = bench_options.parse_clients(clients)
-    _check_html(html_file)
+    _check_files(json_file, html_file)
     with one_line_failures(address):
         from llm_serving_engine.clients.bench.session import Servers
         from llm_serving_engine.clients.bench.settings import Settings
@@ -127,9 +127,12 @@ def _finish(outcome: Outcome, json_file: Path | None, html_file: Path | None) ->
         raise fail(outcome.failure)
 
 
-def _check_html(html_file: Path | None) -> None:
-    """Fail before the run where its report could not be made after it."""
+def _check_files(json_file: Path | None, html_file: Path | None) -> None:
+    """Fail before the run where a report could not be made or written after it."""
     from importlib.util import find_spec
 
+    for file in filter(None, (json_file, html_file)):
+        if file.is_dir() or not file.parent.is_dir():
+            raise fail(f"{file} cannot be written: it is a folder, or its folder does not exist")
     if html_file is not None and find_spec("jinja2") is None:
         raise fail("--html needs jinja2: pip install 'llm-serving-engine[bench]'")

@@ -51,7 +51,10 @@ Config = Annotated[
         metavar="FILE", help="A configuration to try, in TOML, instead of the recorded server's."
     ),
 ]
-Slots = Annotated[int | None, typer.Option(min=1, help="Number of slots. Default: the server's.")]
+Slots = Annotated[
+    int | None,
+    typer.Option(min=1, max=1024, help="Number of slots. Default: the server's."),
+]
 Context = Annotated[
     int | None, typer.Option(min=2, help="Tokens of each slot. Default: the server's.")
 ]

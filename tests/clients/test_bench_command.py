@@ -49,6 +49,19 @@ def test_the_option_names_every_workload():
     assert get_args(literal) == tuple(WORKLOADS)
 
 
+@pytest.mark.parametrize("option", ["--json", "--html"])
+@pytest.mark.parametrize("name", ["", "no-folder/report"], ids=["a folder", "no folder"])
+def test_a_report_that_cannot_be_written_is_told_before_the_run(server, tmp_path, option, name):
+    app = typer.Typer()
+    register(app)
+    outcome = CliRunner().invoke(
+        app, ["bench", "--address", server.address, option, str(tmp_path / name)]
+    )
+    assert outcome.exit_code == 1
+    assert "cannot be written: it is a folder, or its folder does not exist" in outcome.stderr
+    assert server.requests == []
+
+
 def test_shared_prefix(bench, server):
     outcome, found = bench(
         "shared-prefix", "--clients 3 --rounds 2 --prefix-words 9 --prompt-words 4 --max-tokens 2"

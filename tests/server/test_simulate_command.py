@@ -201,7 +201,10 @@ def test_failures_are_one_line(run: Run, arguments: str, message: str) -> None:
     assert failed.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", ["", "--trace a --example b", "--trace a --slots 0"])
+@pytest.mark.parametrize(
+    "arguments",
+    ["", "--trace a --example b", "--trace a --slots 0", "--trace a --slots 1025"],
+)
 def test_misuse_is_told_from_failure(run: Run, arguments: str) -> None:
     assert run(*arguments.split()).exit_code == 2
 
