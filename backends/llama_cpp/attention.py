@@ -1,4 +1,4 @@
-"""Kinds of attention, timed in turns and compared by one mix of calls.
+"""Kinds of attention, timed and compared by one mix of calls.
 
 The mix is a chat: a prompt of 400 tokens and 150 tokens of output, while half of the
 slots are busy. A chat begins short and grows, so rows count equally at each context
@@ -7,29 +7,35 @@ that was filled. The prompt costs what the chunks that fill a context cost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from llm_serving_engine.backends.llama_cpp.padding import TILED_TOKENS
 from llm_serving_engine.backends.llama_cpp.timed_calls import (
+    NO_TIME,
+    ROWS_TOKENS,
+    WARM_UP_TOKENS,
     Call,
     CallTimer,
     CannotMeasure,
     Filled,
     TimeLimit,
     Times,
+    TooSlow,
+    fill_room,
 )
 
 PROMPT_TOKENS, OUTPUT_TOKENS = 400, 150
-# Chunks that fill a context, as far as there is time: 448 tokens in all.
-FILL = (64, 128, 256)
+# The chunk that begins a context, and the context that rows are timed behind; both are less
+# where there is no time.
+START, DEPTH = TILED_TOKENS, 448
 # Attention that is not the default must gain more; and where others took some of the cores.
 MARGIN, MARGIN_DISTURBED = 0.05, 0.25
-# The share of the time that the first turns may take: the rest is for the default's second.
-FIRST_ROUND = 0.7
+# What two measurements of the same call may differ by.
+NOISE = 0.02
 # A model whose first chunk takes less is fast in any way, and chance would choose.
 CHUNK_SECONDS_MIN = 0.005
-# What rows at one context take at most, both trials, in times of the first chunk.
-ROWS_CHUNKS = 1.0
 
 
 class Attention(NamedTuple):
@@ -52,93 +58,97 @@ class Attention(NamedTuple):
 Tried = Mapping[Attention, Times]
 """Times by kind, the default first."""
 
-Begin = Callable[[Attention], CallTimer | None]
-"""Makes an empty context of a kind; None where llama.cpp refuses it."""
+Begin = Callable[[Attention, bool], CallTimer | None]
+"""Makes an empty context of a kind, a long one or not; None where llama.cpp refuses it."""
 
 
-class Trials(NamedTuple):
-    """What was tried.
+def time_attention(
+    begin: Begin, kinds: Sequence[Attention], rows: int, depth: int, limit: TimeLimit
+) -> dict[Attention, Filled]:
+    """Time all kinds at a context's start, and those that may win in a long one.
 
-    Attributes:
-        times: By kind, the default first.
-        filled: The contexts that were filled, by kind.
-    """
+    A kind that is slower than the default at the start, and faster in no call, makes no more. The
+    default is not the first there: what only the first calls pay speaks for it.
 
-    times: Tried
-    filled: dict[Attention, Filled]
+    Args:
+        begin: Makes contexts.
+        kinds: The default first.
+        rows: Of half of the slots.
+        depth: The tokens of the long context; less if there is no time.
+        limit: Of the time.
 
-
-def time_attention(begin: Begin, kinds: Iterable[Attention], rows: int, limit: TimeLimit) -> Trials:
-    """Time each kind once, and the default again if another was faster: it was the first.
-
-    So what only the first calls pay does not decide. All kinds make the same calls, as many
-    as there is time for. Two things end a turn after its first calls: a kind that is slower
-    than the default in all of them, and a default that is as fast as it was before.
+    Returns:
+        What was timed and filled, by kind, the default first.
 
     Raises:
         CannotMeasure: There was no time, others computed, or the model is too small.
     """
-    kinds = list(kinds)
-    tried: dict[Attention, dict[Call, float]] = {}
-    sizes: tuple[int, ...] = ()
     filled: dict[Attention, Filled] = {}
-    for turn, kind in enumerate([*kinds, kinds[0]]):
-        if turn == len(kinds) and (kind not in tried or fastest_attention(tried, rows) == kind):
-            break
-        timer = begin(kind)
-        if timer is None:
-            continue
-        timer.fill(FILL[0])
-        timer.rows(rows)
-        if not tried:
-            share = limit.left * FIRST_ROUND / len(kinds)
-            sizes = affordable(_first_chunk(timer.times), share)
-        default = tried.get(kinds[0], {})
-        if turn == len(kinds):
-            enough = not any(_slower(default, timer.times))
-        else:
-            enough = bool(default) and all(_slower(timer.times, default))
-        for size in () if enough else sizes[1:]:
-            if timer.fill(size):
-                timer.rows(rows)
-        known = tried.setdefault(kind, {})
-        for call, seconds in timer.times.items():
-            known[call] = min(seconds, known.get(call, seconds))
-        if kind not in filled:
-            filled[kind] = timer.filled()._replace(times=known)
-    if not tried:
-        raise CannotMeasure("llama.cpp refused every kind")
-    return Trials(tried, filled)
+
+    def fill(timer: CallTimer, kind: Attention, size: int) -> None:
+        if timer.fill(size):
+            timer.rows(rows)
+        filled[kind] = timer.filled()
+
+    size = 0
+    for kind in (*kinds[1:], kinds[0]):
+        timer = begin(kind, False)
+        if timer is not None:
+            size = size or _first_chunk(timer, limit, len(kinds))
+            fill(timer, kind, size)
+    filled = {kind: filled[kind] for kind in kinds if kind in filled}
+    rivals = _rivals(filled, rows)
+    token_seconds, rows_seconds = (
+        max(filled[kind].times.get(call, math.inf) for kind in rivals) / call.size
+        for call in (Call("chunk", size, 0), Call("rows", rows, size))
+    )
+    room = fill_room(limit, token_seconds, rows * rows_seconds, len(rivals))
+    size = min(room, depth - size)
+    for kind in rivals if size else ():
+        timer = begin(kind, True)
+        if timer is not None:
+            timer.resume(filled[kind])
+            fill(timer, kind, size)
+    return filled
 
 
-def affordable(chunk_seconds: float, seconds_max: float) -> tuple[int, ...]:
-    """The chunks to fill a context with, and rows at each context, within a time.
+def _first_chunk(timer: CallTimer, limit: TimeLimit, kinds: int) -> int:
+    """The length of the chunks that contexts begin with, so that there is time for all kinds.
 
-    Args:
-        chunk_seconds: Of the first chunk.
-        seconds_max: For all calls of one kind.
+    Raises:
+        TooSlow: There is none for the shortest.
     """
-    seconds = 0.0
-    for count, size in enumerate(FILL):
-        seconds += chunk_seconds * (size / FILL[0] + ROWS_CHUNKS)
-        if seconds > seconds_max:
-            return FILL[:count]
-    return FILL
+    for looks in (1, 2):
+        for size in (START, 48, 32, 16):
+            tokens = WARM_UP_TOKENS + size + ROWS_TOKENS
+            if (kinds * tokens - WARM_UP_TOKENS) * timer.token_seconds <= limit.left:
+                return size
+        if looks == 1:
+            if limit.left < WARM_UP_TOKENS * timer.token_seconds:
+                raise CannotMeasure(NO_TIME)
+            timer.warm_up()
+    raise TooSlow("the model is too slow to measure")
 
 
-def _slower(times: Times, others: Times) -> list[bool]:
-    """Whether each call that is in both is slower by more than the margin."""
-    return [times[call] > others[call] * (1 + MARGIN) for call in times if call in others]
+def _rivals(filled: Mapping[Attention, Filled], rows: int) -> list[Attention]:
+    """The default, which is the first, and the kinds that may be faster in a longer context.
 
-
-def _first_chunk(times: Times) -> float:
-    """Seconds of the first chunk. Raises CannotMeasure where that is too short to compare."""
-    seconds = times.get(Call("chunk", FILL[0], 0))
-    if seconds is None:
-        raise CannotMeasure("there was no time to measure")
-    if seconds < CHUNK_SECONDS_MIN:
+    Raises:
+        CannotMeasure: llama.cpp refused every kind, there was no time, or the calls are too short.
+    """
+    if not filled:
+        raise CannotMeasure("llama.cpp refused every kind")
+    tried = {kind: times for kind, (times, *_) in filled.items()}
+    seconds = mix_seconds(tried, rows)
+    default, known = next(iter(tried.items()))
+    if min(took for call, took in known.items() if call.kind == "chunk") < CHUNK_SECONDS_MIN:
         raise CannotMeasure("calls are too short to compare")
-    return seconds
+    return [
+        kind
+        for kind, times in tried.items()
+        if seconds[kind] <= seconds[default] * (1 + NOISE)
+        or any(took * (1 + NOISE) < known.get(call, 0.0) for call, took in times.items())
+    ]
 
 
 def fastest_attention(tried: Tried, rows: int, margin: float = MARGIN) -> Attention:
@@ -165,7 +175,7 @@ def mix_seconds(tried: Tried, rows: int) -> dict[Attention, float]:
     chunks = [call for call in shared if call.kind == "chunk" and call.context < PROMPT_TOKENS]
     decoded = [call for call in shared if (call.kind, call.size) == ("rows", rows)]
     if not chunks or not decoded:
-        raise CannotMeasure("there was no time to measure")
+        raise CannotMeasure(NO_TIME)
     prompt = PROMPT_TOKENS / sum(call.size for call in chunks)
     output = OUTPUT_TOKENS / (rows * len(decoded))
     return {

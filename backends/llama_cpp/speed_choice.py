@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from llm_serving_engine.backends.backend import AUTO, BackendConfig, LoadError
 from llm_serving_engine.backends.llama_cpp.attention import (
-    FILL,
+    DEPTH,
     MARGIN,
     MARGIN_DISTURBED,
     Attention,
@@ -29,6 +29,7 @@ from llm_serving_engine.backends.llama_cpp.probe import keeps_bits
 from llm_serving_engine.backends.llama_cpp.settings import CONTEXT_UNIT, Settings
 from llm_serving_engine.backends.llama_cpp.tails import TILE
 from llm_serving_engine.backends.llama_cpp.timed_calls import (
+    EMPTY,
     OTHERS_COMPUTE,
     Call,
     CallTimer,
@@ -39,7 +40,6 @@ from llm_serving_engine.backends.llama_cpp.timed_calls import (
     TooSlow,
 )
 from llm_serving_engine.backends.llama_cpp.unit import (
-    DEPTH,
     INVARIANT_LENGTHS,
     LENGTHS,
     fastest_length,
@@ -52,9 +52,9 @@ from llm_serving_engine.backends.measured import Measured, MeasuredStore, Scalar
 ATTENTION, UNIT = "attention", "unit"
 NAMES = {ATTENTION: ("flash_attention", "cache_type"), UNIT: ("prefill_chunk",)}
 # What is remembered of another way of measuring is measured again.
-METHOD = 7
-# Seconds for all that a load measures of attention and unit, and for the kinds of attention.
-SECONDS_MAX, ATTENTION_SECONDS_MAX = 2.5, 2.0
+METHOD = 8
+# Seconds for all that a load measures of attention and unit.
+SECONDS_MAX = 2.8
 # Of a choice that is not remembered.
 AGAIN = " (beside other processes: the next load measures again)"
 # What doctor says where no earlier load has chosen.
@@ -62,9 +62,12 @@ NOT_MEASURED = (
     "attention and unit are not measured yet: the first load without other processes beside it "
     "measures and remembers them"
 )
-# The cells of a slot in trials: the context that is filled, and the longest chunk behind
-# it; llama.cpp rounds up to it.
+# The cells of a slot in trials of a context's start, which are made sooner, and of a longer one:
+# that is filled, and has room for the longest chunk; llama.cpp rounds up to it.
+SHORT_CONTEXT = CONTEXT_UNIT
 TRIED_CONTEXT = -(-(DEPTH + max(LENGTHS)) // CONTEXT_UNIT) * CONTEXT_UNIT
+# Tokens of a call that is computed in trials even if there is little memory.
+FILL_MAX = 256
 
 GoesOn = Callable[[], None]
 CouldLoad = Callable[[Settings], bool]
@@ -167,7 +170,7 @@ def _open(
     config: BackendConfig, settings: Settings, fits: CouldLoad = lambda settings: True
 ) -> Candidates:
     """What the configuration leaves open, of what fits into the memory; defaults come first."""
-    filled = replace(settings, prefill_chunk=max(FILL))
+    filled = replace(settings, prefill_chunk=FILL_MAX)
     kinds = [kind for kind in _kinds(config, settings) if fits(_with(filled, kind))]
     lengths = INVARIANT_LENGTHS if config.batch_invariant else LENGTHS
     fitting = [(n,) for n in lengths if fits(replace(settings, prefill_chunk=n))]
@@ -253,12 +256,16 @@ class _Trials:
         self.candidates = _open(config, settings, could_load)
         self._lengths = [length for (length,) in self.candidates.get(UNIT, ())]
         self._rows = max(settings.sequences // 2, 1)
-        self._trial = replace(
+        self._long = replace(
             settings,
             sequences=self._rows,
             context_per_sequence=min(settings.context_per_sequence, TRIED_CONTEXT),
-            prefill_chunk=max(self._lengths, default=max(FILL)),
+            prefill_chunk=max(self._lengths, default=FILL_MAX),
         )
+        context = min(settings.context_per_sequence, SHORT_CONTEXT)
+        self._short = replace(self._long, context_per_sequence=context, prefill_chunk=TILE)
+        # Behind it, there is room for the two shortest lengths at least.
+        self._depth = min(DEPTH, self._long.context_per_sequence - 2 * TILE)
         self._filled: dict[Attention, Filled] = {}
         self._seconds_left = SECONDS_MAX
         self._may_repeat = True
@@ -280,11 +287,16 @@ class _Trials:
         """Time the kinds, and choose."""
         kinds = [Attention(*kind) for kind in self.candidates[ATTENTION]]
         self._check_threads()
-        limit = TimeLimit(ATTENTION_SECONDS_MAX)
-        tried, self._filled = time_attention(
-            lambda kind: self._begin(kind, limit), kinds, self._rows, limit
+        limit = TimeLimit(SECONDS_MAX)
+        self._filled = time_attention(
+            lambda kind, long: self._begin(kind, limit, long=long),
+            kinds,
+            self._rows,
+            self._depth,
+            limit,
         )
-        self._seconds_left = SECONDS_MAX - limit.others.elapsed
+        tried = {kind: filled.times for kind, filled in self._filled.items()}
+        self._seconds_left = limit.left
         disturbed = limit.others.disturbed()
         kind = fastest_attention(tried, self._rows, MARGIN_DISTURBED if disturbed else MARGIN)
         reason = attention_reason(tried, kind, self._rows) + AGAIN * disturbed
@@ -295,29 +307,30 @@ class _Trials:
         self._check_threads()
         limit = TimeLimit(self._seconds_left)
         kind = Attention(settings.flash_attention, settings.cache_type)
-        timer = self._begin(kind, limit)
+        filled = self._filled.get(kind, EMPTY)
+        if filled.token_seconds * sum(LENGTHS[:3]) > self._seconds_left:
+            return SpeedChoice(settings, filled.times, (unit_reason({}, settings.prefill_chunk),))
+        timer = self._begin(kind, limit, long=True)
         if timer is None:
             raise CannotMeasure("llama.cpp refused the context")
-        if kind in self._filled:
-            timer.resume(self._filled[kind])
-        times = time_lengths(timer, self._lengths, (1, 4))
+        timer.resume(filled)
+        times = time_lengths(timer, self._lengths, self._rows, self._depth)
         disturbed = limit.others.disturbed()
         unit = fastest_length(times, self._invariant, disturbed)
-        reason = unit_reason(times, unit)
-        reasons = (reason + AGAIN * disturbed,) * bool(reason)
+        reason = unit_reason(times, unit) + AGAIN * disturbed
         while self._invariant and unit > TILE and not self._keeps_bits(settings, unit):
             unit //= 2
-        return SpeedChoice(replace(settings, prefill_chunk=unit), times, reasons, not disturbed)
+        return SpeedChoice(replace(settings, prefill_chunk=unit), times, (reason,), not disturbed)
 
     def _check_threads(self) -> None:
         """Raise CannotMeasure where fewer threads compute than later will."""
         if self._model.threads < self._settings.threads:
             raise CannotMeasure(OTHERS_COMPUTE)
 
-    def _begin(self, kind: Attention, limit: TimeLimit) -> CallTimer | None:
+    def _begin(self, kind: Attention, limit: TimeLimit, *, long: bool) -> CallTimer | None:
         """An empty context of a kind; None where llama.cpp refuses it."""
         try:
-            self._model.renew(_with(self._trial, kind))
+            self._model.renew(_with(self._long if long else self._short, kind))
         except LoadError:
             return None
         self._model.clear_all()

@@ -15,7 +15,7 @@ from llm_serving_engine.scheduler.step import Shape
 
 TILE = TILED_TOKENS
 # The length below a tile that is timed.
-SHORT = 48
+SHORT = 32
 
 
 class Tails(NamedTuple):
@@ -35,33 +35,28 @@ class Tails(NamedTuple):
 
     @classmethod
     def of(cls, speeds: Iterable[tuple[Shape, float]]) -> Tails | None:
-        """From timed calls of both, at one context or two; None where there are none.
+        """From timed calls of both in one context, and of a tile at its start.
 
-        With one context, growth is 0: the end that is hardly shorter than a tile is filled.
+        At the start of a context, a token of a short chunk takes as long as one of a tile.
+        Returns None where calls are missing.
         """
         known = dict(speeds)
-        contexts = {0}
-        for shape in known:
-            if shape.runs == 1 and shape.tokens == SHORT:
-                contexts.add(round(shape.context * 1000 / SHORT - (SHORT - 1) / 2))
-        timed = {
-            at: (known[short], known[tile])
-            for at in contexts
-            if (short := Call("chunk", SHORT, at).shape) in known
-            and (tile := Call("chunk", TILE, at).shape) in known
-        }
-        if not timed:
+        tile = known.get(Call("chunk", TILE, 0).shape)
+        contexts = (
+            round(shape.context * 1000 / SHORT - (SHORT - 1) / 2)
+            for shape in known
+            if shape.runs == 1 and shape.tokens == SHORT
+        )
+        context = max(contexts, default=0)
+        deep_tile = known.get(Call("chunk", TILE, context).shape)
+        if tile is None or deep_tile is None or context == 0:
             return None
-        first, last = min(timed), max(timed)
-        (short_seconds, tile_seconds), (short_deep, tile_deep) = timed[first], timed[last]
-        distance = max(last - first, 1)
-        growth = max(short_deep - short_seconds, 0) / SHORT / distance
-        tile_growth = max(tile_deep - tile_seconds, 0) / distance
+        short = known[Call("chunk", SHORT, context).shape]
         return cls(
-            token=short_seconds / SHORT - growth * first,
-            token_growth=growth,
-            tile=tile_seconds - tile_growth * first,
-            tile_growth=tile_growth,
+            token=tile / TILE,
+            token_growth=max(short / SHORT - tile / TILE, 0) / context,
+            tile=tile,
+            tile_growth=max(deep_tile - tile, 0) / context,
         )
 
     def padded_length(self, length: int, start: int) -> int:

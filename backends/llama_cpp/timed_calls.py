@@ -7,6 +7,7 @@ limited: a large model is timed at a shorter context.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -19,11 +20,18 @@ from llm_serving_engine.scheduler.step import Shape, shape_of
 
 # The first call of a context prepares it, and reads the weights.
 WARM_UP_TOKENS = 16
-# The share of the time that a tile may take: two kinds of attention need some calls more each.
-TILE_SHARE_MAX = 0.35
+# What rows take at most, in tokens of a prompt.
+ROWS_TOKENS = 16
+# Rows that take longer are timed once: what they take by chance is less in proportion.
+ROWS_AGAIN_SECONDS_MAX = 0.06
+# Tokens that the unit is measured with: chunks of 32, 64, 128, and 128 again.
+UNIT_TOKENS = 352
+# A context that is filled with fewer does not tell kinds of attention apart.
+FILL_MIN = 128
 
 # Why nothing was measured.
 OTHERS_COMPUTE = "other processes were computing; the next load measures again"
+NO_TIME = "there was no time to measure; the next load measures again"
 
 _NAME = re.compile(r"(chunk|rows)_(\d+)_at_(\d+)_seconds")
 
@@ -33,7 +41,7 @@ class CannotMeasure(Exception):
 
 
 class TooSlow(CannotMeasure):
-    """A chunk takes too long; later loads need not try again."""
+    """The model takes too long, twice in a row; later loads need not try again."""
 
 
 class Call(NamedTuple):
@@ -78,12 +86,17 @@ class Filled(NamedTuple):
     Attributes:
         times: What was timed in it.
         tokens: That slot 0 holds.
-        cache: Of slot 0; None where it could not be saved.
+        cache: Of slot 0; None where it is empty or could not be saved.
+        token_seconds: Of a token of the warm-up.
     """
 
     times: Times
     tokens: int
     cache: SavedCache | None
+    token_seconds: float
+
+
+EMPTY = Filled({}, 0, None, 0.0)
 
 
 class TimeLimit:
@@ -117,6 +130,24 @@ class TimeLimit:
             raise CannotMeasure(OTHERS_COMPUTE)
 
 
+def fill_room(
+    limit: TimeLimit, token_seconds: float, rows_seconds: float, contexts: int = 1
+) -> int:
+    """The tokens, in whole tiles, that there is time to fill contexts with and to time rows behind.
+
+    Args:
+        limit: Of the time.
+        token_seconds: What a token takes.
+        rows_seconds: What rows take at the start of a context; twice as much is expected.
+        contexts: How many are to be filled. Time is left for the unit, unless they are several
+            and would be too short: to choose among them is worth more.
+    """
+    tokens = (limit.left / contexts - 2 * rows_seconds) / token_seconds - WARM_UP_TOKENS
+    before_unit = tokens - UNIT_TOKENS / contexts
+    room = before_unit if contexts == 1 or before_unit >= FILL_MIN else tokens
+    return max(int(room), 0) // TILED_TOKENS * TILED_TOKENS
+
+
 class CallTimer:
     """Times calls of one context; those that there is no time for are left out.
 
@@ -125,71 +156,70 @@ class CallTimer:
     Attributes:
         times: What was timed.
         context: Tokens in slot 0, from which calls go on.
+        token_seconds: Of a token of the warm-up, the faster if there were two.
     """
 
     def __init__(
         self, model: LlamaModel, limit: TimeLimit, goes_on: Callable[[], None] = lambda: None
     ) -> None:
-        """Warm up, twice if the first time is long: it prepares the context.
+        """Warm up.
 
         Args:
             model: All its slots are empty.
             limit: What the time left is asked of before each call.
             goes_on: Told after each call: the host must know that this does not hang.
-
-        Raises:
-            TooSlow: A tile would take more than TILE_SHARE_MAX of the limit.
         """
         self.times: dict[Call, float] = {}
         self.context = 0
+        self.token_seconds = math.inf
         self._model = model
         self._limit = limit
         self._goes_on = goes_on
-        if not self._warm_up() and (limit.left <= 0 or not self._warm_up()):
-            raise TooSlow("there was no time to measure")
+        self.warm_up()
 
-    def _warm_up(self) -> bool:
-        """Compute a few tokens; whether by their time a tile is short enough for a trial."""
+    def warm_up(self) -> None:
+        """Compute a few tokens, and drop them."""
         tokens = min(WARM_UP_TOKENS, self._model.context_per_sequence)
         began = self._limit.clock()
         self._model.decode([Part(0, 0, FILLER * tokens)])
-        seconds = self._limit.clock() - began
+        self.token_seconds = min(self.token_seconds, (self._limit.clock() - began) / tokens)
         self._model.clear(0)
         self._goes_on()
         self._limit.check_quiet()
-        return seconds * TILED_TOKENS / tokens <= self._limit.seconds_max * TILE_SHARE_MAX
 
-    def chunk(self, size: int, *, at_start: bool = False) -> None:
-        """Time a chunk after what slot 0 holds, which stays as it is, or at another one's start."""
-        if at_start and self.context:
-            slot, context = 1, 0
-        else:
-            slot, context = 0, self.context
-        if slot < self._model.settings.sequences and self._fits(size, context):
-            self._time(Call("chunk", size, context), [Part(slot, context, FILLER * size)])
-            self._model.drop_fillers(slot, context)
+    def chunk(self, size: int) -> None:
+        """Time a chunk after what slot 0 holds, which stays as it is."""
+        if self._fits(size):
+            call = Call("chunk", size, self.context)
+            self._time(call, [Part(0, self.context, FILLER * size)])
+            self._model.drop_fillers(0, self.context)
 
-    def fill(self, size: int) -> bool:
-        """Make slot 0 longer by a chunk, timed; False where that cannot be."""
-        if not self._fits(size, self.context):
-            return False
-        call = Call("chunk", size, self.context)
-        self._time(call, [Part(0, self.context, FILLER * size, wanted=False)])
-        self.context += size
+    def fill(self, tokens: int) -> bool:
+        """Make slot 0 longer, by as few chunks as can be, timed; False where that cannot be."""
+        end = self.context + tokens
+        while self.context < end:
+            size = min(end - self.context, self._model.settings.rows_max)
+            if not self._fits(size):
+                return False
+            call = Call("chunk", size, self.context)
+            self._time(call, [Part(0, self.context, FILLER * size, wanted=False)])
+            self.context += size
         return True
 
-    def rows(self, count: int, trials: int = 2) -> None:
-        """Time rows in the first so many slots, each with as much context as slot 0."""
+    def rows(self, count: int) -> None:
+        """Time rows in the first so many slots, each with as much context as slot 0, twice."""
         if count > self._model.settings.sequences:
             return
         for slot in range(1, count):
             self._model.copy(0, slot, self.context)
-        for _ in range(trials):
-            if self._fits(1, self.context) and self._limit.left > self._estimate("rows", count):
-                rows = [Part(slot, self.context, FILLER) for slot in range(count)]
-                self._time(Call("rows", count, self.context), rows)
+        call = Call("rows", count, self.context)
+        for _ in range(2):
+            room = self.context < self._model.context_per_sequence
+            time = self._limit.left > self._seconds(ROWS_TOKENS)
+            if room and time and self.times.get(call, 0.0) < ROWS_AGAIN_SECONDS_MAX:
+                self._time(call, [Part(slot, self.context, FILLER) for slot in range(count)])
                 for slot in range(count):
-                    self._drop(slot)
+                    self._model.drop_fillers(slot, self.context)
         for slot in range(1, count):
             self._model.clear(slot)
 
@@ -199,7 +229,7 @@ class CallTimer:
             cache = self._model.save(0)
         except DecodeError:
             cache = None
-        return Filled(dict(self.times), self.context, cache)
+        return Filled(dict(self.times), self.context, cache, self.token_seconds)
 
     def resume(self, filled: Filled) -> None:
         """Go on from a context that was filled before; from an empty one where that fails."""
@@ -209,13 +239,11 @@ class CallTimer:
         else:
             self._model.clear(0)
 
-    def has_cells(self, tokens: int) -> bool:
-        """Whether slot 0 has cells for so many tokens more."""
-        return self.context + tokens <= self._model.context_per_sequence
-
-    def affords(self, tokens: int) -> bool:
-        """Whether there is time for so many tokens of a prompt."""
-        return self._limit.left > self._estimate("chunk", tokens)
+    @property
+    def fill_room(self) -> int:
+        """The tokens that there is time to fill slot 0 with, before the unit is measured."""
+        rows = max((took for call, took in self.times.items() if call.kind == "rows"), default=0)
+        return fill_room(self._limit, self._seconds(TILED_TOKENS) / TILED_TOKENS, rows)
 
     def close(self) -> Times:
         """End with all slots empty."""
@@ -223,25 +251,24 @@ class CallTimer:
         self.context = 0
         return self.times
 
-    def _estimate(self, kind: str, tokens: int) -> float:
-        """Seconds for so many tokens, by the slowest call of the kind so far.
+    def _seconds(self, tokens: int) -> float:
+        """What so many tokens of a prompt take, by the longest chunk in the longest context.
 
         Calls below a tile have kernels of their own: they say nothing of longer ones.
         """
-        like = min(tokens, TILED_TOKENS) if kind == "chunk" else 1
-        slowest = (
-            seconds / call.size
+        like = [
+            (call.context, call.size, seconds / call.size)
             for call, seconds in self.times.items()
-            if call.kind == kind and call.size >= like
-        )
-        return tokens * max(slowest, default=0.0)
+            if call.kind == "chunk" and call.size >= min(tokens, TILED_TOKENS)
+        ]
+        return tokens * (max(like)[2] if like else self.token_seconds)
 
-    def _fits(self, size: int, context: int) -> bool:
-        """Whether there are cells behind a context, and time, for so many tokens."""
-        room = context + size <= self._model.context_per_sequence
+    def _fits(self, size: int) -> bool:
+        """Whether there are cells, and time, for so many tokens more."""
+        room = self.context + size <= self._model.context_per_sequence
         if not room or size > self._model.settings.rows_max:
             return False
-        return self.affords(size)
+        return self._limit.left > self._seconds(size)
 
     def _time(self, call: Call, parts: list[Part]) -> None:
         started = self._limit.clock()
@@ -250,6 +277,3 @@ class CallTimer:
         self.times[call] = min(seconds, self.times.get(call, seconds))
         self._goes_on()
         self._limit.check_quiet()
-
-    def _drop(self, slot: int) -> None:
-        self._model.drop_fillers(slot, self.context)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llm_serving_engine.backends.llama_cpp.attention import (
-    FILL,
     Attention,
-    affordable,
     fastest_attention,
     mix_seconds,
 )
@@ -62,24 +60,20 @@ def test_kinds_are_compared_by_the_calls_that_all_made() -> None:
         mix_seconds({ON: longer, OFF: times_of(8, {(64, 0): 20}, {})}, 8)
 
 
-def test_contexts_are_filled_as_far_as_there_is_time() -> None:
-    assert affordable(0.1, 10.0) == FILL
-    assert affordable(0.1, 0.2) == FILL[:1]
-    assert affordable(0.1, 0.5) == FILL[:2]
-    assert affordable(0.1, 0.1) == ()
-
-
-def test_a_length_is_compared_in_the_longest_context_in_which_a_tile_was_timed_too() -> None:
+def test_lengths_are_compared_in_the_longest_context_at_the_middle_of_a_tile() -> None:
     times = {
         Call("chunk", 64, 0): 0.064,
-        Call("chunk", 256, 0): 0.256,
+        Call("chunk", 256, 0): 0.001,
+        Call("chunk", 384, 64): 0.384,
         Call("chunk", 64, 448): 0.128,
         Call("chunk", 256, 448): 0.256,
-        Call("chunk", 512, 0): 0.512,
-        Call("chunk", 128, 192): 0.001,
+        Call("chunk", 512, 448): 0.768,
     }
-    assert length_seconds(times) == pytest.approx({64: 0.0015, 256: 0.00075, 512: 0.0015})
+    # From the middle of 384 tokens behind 64 to that of 512 behind 448, a token takes more.
+    assert length_seconds(times) == pytest.approx({64: 0.002, 256: 0.001, 512: 0.00125})
     assert fastest_length(times, batch_invariant=False) == 256
+    disturbed = times | {Call("chunk", 384, 64): 1.0}
+    assert length_seconds(disturbed) == pytest.approx({64: 0.002, 256: 0.001, 512: 0.0015})
 
 
 @pytest.mark.parametrize(

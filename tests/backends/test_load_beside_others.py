@@ -15,6 +15,7 @@ from llm_serving_engine.backends.llama_cpp import speed_choice
 from llm_serving_engine.backends.llama_cpp.part import Part
 from llm_serving_engine.backends.llama_cpp.settings import Settings
 from llm_serving_engine.backends.llama_cpp.speed_choice import SpeedChoice
+from llm_serving_engine.backends.llama_cpp.tails import SHORT
 from llm_serving_engine.backends.llama_cpp.timed_calls import (
     OTHERS_COMPUTE,
     CallTimer,
@@ -30,7 +31,7 @@ def test_the_attention_stays_where_there_is_no_time_for_the_unit(path: Path) -> 
     model = Model(by_kernels)
 
     def busy_later(settings: Settings, parts: Sequence[Part]) -> float:
-        model.others += not settings.flash_attention and len(parts) == 1 and model.calls > 26
+        model.others += parts[0].length == SHORT
         return by_kernels(settings, parts)
 
     model._seconds = busy_later
