@@ -136,7 +136,8 @@ class Scheduler:
             return None
         self._live.expire_overdue(now)
         self.dispatch.admit(now)
-        runs = self._planner.plan(self._window(now))
+        window = self._window(now)
+        runs = self._planner.plan(window)
         if not runs and (flights or not self._must_operate()):
             return None
         level = max((self._live.by_key[run.key].request.priority for run in runs), default=0)
@@ -144,7 +145,7 @@ class Scheduler:
             self._begin(self._live.by_key[run.key], run.start)
         if not flights:
             self._began = now
-        return self.cache.send(runs, level, self._planner.calls(runs))
+        return self.cache.send(runs, level, self._planner.calls(runs, window))
 
     def recall(self, now: float) -> int | None:
         """The number of the queued step, where a request that waits should go before it.

@@ -6,8 +6,11 @@ prompt that is next:
 
 - 2 T for a prompt that one chunk ends, the first or the second one;
 - 2 T for a prompt of a higher class than all streams;
-- 2 T for one of three prompts or more that came together, if no higher class may arrive;
+- 2 T for one of three prompts or more that came together;
 - T for any other.
+
+Where a higher class may arrive, a chunk and a rows step take at most T together: the
+newcomer's own chunk waits for no more than the one and then the other.
 """
 
 from __future__ import annotations
@@ -54,14 +57,26 @@ class Window(NamedTuple):
         now: The time.
         begins: When the steps in flight are expected to be done.
         after_rows: Whether the step before it is a rows step.
-        urgent: The highest class that may arrive. Chunks of lower classes keep to
-            the target even while nobody streams.
+        urgent: The highest class that may arrive. Chunks of lower classes leave time for
+            rows within the target, and keep to it even while nobody streams.
     """
 
     now: float
     begins: float
     after_rows: bool
     urgent: int = 0
+
+
+class Limit(NamedTuple):
+    """How long a chunk may take, in seconds.
+
+    Attributes:
+        seconds: Any chunk.
+        tile: One of a tile's tokens, and one that takes the end of a prompt along.
+    """
+
+    seconds: float
+    tile: float
 
 
 class Planner(Part):
@@ -87,12 +102,14 @@ class Planner(Part):
             return rows
         first = self._first(prompts, [run.slot for run in rows], window.now)
         urgent = window.urgent > first.request.priority
-        if not rows:
-            return self._join(first, prompts, self._target if urgent else math.inf)
-        wait_max = self._wait_max(first, prompts, streams, urgent=urgent)
+        if not (rows or urgent):
+            return self._join(first, prompts, Limit(math.inf, math.inf))
+        longer = self._is_worth_waiting(first, prompts, streams)
+        wait_max = (STRETCH if longer else 1) * self._target
         rows_seconds = self._cost.predict(shape_of_runs(rows))
-        chunk = self._join(first, prompts, self._chunk_max(wait_max, rows_seconds))
-        if window.after_rows:
+        limit = self._limit(wait_max, rows_seconds, urgent=urgent)
+        chunk = self._join(first, prompts, limit)
+        if window.after_rows or not rows:
             return chunk
         if any(s.request.priority > first.request.priority for s in streams):
             return rows
@@ -100,16 +117,17 @@ class Planner(Part):
         wait += self._cost.predict(shape_of_runs(chunk)) + rows_seconds
         return chunk if wait <= GAP_SHARE * wait_max else rows
 
-    def calls(self, runs: tuple[Run, ...]) -> int:
+    def calls(self, runs: tuple[Run, ...], window: Window) -> int:
         """How many calls a step of those runs is: of rows several, while no prompt is computed.
 
         A stream's tokens then come a few at a time, and less is spent around each call:
         what the server and its clients do takes a core from the threads that compute.
+        After a chunk, for which streams have waited, it is one call.
         """
         shape, running = shape_of_runs(runs), list(self._cache.holders())
         # Rows of several groups wait to be moved together, which several calls would delay.
         dense = shape.rows and shape.groups == 1
-        if self._can.calls_max == 1 or len(runs) < len(running) or not dense:
+        if not window.after_rows or len(runs) < len(running) or not dense:
             return 1
         room = min(self._room(sequence) for sequence in running)
         calls = range(min(self._can.calls_max, room), 1, -1)
@@ -118,16 +136,15 @@ class Planner(Part):
 
     # How long streams wait
 
-    def _wait_max(
-        self, first: Sequence, prompts: list[Sequence], streams: list[Sequence], *, urgent: bool
-    ) -> float:
-        """How long streams may wait for the prompt that is next: STRETCH targets for any reason."""
-        longer = (
-            self._is_short(first),
-            all(first.request.priority > s.request.priority for s in streams),
-            not urgent and self._together(first, prompts, streams) >= PROMPTS_MANY,
+    def _is_worth_waiting(
+        self, first: Sequence, prompts: list[Sequence], streams: list[Sequence]
+    ) -> bool:
+        """Whether streams wait for STRETCH targets for the prompt that is next."""
+        return (
+            self._is_short(first)
+            or all(first.request.priority > s.request.priority for s in streams)
+            or self._together(first, prompts, streams) >= PROMPTS_MANY
         )
-        return (STRETCH if any(longer) else 1) * self._target
 
     def _is_short(self, sequence: Sequence) -> bool:
         """Whether one chunk ends a prompt, the first or the second one, as in turns of a chat."""
@@ -146,10 +163,19 @@ class Planner(Part):
         priority = first.request.priority
         return sum(s.request.priority == priority for s in (*prompts, *waited_for))
 
-    def _chunk_max(self, wait_max: float, rows_seconds: float) -> float:
-        """How long a chunk may take beside streams."""
-        rest = GAP_SHARE * wait_max - rows_seconds
-        return max(CHUNK_SHARE * self._target, min(CHUNK_SHARE * wait_max, rest))
+    def _limit(self, wait_max: float, rows_seconds: float, *, urgent: bool) -> Limit:
+        """How long a chunk may take beside streams.
+
+        Where a higher class may arrive, the chunk leaves time for the rows: the newcomer waits
+        for the chunk, and then for the rows if streams would wait too long for it otherwise.
+        """
+        beside = rows_seconds + self._cost.operations(self._cache.operations)
+        if urgent:
+            most = self._target - beside
+            return Limit(most, most)
+        rest = GAP_SHARE * wait_max - beside
+        most = max(CHUNK_SHARE * self._target, min(CHUNK_SHARE * wait_max, rest))
+        return Limit(most, max(most, self._target))
 
     def _wait(self, streams: list[Sequence], window: Window) -> float:
         """How long some stream will have waited when the next call begins."""
@@ -182,24 +208,24 @@ class Planner(Part):
         position = self._cache.position(sequence)
         return self._cost.prefill_seconds(position, sequence.known_tokens, self._can.chunk)
 
-    def _length(self, sequence: Sequence, limit: float) -> int:
+    def _length(self, sequence: Sequence, limit: Limit) -> int:
         """Tokens of a sequence's next chunk."""
         start, rest = self._cache.position(sequence), self._rest(sequence)
         if self._invariant:
             return self._aligned(len(sequence.request.prompt), start, rest)
         chunk, tile = self._can.chunk, self._can.tile
-        least, most = min(-(-tile // 2), chunk), max(limit, self._target)
-        lengths = (max(chunk >> halved, least) for halved in range(4))
+        least = min(-(-tile // 2), chunk)
+        lengths = (min(max(chunk >> halved, least), rest) for halved in range(4))
         # A tile may take all of the step target: with llama.cpp, 64 tokens behind 448 go at 950
         # tokens/s, and 32 at 695. If it may not, the first token of a prompt of 1,200 comes after
         # 1.02 (small) and 1.13 (large).
-        limits = ((x, limit if x > tile else most) for x in lengths)
+        limits = ((x, limit.seconds if x > tile else limit.tile) for x in lengths)
         fitting = (x for x, seconds in limits if self._cost.chunk_seconds(x, start) <= seconds)
-        length = next(fitting, least)
+        length = next(fitting, min(least, rest))
         # A prompt's end is not left for a call of its own where it can go along.
         end_too = rest <= min(END_SHARE * length, self._can.call_tokens_max)
-        fits = self._cost.chunk_seconds(rest, start) <= most
-        return rest if rest <= length or (end_too and fits) else length
+        fits = self._cost.chunk_seconds(rest, start) <= limit.tile
+        return rest if end_too and fits else length
 
     def _aligned(self, prompt: int, start: int, rest: int) -> int:
         """The same cuts whatever else runs: units of the prompt, and output in less than a tile."""
@@ -208,7 +234,7 @@ class Planner(Part):
         parts = -(-2 * rest // self._can.tile)
         return -(-rest // parts)
 
-    def _join(self, first: Sequence, prompts: list[Sequence], limit: float) -> tuple[Run, ...]:
+    def _join(self, first: Sequence, prompts: list[Sequence], limit: Limit) -> tuple[Run, ...]:
         """The chunk of a sequence, and those in the slots after it that can go along.
 
         They are of its class and of about its length. A first token does not wait for
@@ -223,19 +249,19 @@ class Planner(Part):
             if neighbour is None or neighbour.request.priority != first.request.priority:
                 break
             length = self._joined_length(neighbour, lengths[first], ends, limit)
-            if not self._joins({**lengths, neighbour: length}, limit):
+            if not self._joins({**lengths, neighbour: length}, limit.seconds):
                 break
             lengths[neighbour] = length
         return tuple(self._run(s, length) for s, length in lengths.items())
 
-    def _joined_length(self, sequence: Sequence, length: int, ends: bool, limit: float) -> int:
+    def _joined_length(self, sequence: Sequence, length: int, ends: bool, limit: Limit) -> int:
         """Tokens of a neighbour's chunk: like the first one's, or its end."""
         if self._invariant:
             return self._length(sequence, limit)
         rest = self._rest(sequence)
         return rest if ends or rest <= length + self._can.padding else length
 
-    def _joins(self, lengths: dict[Sequence, int], limit: float) -> bool:
+    def _joins(self, lengths: dict[Sequence, int], seconds_max: float) -> bool:
         shortest, longest = min(lengths.values()), max(lengths.values())
         padded = longest * len(lengths)
         if not self._can.joins or shortest < 2 or longest - shortest > self._can.padding:
@@ -243,7 +269,7 @@ class Planner(Part):
         room = min(self._cache.position(s) + longest <= self._can.context for s in lengths)
         runs = [self._run(s, n) for s, n in lengths.items()]
         seconds = self._cost.predict(shape_of_runs(runs))
-        return room and padded <= self._can.call_tokens_max and seconds <= limit
+        return room and padded <= self._can.call_tokens_max and seconds <= seconds_max
 
     # Sequences
 

@@ -39,27 +39,23 @@ def test_prompts_and_rows_take_turns_beside_streams() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompts", "class_of_others", "urgent", "targets"),
+    ("prompts", "class_of_others", "targets"),
     [
-        (1, Priority.NORMAL, False, 1),
-        (2, Priority.NORMAL, False, 1),
-        (3, Priority.NORMAL, False, 2),
-        (9, Priority.NORMAL, False, 2),
-        (3, Priority.LOW, False, 1),
-        (9, Priority.NORMAL, True, 1),
+        (1, Priority.NORMAL, 1),
+        (2, Priority.NORMAL, 1),
+        (3, Priority.NORMAL, 2),
+        (9, Priority.NORMAL, 2),
+        (3, Priority.LOW, 1),
     ],
 )
 def test_streams_wait_for_one_target_and_for_two_where_three_prompts_wait(
-    prompts: int, class_of_others: Priority, urgent: bool, targets: int
+    prompts: int, class_of_others: Priority, targets: int
 ) -> None:
     target = 0.25
     scheduler = new_scheduler(
         slots=16, context=4000, step_target_seconds=target, prefix_cache=False
     )
     clock = Clock(scheduler)
-    if urgent:
-        scheduler.submit(ask("urgent", max_tokens=1, priority=Priority.HIGH), now=0.0)
-        clock.step()
     scheduler.submit(ask("running", max_tokens=100), clock.now)
     clock.step()
     for number in range(prompts):
@@ -157,6 +153,29 @@ def test_chunks_keep_to_the_target_where_a_higher_class_came_lately() -> None:
     assert run_step(scheduler, now=1000.0).prompt_tokens == 256
 
 
+@pytest.mark.parametrize("length", [120, 3000])
+def test_a_chunk_leaves_time_for_rows_where_a_higher_class_came_lately(length: int) -> None:
+    target = 0.25
+    scheduler = new_scheduler(
+        slots=8, context=4000, chunk=256, prefix_cache=False, step_target_seconds=target
+    )
+    clock = Clock(scheduler)
+    scheduler.submit(ask("urgent", max_tokens=1, priority=Priority.HIGH), now=0.0)
+    for number in range(5):
+        scheduler.submit(ask(f"{number}", max_tokens=100), now=0.0)
+    for name in "xyz":
+        scheduler.submit(ask(name, prompt=length), now=0.0)
+    rows, together = 0.0, []
+    for _ in range(30):
+        step = clock.step()
+        seconds = scheduler.cost.predict(step.shape)
+        if step.rows:
+            rows = seconds
+        elif rows:
+            together.append(seconds + rows)
+    assert 0.5 * target < max(together) <= target
+
+
 def test_the_end_of_a_prompt_goes_along_with_its_last_chunk() -> None:
     scheduler = new_scheduler(context=4000, chunk=64)
     scheduler.submit(ask("a", prompt=64 + 70), now=0.0)
@@ -196,9 +215,9 @@ def rows_of(streams: int, max_tokens: int = 100, calls_max: int = 8, **config: o
     scheduler = Scheduler(Capabilities(8, 120, calls_max=calls_max), SchedulerConfig(**config))  # type: ignore[arg-type]
     for number in range(streams):
         scheduler.submit(ask(f"{number}", max_tokens=max_tokens), now=0.0)
-    while not (step := run_step(scheduler)).rows:
+    while not run_step(scheduler).rows:
         pass
-    return step
+    return run_step(scheduler)
 
 
 def rows_seconds(streams: int) -> float:
@@ -230,7 +249,17 @@ def test_tokens_come_by_themselves_where_that_is_asked_for() -> None:
 
 
 def test_no_more_calls_than_a_stream_has_tokens_left() -> None:
-    assert rows_of(1, max_tokens=3, delivery_seconds=9.0, step_target_seconds=9.0).calls == 2
+    assert rows_of(1, max_tokens=4, delivery_seconds=9.0, step_target_seconds=9.0).calls == 2
+
+
+def test_one_call_after_a_chunk_for_which_streams_have_waited() -> None:
+    config = SchedulerConfig(step_target_seconds=0.2, delivery_seconds=0.05)
+    scheduler = Scheduler(Capabilities(2, 120, calls_max=8), config)
+    clock = Clock(scheduler)
+    scheduler.submit(ask("a", max_tokens=100), now=0.0)
+    clock.step()
+    scheduler.submit(ask("b", max_tokens=100), clock.now)
+    assert [clock.step().calls for _ in range(3)] == [1, 1, int(0.05 / rows_seconds(2))]
 
 
 def test_one_call_where_a_prompt_waits_to_be_computed() -> None:
