@@ -16,6 +16,7 @@ __all__ = [
     "available_memory",
     "compute_threads",
     "core_seconds_of_others",
+    "core_seconds_of_strangers",
     "logical_cores",
     "memory_limit",
     "memory_within",
@@ -49,6 +50,19 @@ def core_seconds_of_others() -> float:
         for core in (times[number] for number in allowed_cores() if number < len(times))
     )
     return busy - time.process_time()
+
+
+def core_seconds_of_strangers() -> float:
+    """Those of other processes but the one that started this one.
+
+    While a runner loads its model, the server that started it starts too, which soon ends.
+    """
+    server = psutil.Process().parent()
+    try:
+        times = server.cpu_times() if server else None
+    except psutil.Error:
+        times = None
+    return core_seconds_of_others() - (times.user + times.system if times else 0.0)
 
 
 def available_memory() -> int:

@@ -1,4 +1,4 @@
-"""What other processes take of the cores while something is measured."""
+"""What other processes take of the cores while something is measured at load."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class OtherProcesses:
     def __init__(
         self,
         clock: Callable[[], float] = time.perf_counter,
-        core_seconds: Callable[[], float] = machine.core_seconds_of_others,
+        core_seconds: Callable[[], float] = machine.core_seconds_of_strangers,
         cores: int | None = None,
     ) -> None:
         """Begin.

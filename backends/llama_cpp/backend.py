@@ -78,8 +78,9 @@ class LlamaCppBackend:
             self._notes = notes.sentences()
             check_fits(estimate_memory(info, settings), config.memory_bytes_max)
             # Beside others, all threads would wait for each other many times in each call.
-            others = ThreadCount(settings.threads, len(machine.allowed_cores()))
-            self._model = LlamaModel(path, settings, progress, others.after_loading)
+            cores, others = len(machine.allowed_cores()), machine.core_seconds_of_strangers
+            count = ThreadCount(settings.threads, cores, others)
+            self._model = LlamaModel(path, settings, progress, count.after_loading)
         except ModelError as error:
             raise LoadError(str(error)) from error
         self._samplers = KeySamplers()

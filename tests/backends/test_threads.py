@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
+
+import psutil
+import pytest
 
 from llm_serving_engine.backends import machine
 from llm_serving_engine.backends.backend import BackendConfig
@@ -118,3 +122,31 @@ def test_what_others_have_had_of_the_cores() -> None:
     subprocess.run([sys.executable, "-c", work], check=True)
     # The system counts in ticks.
     assert machine.core_seconds_of_others() - before > 0.2
+
+
+class Starter:
+    """The server that started this process."""
+
+    def __init__(self, times: Exception | SimpleNamespace) -> None:
+        self._times = times
+
+    def cpu_times(self) -> SimpleNamespace:
+        if isinstance(self._times, Exception):
+            raise self._times
+        return self._times
+
+
+@pytest.mark.parametrize(
+    ("starter", "had"),
+    [
+        (Starter(SimpleNamespace(user=3.0, system=4.0)), 93.0),
+        (Starter(psutil.NoSuchProcess(1)), 100.0),
+        (None, 100.0),
+    ],
+)
+def test_the_server_that_starts_beside_a_load_is_no_stranger(
+    starter: Starter | None, had: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(psutil.Process, "parent", lambda self: starter)
+    monkeypatch.setattr(machine, "core_seconds_of_others", lambda: 100.0)
+    assert machine.core_seconds_of_strangers() == had
