@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm_serving_engine.clients.commands import bench_options, options
-from llm_serving_engine.clients.commands.failures import fail, one_line_failures
+from llm_serving_engine.clients.commands.failures import check_writable, fail, one_line_failures
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -132,7 +132,6 @@ def _check_files(json_file: Path | None, html_file: Path | None) -> None:
     from importlib.util import find_spec
 
     for file in filter(None, (json_file, html_file)):
-        if file.is_dir() or not file.parent.is_dir():
-            raise fail(f"{file} cannot be written: it is a folder, or its folder does not exist")
+        check_writable(file)
     if html_file is not None and find_spec("jinja2") is None:
         raise fail("--html needs jinja2: pip install 'llm-serving-engine[bench]'")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 
@@ -41,6 +42,12 @@ def failing_in_one_line(*expected: type[Exception]) -> Iterator[None]:
         raise  # The reader has seen enough; click ends quietly.
     except OSError as error:
         raise fail(f"{error.filename or 'input/output'}: {error.strerror}") from None
+
+
+def check_writable(file: Path) -> None:
+    """Fail before minutes of measuring if `file` could not be written after them."""
+    if file.is_dir() or not file.parent.is_dir():
+        raise fail(f"{file} cannot be written: it is a folder, or its folder does not exist")
 
 
 def fail(message: str) -> typer.Exit:

@@ -92,15 +92,14 @@ def tune(
 
 
 def _check_output(output: Path, force: bool) -> None:
-    """Find out before minutes of measuring. Raises ValueError."""
+    """Find out before minutes of measuring. Raises ValueError, or ends the command."""
+    from llm_serving_engine.clients.commands.failures import check_writable
+
     if output == STDOUT:
         return
     if output.exists() and not force:
         raise ValueError(f"{output} exists: use --force to overwrite it")
-    if output.is_dir() or not output.parent.is_dir():
-        raise ValueError(
-            f"{output} cannot be written: it is a folder, or its folder does not exist"
-        )
+    check_writable(output)
 
 
 def _mix(name: str) -> Mix:
