@@ -39,9 +39,6 @@ FIRST = 40.0
 # 0.22 (chunks); with 0.03 within 0.29 and 0.36. With 0.4 the longest gap of a burst of uneven
 # calls is 2.00 targets, not 1.92.
 DRIFT = 0.2
-# How much of a mean the newest value says: 0.03 and 0.3 give the same goodput where outputs
-# end early.
-RATE = 0.1
 # Seconds of the step target where it is measured. With TARGET_MIN 0.06 the p99 first token of
 # churn of 8 is 1.35 (small); with 0.25 tokens/s are 1.02, and all gaps twice as long. A person
 # reads 4 to 5 tokens a second, so TARGET_MAX: with 0.3 a model that is seven times as slow has
