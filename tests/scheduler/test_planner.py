@@ -252,23 +252,23 @@ def test_no_more_calls_than_a_stream_has_tokens_left() -> None:
     assert rows_of(1, max_tokens=4, delivery_seconds=9.0, step_target_seconds=9.0).calls == 2
 
 
-def test_one_call_after_a_chunk_for_which_streams_have_waited() -> None:
+def beside_a_stream(request: Request) -> Clock:
+    """A scheduler that has begun a stream when a request comes."""
     config = SchedulerConfig(step_target_seconds=0.2, delivery_seconds=0.05)
-    scheduler = Scheduler(Capabilities(2, 120, calls_max=8), config)
-    clock = Clock(scheduler)
-    scheduler.submit(ask("a", max_tokens=100), now=0.0)
+    clock = Clock(Scheduler(Capabilities(2, 4000, calls_max=8), config))
+    clock.scheduler.submit(ask("a", max_tokens=100), now=0.0)
     clock.step()
-    scheduler.submit(ask("b", max_tokens=100), clock.now)
+    clock.scheduler.submit(request, clock.now)
+    return clock
+
+
+def test_one_call_after_a_chunk_for_which_streams_have_waited() -> None:
+    clock = beside_a_stream(ask("b", max_tokens=100))
     assert [clock.step().calls for _ in range(3)] == [1, 1, int(0.05 / rows_seconds(2))]
 
 
 def test_one_call_where_a_prompt_waits_to_be_computed() -> None:
-    config = SchedulerConfig(step_target_seconds=0.2, delivery_seconds=0.05)
-    scheduler = Scheduler(Capabilities(2, 4000, calls_max=8), config)
-    clock = Clock(scheduler)
-    scheduler.submit(ask("a", max_tokens=100), now=0.0)
-    clock.step()
-    scheduler.submit(ask("b", prompt=3000), clock.now)
+    clock = beside_a_stream(ask("b", prompt=3000))
     assert {step.calls for _ in range(10) if (step := clock.step()).rows} == {1}
 
 
