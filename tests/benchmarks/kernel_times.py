@@ -52,6 +52,8 @@ class Case(NamedTuple):
 def rows_and_runs() -> Iterable[Case]:
     for rows in (1, 2, 3, 4, 5, 7, 8, 12, 15, 16):
         yield Case(f"{rows} rows", CHUNK, (tuple(range(rows)),))
+    for rows in (1, 8, 16):
+        yield Case(f"{rows} rows after 768", 768, (tuple(range(rows)),))
     yield Case("3 rows and 1, in two runs", CHUNK, ((0, 1, 2, 4),))
     yield Case("2 rows and 2, in two runs", CHUNK, ((0, 1, 3, 4),))
     yield Case("4 rows, each a run", CHUNK, ((0, 2, 4, 6),))
@@ -66,6 +68,7 @@ def chunks() -> Iterable[Case]:
     yield Case("3 tokens of 16 prompts, one by one", CHUNK, tuple((s,) for s in everybody), 3)
     yield Case("3 tokens of 16 prompts, together", CHUNK, (everybody,), 3)
     yield Case("32 tokens after 768", 768, ((0,),), CHUNK // 2)
+    yield Case("63 tokens after 768", 768, ((0,),), CHUNK - 1)
     yield Case("64 tokens after 768", 768, ((0,),), CHUNK)
     yield Case("64 tokens after 960", 960, ((0,),), CHUNK)
 

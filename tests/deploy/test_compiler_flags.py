@@ -1,7 +1,8 @@
-"""The tile configuration of AMX: all 64 bytes of it are stored before it is loaded.
+"""The flags that llama.cpp is compiled with, tried on the compiler that is there.
 
-The CPU need not have AMX: the compiler makes assembly with AMX on, and `ldtilecfg` is replaced by
-a copy of the bytes that it would read.
+All 64 bytes of AMX's tile configuration are stored before it is loaded. The CPU need not have AMX:
+the compiler makes assembly with AMX on, and `ldtilecfg` is replaced by a copy of the bytes that it
+would read. And 16-bit floats are added up in 32 bits, on every CPU.
 """
 
 from __future__ import annotations
@@ -128,3 +129,20 @@ def test_a_compiler_that_drops_the_stores_is_found_out(
     without = [flag for flag in compiler_flags if FILES[1] not in flag and flag != "-include"]
     assert without != compiler_flags
     assert loaded_configuration(tmp_path, without) != LOADED
+
+
+def float16_macro(folder: Path, flags: list[str]) -> str:
+    """What is left of llama.cpp's condition for adding up in 16 bits, on a CPU that can."""
+    source = folder / "float16.cpp"
+    source.write_text("#include <immintrin.h>\nint condition = __AVX512FP16__;\n")
+    command = ["g++", "-march=sapphirerapids", *flags, "-E", "-P", str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "sapphirerapids" in done.stderr:
+        pytest.skip("this g++ does not know such a CPU")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1].removeprefix("int condition = ")
+
+
+def test_floats_of_16_bits_are_added_up_in_32(tmp_path: Path, compiler_flags: list[str]) -> None:
+    assert float16_macro(tmp_path, []) == "1;"
+    assert float16_macro(tmp_path, compiler_flags) == "__AVX512FP16__;"
