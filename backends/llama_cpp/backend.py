@@ -12,7 +12,6 @@ import psutil
 
 from llm_serving_engine.backends import machine, previous_runner
 from llm_serving_engine.backends.backend import (
-    REPACK,
     BackendConfig,
     LoadError,
     LoadReport,
@@ -236,7 +235,7 @@ class LlamaCppBackend:
             rows,
             len(self._lengths),
             self._room,
-            repacked=self._model.settings.kernels == REPACK,
+            kernels=self._model.settings.kernels,
             invariant=self._config.batch_invariant,
         )
 

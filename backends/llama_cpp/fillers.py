@@ -3,7 +3,8 @@
 llama.cpp computes a run of consecutive slots as one batch.
 
 The matrix kernels take sixteen rows at a time, then four, and the rest one by one: a row
-of the rest costs more than a fourth of four, and sixteen cost no more than thirteen.
+of the rest costs more than a fourth of four, and sixteen cost no more than thirteen. Those
+of AMX take any number up to sixteen at once, so fillers gain nothing there.
 
 A batch of a single row that looks at many cells is split between the threads, and
 adds up in another order than the same row does beside others: its bits differ. A
@@ -15,6 +16,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Container, Iterator, Sequence
 
+from llm_serving_engine.backends.backend import AMX, REPACK
 from llm_serving_engine.backends.llama_cpp.part import FILLER, Part
 
 # Tiles of the matrix kernels, and the most fillers that complete a large one.
@@ -31,7 +33,7 @@ Room = Callable[[int], int | None]
 
 
 def with_fillers(
-    rows: Sequence[Part], slots: int, room: Room, *, repacked: bool, invariant: bool
+    rows: Sequence[Part], slots: int, room: Room, *, kernels: str, invariant: bool
 ) -> list[Part]:
     """Rows, and the fillers that make their call faster, or keep their bits.
 
@@ -39,29 +41,31 @@ def with_fillers(
         rows: Of one token each, in ascending order of slots.
         slots: How many slots there are.
         room: Where fillers can be put.
-        repacked: Whether the weights are: three rows alone then take longer than four.
+        kernels: The kind: three rows take longer than four where weights are repacked.
         invariant: Whether a row's bits must not depend on the rows beside it.
     """
-    filled = complete_tiles(rows, slots, room, repacked=repacked)
+    filled = complete_tiles(rows, slots, room, kernels)
     return add_neighbours(filled, slots, room) if invariant else filled
 
 
-def complete_tiles(rows: Sequence[Part], slots: int, room: Room, *, repacked: bool) -> list[Part]:
+def complete_tiles(rows: Sequence[Part], slots: int, room: Room, kernels: str) -> list[Part]:
     """The rows, and fillers beside each run of rows that lacks a few for whole tiles."""
     completed = {row.slot: row for row in rows}
     for run in _runs(rows):
-        lacking = _lacking(len(run), repacked=repacked)
+        lacking = _lacking(len(run), kernels)
         fillers = list(itertools.islice(_fillers_beside(run, completed, slots, room), lacking))
         if len(fillers) == lacking:
             completed.update((filler.slot, filler) for filler in fillers)
     return sorted(completed.values())
 
 
-def _lacking(rows: int, *, repacked: bool) -> int:
+def _lacking(rows: int, kernels: str) -> int:
     """How many fillers make a run of rows faster."""
+    if kernels == AMX:
+        return 0
     if 0 < -rows % LARGE_TILE_ROWS <= LARGE_TILE_FILLERS:
         return -rows % LARGE_TILE_ROWS
-    return int(-rows % TILE_ROWS == 1 and (rows > TILE_ROWS or repacked))
+    return int(-rows % TILE_ROWS == 1 and (rows > TILE_ROWS or kernels == REPACK))
 
 
 def _fillers_beside(

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from steps import DRAW_WITH_LOGPROBS, begin, chunk, draw, opened, row
 
-from llm_serving_engine.backends.backend import BackendConfig
+from llm_serving_engine.backends.backend import AMX, PLAIN, REPACK, BackendConfig
 from llm_serving_engine.backends.llama_cpp.backend import LlamaCppBackend
 from llm_serving_engine.backends.llama_cpp.fillers import (
     ALONE_UP_TO,
@@ -176,28 +176,33 @@ def test_a_row_that_needs_a_neighbour_gets_one_where_there_is_room(
 )
 def test_whole_tiles(slots: Iterable[int], added: list[int]) -> None:
     rows = [Part(slot, 20, (1,)) for slot in slots]
-    completed = complete_tiles(rows, 16, lambda slot: 10, repacked=True)
+    completed = complete_tiles(rows, 16, lambda slot: 10, REPACK)
     assert [row.slot for row in completed if row not in rows] == added
 
 
 def test_three_rows_of_weights_that_are_not_repacked_stay_three() -> None:
     rows = [Part(slot, 20, (1,)) for slot in range(3)]
-    assert complete_tiles(rows, 16, lambda slot: 10, repacked=False) == rows
+    assert complete_tiles(rows, 16, lambda slot: 10, PLAIN) == rows
+
+
+def test_kernels_that_take_any_number_of_rows_at_once_get_no_fillers() -> None:
+    rows = [Part(slot, 20, (1,)) for slot in range(13)]
+    assert complete_tiles(rows, 16, lambda slot: 10, AMX) == rows
 
 
 def test_a_large_tile_is_filled_up_or_left_as_it_is() -> None:
     rows = [Part(slot, 20, (1,)) for slot in range(1, 15)]
-    assert complete_tiles(rows, 16, {0: 10}.get, repacked=True) == rows
-    assert len(complete_tiles(rows, 16, {0: 10, 15: 0}.get, repacked=True)) == 16
+    assert complete_tiles(rows, 16, {0: 10}.get, REPACK) == rows
+    assert len(complete_tiles(rows, 16, {0: 10, 15: 0}.get, REPACK)) == 16
 
 
 def test_no_row_is_added_that_looks_at_more_than_the_others() -> None:
     rows = [Part(slot, 20, (1,)) for slot in range(1, 8)]
     lengths = {0: CELLS_UNIT - 1, 8: CELLS_UNIT}
-    assert complete_tiles(rows, 16, lengths.get, repacked=True)[0] == Part(
+    assert complete_tiles(rows, 16, lengths.get, REPACK)[0] == Part(
         0, CELLS_UNIT - 1, FILLER, wanted=False
     )
-    assert complete_tiles(rows, 16, {8: CELLS_UNIT}.get, repacked=True) == rows
+    assert complete_tiles(rows, 16, {8: CELLS_UNIT}.get, REPACK) == rows
 
 
 def test_a_filled_hole_changes_no_tokens(tiny_quantized_model_path: Path) -> None:
