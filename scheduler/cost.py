@@ -160,13 +160,15 @@ def step_target(cost: CostModel, capabilities: Capabilities) -> float:
 
     It is the time of rows in half of the slots, and of the shortest chunk that keeps
     SPEED_KEPT of a lone prompt's speed between such rows, within TARGET_MIN and TARGET_MAX.
+    The chunk begins behind a fourth of a slot's context: deeper, tokens take longer.
     """
-    chunk = capabilities.chunk
+    chunk, start = capabilities.chunk, capabilities.context // 4
     rows = cost.rows_seconds(max(capabilities.slots // 2, 1))
-    slowest = cost.chunk_seconds(chunk, 0) / chunk / SPEED_KEPT
-    steps = [(n, rows + cost.chunk_seconds(n, 0)) for n in (32, 64, 128, 256) if n < chunk]
+    slowest = cost.chunk_seconds(chunk, start) / chunk / SPEED_KEPT
+    steps = ((n, rows + cost.chunk_seconds(n, start)) for n in range(capabilities.chunk_min, chunk))
     fast = (step for length, step in steps if step <= slowest * length)
-    return min(max(next(fast, rows + cost.chunk_seconds(chunk, 0)), TARGET_MIN), TARGET_MAX)
+    target = next(fast, rows + cost.chunk_seconds(chunk, start))
+    return min(max(target, TARGET_MIN), TARGET_MAX)
 
 
 def _parts(shape: Shape) -> Parts:

@@ -214,7 +214,7 @@ class Planner(Part):
         if self._invariant:
             return self._aligned(len(sequence.request.prompt), start, rest)
         chunk, tile = self._can.chunk, self._can.tile
-        least = min(-(-tile // 2), chunk)
+        least = min(self._can.chunk_min, chunk)
         lengths = (min(max(chunk >> halved, least), rest) for halved in range(4))
         # A tile may take all of the step target: with llama.cpp, 64 tokens behind 448 go at 950
         # tokens/s, and 32 at 695. If it may not, the first token of a prompt of 1,200 comes after

@@ -66,7 +66,8 @@ class Capabilities(NamedTuple):
         joins: Chunks of several sequences in one call.
         padding: By how many tokens joined chunks may differ in length.
         tile: Tokens of one sequence from which on a chunk is faster per token, as the
-            kernels change. Chunks are cut down to half of it.
+            kernels change.
+        chunk_min: Tokens that chunks are cut down to: fewer take as long.
         outputs: What runs can give.
         calls_max: `Step.calls` at most.
         batch_invariant: The tokens of a sequence do not depend on the others'.
@@ -85,6 +86,7 @@ class Capabilities(NamedTuple):
     joins: bool = False
     padding: int = 4
     tile: int = 64
+    chunk_min: int = 32
     outputs: Output = Output.SAMPLE | Output.LOGPROBS
     calls_max: int = 1
     batch_invariant: bool = False

@@ -32,7 +32,7 @@ from llm_serving_engine.backends.llama_cpp.settings import (
 )
 from llm_serving_engine.backends.llama_cpp.speed_choice import choose_speed
 from llm_serving_engine.backends.llama_cpp.speeds import timed_calls
-from llm_serving_engine.backends.llama_cpp.tails import Tails
+from llm_serving_engine.backends.llama_cpp.tails import SHORT, Tails
 from llm_serving_engine.backends.memory_estimate import check_fits
 from llm_serving_engine.backends.models.errors import ModelError
 from llm_serving_engine.backends.models.info import ModelInfo
@@ -304,6 +304,7 @@ class LlamaCppBackend:
             snapshots=True,
             joins=model.cache.unlimited,
             tile=TILED_TOKENS,
+            chunk_min=self._tails.shortest(model.context_per_sequence) if self._tails else SHORT,
             calls_max=CALLS_MAX,
             batch_invariant=batch_invariant,
             token_bytes=token_bytes,

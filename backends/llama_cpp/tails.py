@@ -59,6 +59,14 @@ class Tails(NamedTuple):
             tile_growth=max(deep_tile - tile, 0) / context,
         )
 
+    def shortest(self, context: int) -> int:
+        """What chunks are cut down to: a tile, if shorter ones are filled up to it.
+
+        Args:
+            context: Tokens of a slot; what is faster in its middle decides.
+        """
+        return self.padded_length(SHORT, context // 2)
+
     def padded_length(self, length: int, start: int) -> int:
         """The tokens to compute for so many at a position: a whole tile, if that is faster."""
         if not 1 < length < TILE:

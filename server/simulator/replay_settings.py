@@ -23,7 +23,7 @@ SMALL = Capabilities(
     batch_invariant=True,
     token_bytes=23_040,
 )
-_AT_LEAST_ONE = ("slots", "context", "chunk", "call_tokens_max", "tile")
+_AT_LEAST_ONE = ("slots", "context", "chunk", "call_tokens_max", "tile", "chunk_min")
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,13 @@ def test_tails_stay_where_nothing_is_gained_or_known() -> None:
     assert Tails.of([]) is None
 
 
+def test_chunks_are_cut_down_to_what_is_not_filled_up() -> None:
+    for short_deep, length in ((0.027, SHORT), (0.050, SHORT), (0.060, TILE)):
+        tails = Tails.of(speeds(short_deep))
+        assert tails is not None
+        assert tails.shortest(2048) == length
+
+
 def test_tails_at_the_start_of_a_context_say_nothing() -> None:
     short, tile = Call("chunk", SHORT, 0).shape, Call("chunk", TILE, 0).shape
     assert Tails.of([(short, 0.030), (tile, 0.033)]) is None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 
@@ -81,7 +82,7 @@ def test_a_slow_spell_ends_when_it_ends() -> None:
     machine, model = CostModel(), CostModel()
     shape = Shape(1, 8, 8, 4)
     for slower in (1.0, 4.0, 1.0):
-        for _ in range(200):
+        for _ in range(100):
             one = random_shape(dice)
             model.learn(one, slower * machine.predict(one))
         assert model.predict(shape) == pytest.approx(slower * machine.predict(shape), rel=0.15)
@@ -89,7 +90,7 @@ def test_a_slow_spell_ends_when_it_ends() -> None:
 
 def test_one_call_that_was_held_up_says_little() -> None:
     model, shape = CostModel(), Shape(1, 8, 8, 4)
-    for _ in range(200):
+    for _ in range(100):
         model.learn(shape, 0.05)
     model.learn(shape, 5.0)
     assert model.predict(shape) < 0.07
@@ -156,17 +157,31 @@ def test_the_step_target_is_between_its_limits(chunk: int, speed: float) -> None
 
 def test_the_step_target_has_room_for_rows_and_a_chunk() -> None:
     cost = Costs._make(2 * one for one in DEFAULT_COSTS).model()
+    deep = Capabilities(16, 2048, chunk=128).context // 4
     # Beside these rows, a prompt in chunks of 32 is too slow.
-    cost.rows.weights = [0.02, 0.01, 0.0]
+    cost.rows.weights = [0.04, 0.01, 0.0]
     target = step_target(cost, Capabilities(16, 2048, chunk=128))
-    assert target == pytest.approx(cost.rows_seconds(8) + cost.chunk_seconds(64, 0))
+    assert target == pytest.approx(cost.rows_seconds(8) + cost.chunk_seconds(36, deep))
     cost.rows.weights = [0.001, 0.0, 0.0]
     target = step_target(cost, Capabilities(8, 2048, chunk=128))
-    assert target == pytest.approx(0.001 + cost.chunk_seconds(32, 0))
+    assert target == pytest.approx(0.001 + cost.chunk_seconds(32, deep))
+    # Nothing is cut shorter than this.
+    target = step_target(cost, Capabilities(8, 2048, chunk=128, chunk_min=40))
+    assert target == pytest.approx(0.001 + cost.chunk_seconds(40, deep))
     # Where short chunks lose too much by themselves, it has room for a longer one.
     cost.chunks.weights = [0.2, 0.001, 0.0]
     target = step_target(cost, Capabilities(8, 2048, chunk=256))
-    assert target == pytest.approx(cost.rows_seconds(4) + cost.chunk_seconds(256, 0))
+    assert target == pytest.approx(cost.rows_seconds(4) + cost.chunk_seconds(131, deep))
+
+
+def test_the_step_target_has_no_jumps() -> None:
+    cost = Costs._make(2 * one for one in DEFAULT_COSTS).model()
+    targets = []
+    for rows_seconds in range(200):
+        cost.rows.weights = [0.001 * rows_seconds, 0.0, 0.0]
+        targets.append(step_target(cost, Capabilities(16, 2048, chunk=512)))
+    assert max(b - a for a, b in itertools.pairwise(targets)) < 0.02
+    assert targets[-1] == TARGET_MAX > targets[0]
 
 
 @pytest.mark.parametrize(

@@ -123,9 +123,9 @@ def test_chunks_of_a_class_above_all_streams_may_take_twice_as_long(
     assert chunks[0] == length
 
 
-@pytest.mark.parametrize(("tile", "length"), [(64, 32), (15, 8), (4, 2)])
-def test_chunks_beside_streams_are_cut_down_to_half_of_a_tile(tile: int, length: int) -> None:
-    capabilities = Capabilities(4, 4000, chunk=64, tile=tile)
+@pytest.mark.parametrize("length", [32, 8, 64])
+def test_chunks_beside_streams_are_cut_down_to_what_is_faster(length: int) -> None:
+    capabilities = Capabilities(4, 4000, chunk=64, chunk_min=length)
     scheduler = Scheduler(capabilities, SchedulerConfig(step_target_seconds=0.01))
     clock = Clock(scheduler)
     scheduler.submit(ask("running", max_tokens=400), now=0.0)
