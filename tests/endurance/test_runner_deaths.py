@@ -43,13 +43,14 @@ SETTINGS = {
     f"{PREFIX}MODEL__RUNNER__SEQUENCES": "16",
     f"{PREFIX}MODEL__RUNNER__CONTEXT_PER_SEQUENCE": "512",
     f"{PREFIX}LOG__LEVEL": "error",
+    # Several runners in a row are killed while they load, or one is stopped: health is that of a
+    # server whose operator lets it take so long.
+    f"{PREFIX}MODEL__SUPERVISION__RESTART_GRACE_SECONDS": "60",
 }
 # Short, so that a runner that is stopped is soon replaced.
 WATCHFUL = {
     f"{PREFIX}MODEL__SUPERVISION__STEP_SECONDS_MAX": "2",
     f"{PREFIX}MODEL__SUPERVISION__LOAD_SILENCE_SECONDS_MAX": "10",
-    # Longer than two restarts of which the first is stopped while it loads.
-    f"{PREFIX}MODEL__SUPERVISION__RESTART_GRACE_SECONDS": "60",
 }
 POISONED = {
     "PYTHONPATH": os.pathsep.join(
