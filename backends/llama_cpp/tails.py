@@ -23,7 +23,7 @@ class Tails(NamedTuple):
 
     Attributes:
         token: Seconds of a token in a short chunk at the start of a context.
-        token_growth: How much more for each token of context.
+        token_growth: How much more for each token before it, of the chunk too.
         tile: Seconds of a tile at the start of a context.
         tile_growth: How much more for each token of context.
     """
@@ -54,7 +54,7 @@ class Tails(NamedTuple):
         short = known[Call("chunk", SHORT, context).shape]
         return cls(
             token=tile / TILE,
-            token_growth=max(short / SHORT - tile / TILE, 0) / context,
+            token_growth=max(short / SHORT - tile / TILE, 0) / (context + SHORT / 2),
             tile=tile,
             tile_growth=max(deep_tile - tile, 0) / context,
         )
@@ -71,5 +71,6 @@ class Tails(NamedTuple):
         """The tokens to compute for so many at a position: a whole tile, if that is faster."""
         if not 1 < length < TILE:
             return length
-        short = length * (self.token + self.token_growth * start)
+        # Each token also looks at those of the chunk before it: half of them on average.
+        short = length * (self.token + self.token_growth * (start + length / 2))
         return TILE if self.tile + self.tile_growth * start < short else length

@@ -189,7 +189,8 @@ def _announce(app: App, report: LoadReport) -> None:
     for note in report.notes:
         tell(f"note: {note}")
     target = app.model.engine.scheduler.step_target
-    origin = "measured" if app.config.scheduler.step_target_seconds is None else "as configured"
+    configured = app.config.scheduler.step_target_seconds is not None
+    origin = "as configured" if configured else "from the costs of calls"
     tell(f"step target: {duration(target)}, {origin}; prompts delay streams for at most twice that")
     if memory:
         parts = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in memory.items())

@@ -23,7 +23,8 @@ def test_tails_are_filled_up_where_a_tile_is_faster() -> None:
     assert tails.padded_length(63, 64) == TILE
     assert tails.padded_length(48, 448) == TILE
     assert tails.padded_length(40, 448) == 40
-    assert tails.padded_length(63, 0) == 63
+    assert tails.padded_length(63, 0) == TILE
+    assert tails.padded_length(48, 0) == 48
     assert tails.padded_length(16, 0) == 16
     assert tails.padded_length(1, 2000) == 1
     assert tails.padded_length(TILE, 0) == TILE
