@@ -82,7 +82,7 @@ def test_a_slow_spell_ends_when_it_ends() -> None:
     machine, model = CostModel(), CostModel()
     shape = Shape(1, 8, 8, 4)
     for slower in (1.0, 4.0, 1.0):
-        for _ in range(100):
+        for _ in range(200):
             one = random_shape(dice)
             model.learn(one, slower * machine.predict(one))
         assert model.predict(shape) == pytest.approx(slower * machine.predict(shape), rel=0.15)
@@ -90,7 +90,7 @@ def test_a_slow_spell_ends_when_it_ends() -> None:
 
 def test_one_call_that_was_held_up_says_little() -> None:
     model, shape = CostModel(), Shape(1, 8, 8, 4)
-    for _ in range(100):
+    for _ in range(200):
         model.learn(shape, 0.05)
     model.learn(shape, 5.0)
     assert model.predict(shape) < 0.07
