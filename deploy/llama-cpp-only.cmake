@@ -45,3 +45,38 @@ if(EXISTS "${scratch_file}")
         file(WRITE "${scratch_file}" "${aligned_source}")
     endif()
 endif()
+
+# llama.cpp's tiled attention computes a tile of 64 rows even where a thread's part has a few rows
+# left, and the parts end anywhere: 64 tokens with 9 heads on 2 threads take 16 tiles, not 9. With
+# a tile of one head for a part, there are as few as can be. The replacement has the same bits.
+set(tiles_file "${CMAKE_CURRENT_SOURCE_DIR}/vendor/llama.cpp/ggml/src/ggml-cpu/ops.cpp")
+if(EXISTS "${tiles_file}")
+    file(READ "${tiles_file}" tiles_source)
+    string(REPLACE "\
+        int current_chunk = ith;
+
+        while (current_chunk < nchunk) {
+            const int64_t ir0 = dr * current_chunk;
+            const int64_t ir1 = MIN(ir0 + dr, nr);
+
+            if (use_tiled) {
+" "\
+        const int64_t head_tiles = (neq1 + Q_TILE_SZ - 1) / Q_TILE_SZ;
+        if (use_tiled) {
+            nchunk = head_tiles * neq2 * neq3;
+        }
+        int current_chunk = ith;
+
+        while (current_chunk < nchunk) {
+            const int64_t head  = current_chunk / head_tiles;
+            const int64_t first = head * neq1 + current_chunk % head_tiles * Q_TILE_SZ;
+            const int64_t end   = MIN(first + Q_TILE_SZ, (head + 1) * neq1);
+            const int64_t ir0 = use_tiled ? first : dr * current_chunk;
+            const int64_t ir1 = use_tiled ? end : MIN(ir0 + dr, nr);
+
+            if (use_tiled) {
+" whole_tiles_source "${tiles_source}")
+    if(NOT whole_tiles_source STREQUAL tiles_source)
+        file(WRITE "${tiles_file}" "${whole_tiles_source}")
+    endif()
+endif()

@@ -14,6 +14,7 @@ import random
 import statistics
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from llm_serving_engine.backends.llama_cpp.part import Part
 from llm_serving_engine.backends.llama_cpp.settings import Settings
 from llm_serving_engine.backends.models.info import ModelInfo
 
-CHUNK = 64
+CHUNK, LONGEST = 64, 256
 SLOTS = 16
 
 
@@ -70,6 +71,8 @@ def chunks() -> Iterable[Case]:
     yield Case("32 tokens after 768", 768, ((0,),), CHUNK // 2)
     yield Case("63 tokens after 768", 768, ((0,),), CHUNK - 1)
     yield Case("64 tokens after 768", 768, ((0,),), CHUNK)
+    yield Case("128 tokens after 768", 768, ((0,),), 2 * CHUNK)
+    yield Case("256 tokens after 768", 768, ((0,),), LONGEST)
     yield Case("64 tokens after 960", 960, ((0,),), CHUNK)
 
 
@@ -84,6 +87,7 @@ class Kernels:
 
     def __init__(self, path: str) -> None:
         settings = Settings.choose(BackendConfig(sequences=SLOTS), ModelInfo.read(Path(path)))
+        settings = replace(settings, prefill_chunk=LONGEST)
         self._model = LlamaModel(path, settings, lambda fraction: None)
         self._random = random.Random(1)
 
