@@ -24,8 +24,8 @@ WARM_UP_TOKENS = 16
 ROWS_TOKENS = 16
 # Rows that take longer are timed once: what they take by chance is less in proportion.
 ROWS_AGAIN_SECONDS_MAX = 0.06
-# Tokens that the unit is measured with: chunks of 32, 64, 128, and 128 again.
-UNIT_TOKENS = 352
+# Tokens that the unit is measured with: chunks of 32, 64, 128, and 256.
+UNIT_TOKENS = 480
 # A context that is filled with fewer does not tell kinds of attention apart.
 FILL_MIN = 128
 

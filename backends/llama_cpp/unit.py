@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
+from statistics import fmean, linear_regression
 
 from llm_serving_engine.backends.llama_cpp.tails import SHORT, TILE
 from llm_serving_engine.backends.llama_cpp.timed_calls import Call, CallTimer, Times
 
+# The last is tried if there is time when the others were timed twice: a call's own cost is halved
+# with every doubling, so it gains least.
 LENGTHS = (SHORT, TILE, 128, 256, 512)
-# Lengths that are longer than two tiles are tried if two tiles gain more: a call's own cost is
-# halved with every doubling, so the others gain less. On one CPU two tiles gain 4 to 7 % in Q4_1,
-# where four gain another 2 %, and 10 to 17 % in Q4_0 and Q8_0.
-GAIN_MIN = 0.09
-# What is slower by less is as fast. In 42 loads, chunks of 512 gained 0 to 2.6 % over those of
-# 256, and those of 256 gained 6 to 15 % over those of 128 (Q4_0 and Q8_0).
+# What is slower by less is as fast.
 MARGIN = 0.03
-# Lengths that are slower than the fastest by less are timed again, and those that are slower
-# than a shorter one by more.
-CLOSE, DIP = 0.08, 0.05
 # What a tile may be slower by where others took some of the cores, so that times may mislead.
 MARGIN_DISTURBED = 0.15
 NO_TIME_FOR_LENGTHS = "there was no time to compare lengths"
@@ -41,44 +35,12 @@ def time_lengths(timer: CallTimer, lengths: Collection[int], rows: int, depth: i
     timer.fill(min(timer.fill_room, depth - timer.context))
     if Call("rows", rows, timer.context) not in timer.times:
         timer.rows(rows)
-    longer = sorted(size for size in lengths if size > TILE)
-    for size in (SHORT, TILE, *longer[:1]):
-        timer.chunk(size)
-    # A call can take longer than it should, but hardly less. So of the two that decide whether
-    # longer ones are tried, the one that may be too slow is timed again.
-    if longer and not _gains(timer, longer[0]):
-        timer.chunk(longer[0])
-    if longer and _gains(timer, longer[0]):
-        timer.chunk(TILE)
-    if longer and _gains(timer, longer[0]):
-        # The longest first: if the time ends, it may be the one that gains most.
-        for size in reversed(longer[1:]):
-            timer.chunk(size)
-        for size in _doubtful(timer.times):
+    usual = sorted(size for size in lengths if size < max(LENGTHS))
+    # A call can take longer than it should, but hardly less: the faster of two counts.
+    for size in (*usual, *(size for size in usual if size > SHORT), max(LENGTHS)):
+        if size in lengths:
             timer.chunk(size)
     return timer.close()
-
-
-def _gains(timer: CallTimer, size: int) -> bool:
-    """Whether chunks of a length are so much faster than a tile that longer ones may gain too."""
-    seconds = length_seconds(timer.times)
-    return size in seconds and seconds[size] * (1 + GAIN_MIN) <= seconds[TILE]
-
-
-def _doubtful(times: Times) -> list[int]:
-    """The fastest length, and the shorter ones that are nearly as fast or slower than they may be.
-
-    A longer chunk is rarely slower than a shorter one: something else may have held it up.
-    """
-    seconds = length_seconds(times)
-    fastest = min(seconds, key=lambda size: seconds[size])
-    doubtful, shorter = [], math.inf
-    for size in sorted(size for size in seconds if size <= fastest):
-        near = seconds[size] <= seconds[fastest] * (1 + CLOSE)
-        if near or seconds[size] > shorter * (1 + DIP):
-            doubtful.append(size)
-        shorter = min(shorter, seconds[size])
-    return doubtful
 
 
 def length_seconds(times: Times) -> dict[int, float]:
@@ -86,22 +48,30 @@ def length_seconds(times: Times) -> dict[int, float]:
 
     At the start of a context lengths are nearly equal; most chunks of a long prompt, which
     is where the length counts, are deeper. A longer chunk ends deeper, where tokens take
-    longer; so its seconds are taken at the middle of the tile, on the line from the chunk that
-    filled the context.
+    longer; so its seconds are taken at the middle of a tile, by what a tile's tokens take more
+    than at the start.
+
+    A call has a cost of its own, which its tokens share: their seconds are a line over
+    1 / length. Any call may be held up, so the line that all lengths are nearest to counts.
+    Lengths below a tile have other kernels, and their own time.
     """
     context = max((c.context for c in times if (c.kind, c.size) == ("chunk", TILE)), default=0)
-    filling = [
-        call for call in times if call.kind == "chunk" and call.size + call.context == context
-    ]
-    seconds: dict[int, float] = {}
-    for call, took in times.items():
-        if call.kind == "chunk" and call.size in LENGTHS and call.context == context:
-            seconds[call.size] = took / call.size
-            for fill in filling:
-                at, before = fill.context + fill.size / 2, times[fill] / fill.size
-                slope = (seconds[call.size] - before) / (context + call.size / 2 - at)
-                seconds[call.size] -= max(slope, 0.0) * (call.size - TILE) / 2
-    return seconds
+    start, deep = (times.get(Call("chunk", TILE, at), 0.0) / TILE for at in (0, context))
+    growth = max(deep - start, 0.0) / context if start and context else 0.0
+    seconds = {
+        call.size: took / call.size - growth * (call.size - TILE) / 2
+        for call, took in times.items()
+        if call.kind == "chunk" and call.size in LENGTHS and call.context == context
+    }
+    return seconds | _line({n: s for n, s in seconds.items() if n >= TILE})
+
+
+def _line(seconds: dict[int, float]) -> dict[int, float]:
+    """What a call's cost and a token's come to at each length, by least squares."""
+    if len(seconds) < 2:
+        return seconds
+    call, token = linear_regression([1 / n for n in seconds], list(seconds.values()))
+    return {n: token + call / n if call > 0 else fmean(seconds.values()) for n in seconds}
 
 
 def fastest_length(times: Times, batch_invariant: bool = False, disturbed: bool = False) -> int:

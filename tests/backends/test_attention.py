@@ -61,19 +61,27 @@ def test_kinds_are_compared_by_the_calls_that_all_made() -> None:
 
 
 def test_lengths_are_compared_in_the_longest_context_at_the_middle_of_a_tile() -> None:
-    times = {
-        Call("chunk", 64, 0): 0.064,
-        Call("chunk", 256, 0): 0.001,
-        Call("chunk", 384, 64): 0.384,
-        Call("chunk", 64, 448): 0.128,
-        Call("chunk", 256, 448): 0.256,
-        Call("chunk", 512, 448): 0.768,
-    }
-    # From the middle of 384 tokens behind 64 to that of 512 behind 448, a token takes more.
-    assert length_seconds(times) == pytest.approx({64: 0.002, 256: 0.001, 512: 0.00125})
-    assert fastest_length(times, batch_invariant=False) == 256
-    disturbed = times | {Call("chunk", 384, 64): 1.0}
-    assert length_seconds(disturbed) == pytest.approx({64: 0.002, 256: 0.001, 512: 0.0015})
+    # A call costs 0.064 s, a token 0.001 s, and 0.000001 s more for each before it.
+    def chunk(size: int, context: int) -> tuple[Call, float]:
+        after = context + (size - 64) / 2
+        return Call("chunk", size, context), 0.064 + size * (0.001 + after / 1e6)
+
+    calls = (chunk(*at) for at in [(64, 0), (384, 64), (64, 448), (256, 448), (512, 448)])
+    seconds = {64: 0.002448, 256: 0.001698, 512: 0.001573}
+    assert length_seconds(dict(calls)) == pytest.approx(seconds)
+
+
+def test_a_length_that_was_held_up_is_judged_by_the_others() -> None:
+    quiet = {Call("chunk", size, 448): 0.01 + size / 1000 for size in (64, 128, 256, 512)}
+    assert fastest_length(quiet) == 256
+    for call, took in quiet.items():
+        assert fastest_length(quiet | {call: 1.05 * took}) in (256, 512)
+
+
+def test_where_a_call_costs_nothing_the_shortest_tile_is_as_fast() -> None:
+    times = {Call("chunk", size, 448): size / speed for size, speed in ((64, 1000), (256, 980))}
+    assert length_seconds(times)[64] == length_seconds(times)[256]
+    assert fastest_length(times) == 64
 
 
 @pytest.mark.parametrize(
