@@ -15,8 +15,9 @@ from collections.abc import Callable
 from llm_serving_engine.backends import machine
 from llm_serving_engine.backends.backend import BackendConfig
 
-# Seconds between two looks: long against the ticks that the system counts in.
-LOOK_SECONDS = 0.5
+# Seconds of computing that the number is fitted by, and between two looks: long against the ticks
+# that the system counts in.
+FIT_SECONDS, LOOK_SECONDS = 0.5, 0.05
 # What others did while nothing was computed says nothing about what they want now.
 REST_SECONDS = 0.05
 # A shorter load is no more than some ticks.
@@ -55,6 +56,7 @@ class ThreadCount:
         self._others = others
         self._clock = clock
         self._ended = clock()
+        self._computed = self._taken = 0.0
         self._look(self._ended)
 
     @classmethod
@@ -67,8 +69,9 @@ class ThreadCount:
         at, before = self._clock(), self.now
         if at - self._ended > REST_SECONDS:
             self._look(at)
-        elif at - self._looked >= LOOK_SECONDS:
-            self._fit(at)
+        if self._computed >= FIT_SECONDS:
+            self.now = self._fitting(self._cores - self._taken / self._computed)
+            self._computed = self._taken = 0.0
         return self.now != before
 
     def after_loading(self) -> int:
@@ -77,19 +80,24 @@ class ThreadCount:
         While a model is loaded, others want the cores or they do not: that nothing
         is computed does not matter. A load that takes no time says nothing.
         """
+        looked, seen = self._looked, self._seen
         at = self._clock()
-        if at - self._looked >= LOAD_SECONDS_MIN:
-            self._fit(at)
+        if at - looked >= LOAD_SECONDS_MIN:
+            self._look(at)
+            self.now = self._fitting(self._cores - (self._seen - seen) / (at - looked))
         return self.now
 
     def end(self) -> None:
-        """Take in that computing has ended."""
-        self._ended = self._clock()
+        """Take in that computing has ended, and what others took meanwhile.
 
-    def _fit(self, at: float) -> None:
+        Short requests add up: each of them alone is too short to say anything.
+        """
+        self._ended = self._clock()
         looked, seen = self._looked, self._seen
-        self._look(at)
-        self.now = self._fitting(self._cores - (self._seen - seen) / (at - looked))
+        if self._ended - looked >= LOOK_SECONDS:
+            self._look(self._ended)
+            self._computed += self._ended - looked
+            self._taken += self._seen - seen
 
     def _look(self, at: float) -> None:
         self._looked, self._seen = at, self._others()

@@ -12,6 +12,7 @@ import pytest
 from llm_serving_engine.backends import machine
 from llm_serving_engine.backends.backend import BackendConfig
 from llm_serving_engine.backends.threads import (
+    FIT_SECONDS,
     LOAD_SECONDS_MIN,
     LOOK_SECONDS,
     REST_SECONDS,
@@ -34,7 +35,7 @@ class Beside:
         self.looks += 1
         return self.had
 
-    def compute(self, others: float, seconds: float = 2 * LOOK_SECONDS) -> int:
+    def compute(self, others: float, seconds: float = 3 * FIT_SECONDS) -> int:
         """Compute step after step; how many threads do it in the end."""
         for _ in range(round(seconds / STEP)):
             before = self.count.now
@@ -107,6 +108,16 @@ def test_looks_are_rare() -> None:
     beside = Beside(most=2, cores=2)
     beside.compute(others=0.0, seconds=10 * LOOK_SECONDS)
     assert beside.looks <= 11
+
+
+def test_requests_that_are_short_add_up() -> None:
+    def request(others: float) -> int:
+        beside.pass_time(others=2.0, seconds=60.0)
+        return beside.compute(others, seconds=1.5 * LOOK_SECONDS)
+
+    beside = Beside(most=2, cores=2)
+    assert [request(others=1.0) for _ in range(12)][-1] == 1
+    assert [request(others=0.0) for _ in range(18)][-1] == 2
 
 
 def test_cores_need_not_be_yielded() -> None:
