@@ -24,8 +24,10 @@ WARM_UP_TOKENS = 16
 ROWS_TOKENS = 16
 # Rows that take longer are timed once: what they take by chance is less in proportion.
 ROWS_AGAIN_SECONDS_MAX = 0.06
-# Tokens that the unit is measured with: chunks of 32, 64, 128, and 256.
-UNIT_TOKENS = 480
+# Tokens that the unit is measured with: chunks of 32, 64, and 128.
+UNIT_TOKENS = 224
+# What a token takes in the middle of a context of DEPTH, compared with its start.
+DEEPER = 1.4
 # A context that is filled with fewer does not tell kinds of attention apart.
 FILL_MIN = 128
 
@@ -137,12 +139,13 @@ def fill_room(
 
     Args:
         limit: Of the time.
-        token_seconds: What a token takes.
+        token_seconds: What a token takes at the start of a context.
         rows_seconds: What rows take at the start of a context; twice as much is expected.
         contexts: How many are to be filled. Time is left for the unit, unless they are several
             and would be too short: to choose among them is worth more.
     """
-    tokens = (limit.left / contexts - 2 * rows_seconds) / token_seconds - WARM_UP_TOKENS
+    seconds = limit.left / contexts - 2 * rows_seconds
+    tokens = seconds / (DEEPER * token_seconds) - WARM_UP_TOKENS
     before_unit = tokens - UNIT_TOKENS / contexts
     room = before_unit if contexts == 1 or before_unit >= FILL_MIN else tokens
     return max(int(room), 0) // TILED_TOKENS * TILED_TOKENS

@@ -8,9 +8,11 @@ from statistics import fmean, linear_regression
 from llm_serving_engine.backends.llama_cpp.tails import SHORT, TILE
 from llm_serving_engine.backends.llama_cpp.timed_calls import Call, CallTimer, Times
 
-# The last is tried if there is time when the others were timed twice: a call's own cost is halved
+# The last is timed if there is time when the others were timed twice: a call's own cost is halved
 # with every doubling, so it gains least.
 LENGTHS = (SHORT, TILE, 128, 256, 512)
+# What passes between two chunks of a prompt: 1.5 to 2.2 ms, most of it in the runner's `send`.
+STEP_SECONDS = 0.002
 # What is slower by less is as fast.
 MARGIN = 0.03
 # What a tile may be slower by where others took some of the cores, so that times may mislead.
@@ -47,31 +49,35 @@ def length_seconds(times: Times) -> dict[int, float]:
     """Seconds of a token in chunks of each length, in the longest context of a tile.
 
     At the start of a context lengths are nearly equal; most chunks of a long prompt, which
-    is where the length counts, are deeper. A longer chunk ends deeper, where tokens take
-    longer; so its seconds are taken at the middle of a tile, by what a tile's tokens take more
-    than at the start.
+    is where the length counts, are deeper. Deeper tokens take longer, so seconds are taken
+    at the middle of a tile, by what its tokens take more there than at the start.
 
     A call has a cost of its own, which its tokens share: their seconds are a line over
-    1 / length. Any call may be held up, so the line that all lengths are nearest to counts.
-    Lengths below a tile have other kernels, and their own time.
+    1 / length. Any call may be held up, so the line counts that is nearest to all of them and
+    to the chunk that filled the context. Lengths below a tile have other kernels, and their
+    own time.
     """
-    context = max((c.context for c in times if (c.kind, c.size) == ("chunk", TILE)), default=0)
-    start, deep = (times.get(Call("chunk", TILE, at), 0.0) / TILE for at in (0, context))
+    chunks = {call: took for call, took in times.items() if call.kind == "chunk"}
+    context = max((call.context for call in chunks if call.size == TILE), default=0)
+    start, deep = (chunks.get(Call("chunk", TILE, at), 0.0) / TILE for at in (0, context))
     growth = max(deep - start, 0.0) / context if start and context else 0.0
     seconds = {
-        call.size: took / call.size - growth * (call.size - TILE) / 2
-        for call, took in times.items()
-        if call.kind == "chunk" and call.size in LENGTHS and call.context == context
+        call.size: took / call.size - growth * (call.context + (call.size - TILE) / 2 - context)
+        for call, took in chunks.items()
+        if context in (call.context, call.context + call.size)
     }
-    return seconds | _line({n: s for n, s in seconds.items() if n >= TILE})
+    short = {SHORT: seconds[SHORT]} if SHORT in seconds else {}
+    return short | _on_a_line({n: s for n, s in seconds.items() if n >= TILE})
 
 
-def _line(seconds: dict[int, float]) -> dict[int, float]:
-    """What a call's cost and a token's come to at each length, by least squares."""
+def _on_a_line(seconds: dict[int, float]) -> dict[int, float]:
+    """What a call's cost and a token's come to, by least squares, at each length up to the last."""
     if len(seconds) < 2:
         return seconds
     call, token = linear_regression([1 / n for n in seconds], list(seconds.values()))
-    return {n: token + call / n if call > 0 else fmean(seconds.values()) for n in seconds}
+    if call <= 0:
+        call, token = 0.0, fmean(seconds.values())
+    return {n: token + call / n for n in LENGTHS if TILE <= n <= max(seconds)}
 
 
 def fastest_length(times: Times, batch_invariant: bool = False, disturbed: bool = False) -> int:
@@ -91,6 +97,7 @@ def fastest_length(times: Times, batch_invariant: bool = False, disturbed: bool 
         }
     if not seconds:
         return TILE
+    seconds = {n: s + STEP_SECONDS / n for n, s in seconds.items()}
     fastest = min(seconds.values())
     if disturbed and seconds.get(TILE, fastest) <= fastest * (1 + MARGIN_DISTURBED):
         return TILE

@@ -67,7 +67,8 @@ def test_lengths_are_compared_in_the_longest_context_at_the_middle_of_a_tile() -
         return Call("chunk", size, context), 0.064 + size * (0.001 + after / 1e6)
 
     calls = (chunk(*at) for at in [(64, 0), (384, 64), (64, 448), (256, 448), (512, 448)])
-    seconds = {64: 0.002448, 256: 0.001698, 512: 0.001573}
+    # The line says what 128 tokens would take.
+    seconds = {64: 0.002448, 128: 0.001948, 256: 0.001698, 512: 0.001573}
     assert length_seconds(dict(calls)) == pytest.approx(seconds)
 
 
