@@ -52,7 +52,7 @@ from llm_serving_engine.backends.measured import Measured, MeasuredStore, Scalar
 ATTENTION, UNIT = "attention", "unit"
 NAMES = {ATTENTION: ("flash_attention", "cache_type"), UNIT: ("prefill_chunk",)}
 # What is remembered of another way of measuring is measured again.
-METHOD = 10
+METHOD = 11
 # Seconds for all that a load measures of attention and unit.
 SECONDS_MAX = 2.8
 # Of a choice that is not remembered.
@@ -308,7 +308,7 @@ class _Trials:
         limit = TimeLimit(self._seconds_left)
         kind = Attention(settings.flash_attention, settings.cache_type)
         filled = self._filled.get(kind, EMPTY)
-        if filled.token_seconds * sum(LENGTHS[:3]) > self._seconds_left:
+        if filled.token_seconds * sum(LENGTHS[:2]) > self._seconds_left:
             return SpeedChoice(settings, filled.times, (unit_reason({}, settings.prefill_chunk),))
         timer = self._begin(kind, limit, long=True)
         if timer is None:

@@ -24,8 +24,8 @@ WARM_UP_TOKENS = 16
 ROWS_TOKENS = 16
 # Rows that take longer are timed once: what they take by chance is less in proportion.
 ROWS_AGAIN_SECONDS_MAX = 0.06
-# Tokens that the unit is measured with: chunks of 32, 64, and 128.
-UNIT_TOKENS = 224
+# Tokens that the unit and tails are measured with at least: chunks of 32 and 64.
+UNIT_TOKENS = 96
 # What a token takes in the middle of a context of DEPTH, compared with its start.
 DEEPER = 1.4
 # A context that is filled with fewer does not tell kinds of attention apart.
