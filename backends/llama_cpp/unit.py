@@ -8,13 +8,13 @@ from statistics import fmean, linear_regression
 from llm_serving_engine.backends.llama_cpp.tails import SHORT, TILE
 from llm_serving_engine.backends.llama_cpp.timed_calls import Call, CallTimer, Times
 
-# The last is timed if there is time when the others were timed twice: a call's own cost is halved
-# with every doubling, so it gains least.
 LENGTHS = (SHORT, TILE, 128, 256, 512)
 # What passes between two chunks of a prompt: 1.5 to 2.2 ms, most of it in the runner's `send`.
 STEP_SECONDS = 0.002
 # What is slower by less is as fast.
 MARGIN = 0.03
+# What a longer chunk may be slower by than a shorter one: if more, something held it up.
+DIP = 0.08
 # What a tile may be slower by where others took some of the cores, so that times may mislead.
 MARGIN_DISTURBED = 0.15
 NO_TIME_FOR_LENGTHS = "there was no time to compare lengths"
@@ -25,6 +25,8 @@ INVARIANT_SECONDS_MAX = 0.1
 
 def time_lengths(timer: CallTimer, lengths: Collection[int], rows: int, depth: int) -> Times:
     """Time chunks deep in a context, those that there is time for.
+
+    Longer ones are not timed: the chunk that fills the context says what they take.
 
     Args:
         timer: What it holds is the context, if it holds anything.
@@ -37,9 +39,9 @@ def time_lengths(timer: CallTimer, lengths: Collection[int], rows: int, depth: i
     timer.fill(min(timer.fill_room, depth - timer.context))
     if Call("rows", rows, timer.context) not in timer.times:
         timer.rows(rows)
-    usual = sorted(size for size in lengths if size < max(LENGTHS))
-    # A call can take longer than it should, but hardly less: the faster of two counts.
-    for size in (*usual, *(size for size in usual if size > SHORT), max(LENGTHS)):
+    # A call can take longer than it should, but hardly less: of the tile, which is compared with
+    # all others, the faster of two counts.
+    for size in (SHORT, TILE, 2 * TILE, TILE):
         if size in lengths:
             timer.chunk(size)
     return timer.close()
@@ -54,24 +56,30 @@ def length_seconds(times: Times) -> dict[int, float]:
 
     A call has a cost of its own, which its tokens share: their seconds are a line over
     1 / length. Any call may be held up, so the line counts that is nearest to all of them and
-    to the chunk that filled the context. Lengths below a tile have other kernels, and their
-    own time.
+    to the chunk that filled the context; no length is longer than the longest of these.
+    Lengths below a tile have other kernels, and their own time.
     """
     chunks = {call: took for call, took in times.items() if call.kind == "chunk"}
     context = max((call.context for call in chunks if call.size == TILE), default=0)
     start, deep = (chunks.get(Call("chunk", TILE, at), 0.0) / TILE for at in (0, context))
     growth = max(deep - start, 0.0) / context if start and context else 0.0
-    seconds = {
-        call.size: took / call.size - growth * (call.context + (call.size - TILE) / 2 - context)
-        for call, took in chunks.items()
-        if context in (call.context, call.context + call.size)
-    }
-    short = {SHORT: seconds[SHORT]} if SHORT in seconds else {}
-    return short | _on_a_line({n: s for n, s in seconds.items() if n >= TILE})
+    seconds: dict[int, float] = {}
+    for call, took in chunks.items():
+        if context in (call.context, call.context + call.size):
+            deeper = call.context + (call.size - TILE) / 2 - context
+            of_a_token = took / call.size - growth * deeper
+            seconds[call.size] = min(of_a_token, seconds.get(call.size, of_a_token))
+    tiles = _on_a_line({n: s for n, s in seconds.items() if n >= TILE})
+    return {SHORT: seconds[SHORT], **tiles} if SHORT in seconds else tiles
 
 
 def _on_a_line(seconds: dict[int, float]) -> dict[int, float]:
     """What a call's cost and a token's come to, by least squares, at each length up to the last."""
+    seconds = {
+        n: took
+        for n, took in seconds.items()
+        if took <= min(s for shorter, s in seconds.items() if shorter <= n) * (1 + DIP)
+    }
     if len(seconds) < 2:
         return seconds
     call, token = linear_regression([1 / n for n in seconds], list(seconds.values()))
@@ -81,7 +89,9 @@ def _on_a_line(seconds: dict[int, float]) -> dict[int, float]:
 
 
 def fastest_length(times: Times, batch_invariant: bool = False, disturbed: bool = False) -> int:
-    """The shortest length that is within 3 % of the fastest; a tile where there was no time.
+    """The shortest length, from a tile on, that is within 3 % of the fastest.
+
+    A tile where there was no time.
 
     Args:
         times: Of chunks.
@@ -95,9 +105,9 @@ def fastest_length(times: Times, batch_invariant: bool = False, disturbed: bool 
         seconds = {
             n: seconds[n] for n in allowed if n == TILE or n * seconds[n] <= INVARIANT_SECONDS_MAX
         }
+    seconds = {n: s + STEP_SECONDS / n for n, s in seconds.items() if n >= TILE}
     if not seconds:
         return TILE
-    seconds = {n: s + STEP_SECONDS / n for n, s in seconds.items()}
     fastest = min(seconds.values())
     if disturbed and seconds.get(TILE, fastest) <= fastest * (1 + MARGIN_DISTURBED):
         return TILE
@@ -110,4 +120,4 @@ def unit_reason(times: Times, unit: int) -> str:
     seconds = length_seconds(times)
     speeds = ", ".join(f"{n}: {1 / s:.0f}" for n, s in sorted(seconds.items()))
     measured = f"measured tokens/s by length: {speeds}"
-    return f"prompts in chunks of {unit}: {measured if len(seconds) > 1 else NO_TIME_FOR_LENGTHS}"
+    return f"prompts in chunks of {unit}: {measured if len(seconds) > 2 else NO_TIME_FOR_LENGTHS}"

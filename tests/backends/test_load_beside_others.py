@@ -58,7 +58,7 @@ def test_nothing_is_chosen_while_others_compute(path: Path) -> None:
     assert choose(Model(by_kernels), BackendConfig(), path).times
 
 
-@pytest.mark.parametrize(("taken", "lasting"), [(0.8, True), (1.5, False)])
+@pytest.mark.parametrize(("taken", "lasting"), [(0.8, True), (2.5, False)])
 def test_what_was_measured_beside_others_is_not_remembered(
     path: Path, taken: float, lasting: bool
 ) -> None:
