@@ -52,7 +52,7 @@ from llm_serving_engine.backends.measured import Measured, MeasuredStore, Scalar
 ATTENTION, UNIT = "attention", "unit"
 NAMES = {ATTENTION: ("flash_attention", "cache_type"), UNIT: ("prefill_chunk",)}
 # What is remembered of another way of measuring is measured again.
-METHOD = 12
+METHOD = 13
 # Seconds for all that a load measures of attention and unit.
 SECONDS_MAX = 2.8
 # Of a choice that is not remembered.

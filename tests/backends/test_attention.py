@@ -79,10 +79,11 @@ def test_a_length_that_was_held_up_is_judged_by_the_others() -> None:
         assert fastest_length(quiet | {call: 1.05 * took}) in (256, 512)
 
 
-def test_where_a_call_costs_nothing_the_shortest_tile_is_as_fast() -> None:
+def test_where_a_call_costs_nothing_two_tiles_are_a_call() -> None:
     times = {Call("chunk", size, 448): size / speed for size, speed in ((64, 1000), (256, 980))}
     assert length_seconds(times)[64] == length_seconds(times)[256]
-    assert fastest_length(times) == 64
+    assert fastest_length(times) == 128
+    assert fastest_length(times, batch_invariant=True) == 64
 
 
 @pytest.mark.parametrize(

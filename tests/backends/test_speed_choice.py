@@ -79,8 +79,8 @@ def test_equally_fast_attention_is_the_default(path: Path) -> None:
     model = Model(lambda _, parts: sum(part.length for part in parts) / 1000)
     choice = choose(model, BackendConfig(), path)
     assert choice.settings.flash_attention
-    # The steps of 32 would take longer.
-    assert choice.settings.prefill_chunk == 64
+    # A prompt of two tiles is not cut.
+    assert choice.settings.prefill_chunk == 128
 
 
 def test_the_unit_is_the_shortest_that_is_nearly_the_fastest(path: Path) -> None:
