@@ -57,7 +57,7 @@ class ThreadCount:
         self._clock = clock
         self._ended = clock()
         self._computed = self._taken = 0.0
-        self._look(self._ended)
+        self._looked, self._seen = self._ended, others()
 
     @classmethod
     def of(cls, most: int, config: BackendConfig) -> ThreadCount:
@@ -80,11 +80,10 @@ class ThreadCount:
         While a model is loaded, others want the cores or they do not: that nothing
         is computed does not matter. A load that takes no time says nothing.
         """
-        looked, seen = self._looked, self._seen
         at = self._clock()
-        if at - looked >= LOAD_SECONDS_MIN:
-            self._look(at)
-            self.now = self._fitting(self._cores - (self._seen - seen) / (at - looked))
+        if at - self._looked >= LOAD_SECONDS_MIN:
+            seconds, taken = self._look(at)
+            self.now = self._fitting(self._cores - taken / seconds)
         return self.now
 
     def end(self) -> None:
@@ -93,14 +92,16 @@ class ThreadCount:
         Short requests add up: each of them alone is too short to say anything.
         """
         self._ended = self._clock()
-        looked, seen = self._looked, self._seen
-        if self._ended - looked >= LOOK_SECONDS:
-            self._look(self._ended)
-            self._computed += self._ended - looked
-            self._taken += self._seen - seen
+        if self._ended - self._looked >= LOOK_SECONDS:
+            seconds, taken = self._look(self._ended)
+            self._computed += seconds
+            self._taken += taken
 
-    def _look(self, at: float) -> None:
+    def _look(self, at: float) -> tuple[float, float]:
+        """Seconds since the look before, and the core seconds that others took in them."""
+        looked, seen = self._looked, self._seen
         self._looked, self._seen = at, self._others()
+        return at - looked, self._seen - seen
 
     def _fitting(self, left: float) -> int:
         """How many threads find their core free where so many cores are left."""
