@@ -114,16 +114,16 @@ def fastest_length(times: Times, batch_invariant: bool = False, disturbed: bool 
     fastest = min(seconds.values())
     if disturbed and seconds.get(TILE, fastest) <= fastest * (1 + MARGIN_DISTURBED):
         return TILE
-    if not batch_invariant and LEAST in seconds:
-        # On a line, no shorter length is faster.
-        del seconds[TILE]
+    least = LEAST if LEAST in seconds and not batch_invariant else TILE
     limit = fastest * (1 + MARGIN)
-    return min(size for size, s in seconds.items() if s <= limit)
+    # On a line, no shorter length is faster.
+    return min(size for size, s in seconds.items() if s <= limit and size >= least)
 
 
 def unit_reason(times: Times, unit: int) -> str:
     """The choice, and the speed of each length that was timed."""
     seconds = length_seconds(times)
     speeds = ", ".join(f"{n}: {1 / s:.0f}" for n, s in sorted(seconds.items()))
+    compared = sum(n >= TILE for n in seconds) > 1
     measured = f"measured tokens/s by length: {speeds}"
-    return f"prompts in chunks of {unit}: {measured if len(seconds) > 2 else NO_TIME_FOR_LENGTHS}"
+    return f"prompts in chunks of {unit}: {measured if compared else NO_TIME_FOR_LENGTHS}"

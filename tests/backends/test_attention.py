@@ -10,7 +10,7 @@ from llm_serving_engine.backends.llama_cpp.attention import (
     mix_seconds,
 )
 from llm_serving_engine.backends.llama_cpp.timed_calls import Call, CannotMeasure, Times
-from llm_serving_engine.backends.llama_cpp.unit import fastest_length, length_seconds
+from llm_serving_engine.backends.llama_cpp.unit import fastest_length, length_seconds, unit_reason
 
 ON, OFF = Attention(True, "f16"), Attention(False, "f16")
 
@@ -84,6 +84,13 @@ def test_where_a_call_costs_nothing_two_tiles_are_a_call() -> None:
     assert length_seconds(times)[64] == length_seconds(times)[256]
     assert fastest_length(times) == 128
     assert fastest_length(times, batch_invariant=True) == 64
+
+
+def test_two_tiles_and_one_are_a_comparison() -> None:
+    times = {Call("chunk", size, 448): size / 1000 for size in (64, 128)}
+    assert "64: 1000, 128: 1000" in unit_reason(times, 64)
+    short = {Call("chunk", size, 448): size / 1000 for size in (32, 64)}
+    assert "no time to compare" in unit_reason(short, 64)
 
 
 @pytest.mark.parametrize(
