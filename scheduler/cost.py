@@ -63,7 +63,8 @@ class Fit:
 
     def predict(self, parts: Parts) -> float:
         """Seconds that so much of each part takes."""
-        return sum(weight * part for weight, part in zip(self.weights, parts, strict=True))
+        group, token, context = self.weights
+        return group * parts[0] + token * parts[1] + context * parts[2]
 
     def learn(self, parts: Parts, seconds: float) -> None:
         """Take in what so much of each part took."""
@@ -178,10 +179,6 @@ def _parts(shape: Shape) -> Parts:
 
 def _transferred(operations: Iterable[Operation]) -> Parts:
     """Operations that move tokens, the tokens that are copied, and those saved or restored."""
-    count = copied = stored = 0
-    for operation in operations:
-        if isinstance(operation, Copy | Save | Restore):
-            count += 1
-            copied += operation.tokens if isinstance(operation, Copy) else 0
-            stored += 0 if isinstance(operation, Copy) else operation.tokens
-    return count, copied, stored
+    moving = [one for one in operations if isinstance(one, Copy | Save | Restore)]
+    copied = sum(one.tokens for one in moving if isinstance(one, Copy))
+    return len(moving), copied, sum(one.tokens for one in moving) - copied

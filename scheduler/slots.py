@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -124,8 +125,4 @@ class Outlook:
 
 def count_groups(slots: Iterable[int]) -> int:
     """How many runs of consecutive numbers there are in ascending `slots`."""
-    groups, before = 0, -2
-    for slot in slots:
-        groups += slot != before + 1
-        before = slot
-    return groups
+    return sum(slot != before + 1 for before, slot in itertools.pairwise((-2, *slots)))
