@@ -9,7 +9,7 @@ depend on how many slots there are or how long they are, so it stays when they c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,6 +43,7 @@ from llm_serving_engine.backends.llama_cpp.unit import (
     INVARIANT_LENGTHS,
     LENGTHS,
     fastest_length,
+    lengths_compared,
     time_lengths,
     unit_reason,
 )
@@ -52,15 +53,17 @@ from llm_serving_engine.backends.measured import Measured, MeasuredStore, Scalar
 ATTENTION, UNIT = "attention", "unit"
 NAMES = {ATTENTION: ("flash_attention", "cache_type"), UNIT: ("prefill_chunk",)}
 # What is remembered of another way of measuring is measured again.
-METHOD = 13
+METHOD = 14
 # Seconds for all that a load measures of attention and unit.
 SECONDS_MAX = 2.8
 # Of a choice that is not remembered.
 AGAIN = " (beside other processes: the next load measures again)"
-# What doctor says where no earlier load has chosen.
+# Of a unit for which attention has left too little time.
+LATER = "; the next load does"
+# What doctor says of choices that no earlier load has made.
 NOT_MEASURED = (
-    "attention and unit are not measured yet: the first load without other processes beside it "
-    "measures and remembers them"
+    "{} by default: not measured yet; the next load without other processes beside it measures "
+    "and remembers"
 )
 # The cells of a slot in trials of a context's start, which are made sooner, and of a longer one:
 # that is filled, and has room for the longest chunk; llama.cpp rounds up to it.
@@ -71,7 +74,7 @@ FILL_MAX = 256
 
 GoesOn = Callable[[], None]
 CouldLoad = Callable[[Settings], bool]
-Candidates = Mapping[str, Sequence[tuple[Any, ...]]]
+Candidates = dict[str, Sequence[tuple[Any, ...]]]
 """What is open, and the values of its settings that can be chosen."""
 
 
@@ -138,18 +141,20 @@ def choose_speed(
 
 
 def remembered_speed(path: Path, config: BackendConfig, settings: Settings) -> SpeedChoice | None:
-    """The choice of an earlier load with these settings.
+    """The choice of earlier loads with these settings, and what the next one measures.
 
-    Returns:
-        None where all is set. Without times where the next load measures.
+    Returns None where all is set.
     """
     memory = _Memory(MeasuredStore.of(path), config)
     choice = SpeedChoice(settings, {}, ())
-    for subject, candidates in _open(config, settings).items():
+    undecided = _open(config, settings)
+    for subject, candidates in list(undecided.items()):
         known = memory.recall(subject, choice.settings, candidates)
         if known is None:
-            return SpeedChoice(settings, {}, (NOT_MEASURED,))
+            reason = NOT_MEASURED.format(" and ".join(undecided))
+            return choice.then(SpeedChoice(choice.settings, {}, (reason,)))
         choice = choice.then(known)
+        del undecided[subject]
     return choice if choice.reasons else None
 
 
@@ -303,18 +308,25 @@ class _Trials:
         return SpeedChoice(_with(settings, kind), tried[kind], (reason,), not disturbed)
 
     def _unit(self, settings: Settings) -> SpeedChoice:
-        """Time chunks of all lengths with the attention of the settings, and choose."""
+        """Time chunks of all lengths with the attention of the settings, and choose.
+
+        Where attention has left no time for that, the next load, which knows the attention, does.
+        """
         self._check_threads()
         limit = TimeLimit(self._seconds_left)
         kind = Attention(settings.flash_attention, settings.cache_type)
         filled = self._filled.get(kind, EMPTY)
-        if filled.token_seconds * sum(LENGTHS[:2]) > self._seconds_left:
-            return SpeedChoice(settings, filled.times, (unit_reason({}, settings.prefill_chunk),))
-        timer = self._begin(kind, limit, long=True)
-        if timer is None:
-            raise CannotMeasure("llama.cpp refused the context")
-        timer.resume(filled)
-        times = time_lengths(timer, self._lengths, self._rows, self._depth)
+        times = filled.times
+        if filled.token_seconds * sum(LENGTHS[:2]) <= self._seconds_left:
+            timer = self._begin(kind, limit, long=True)
+            if timer is None:
+                raise CannotMeasure("llama.cpp refused the context")
+            timer.resume(filled)
+            times = time_lengths(timer, self._lengths, self._rows, self._depth)
+        if self._filled and not lengths_compared(times):
+            self._may_repeat = False
+            reason = unit_reason(times, settings.prefill_chunk) + LATER
+            return SpeedChoice(settings, times, (reason,), lasting=False)
         disturbed = limit.others.disturbed()
         unit = fastest_length(times, self._invariant, disturbed)
         reason = unit_reason(times, unit) + AGAIN * disturbed

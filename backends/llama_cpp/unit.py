@@ -120,10 +120,15 @@ def fastest_length(times: Times, batch_invariant: bool = False, disturbed: bool 
     return min(size for size, s in seconds.items() if s <= limit and size >= least)
 
 
+def lengths_compared(times: Times) -> bool:
+    """Whether there was time for two lengths, of a tile or more."""
+    return sum(n >= TILE for n in length_seconds(times)) > 1
+
+
 def unit_reason(times: Times, unit: int) -> str:
     """The choice, and the speed of each length that was timed."""
     seconds = length_seconds(times)
     speeds = ", ".join(f"{n}: {1 / s:.0f}" for n, s in sorted(seconds.items()))
-    compared = sum(n >= TILE for n in seconds) > 1
     measured = f"measured tokens/s by length: {speeds}"
-    return f"prompts in chunks of {unit}: {measured if compared else NO_TIME_FOR_LENGTHS}"
+    why = measured if lengths_compared(times) else NO_TIME_FOR_LENGTHS
+    return f"prompts in chunks of {unit}: {why}"

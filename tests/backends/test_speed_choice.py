@@ -16,7 +16,12 @@ from llm_serving_engine.backends.llama_cpp import speed_choice
 from llm_serving_engine.backends.llama_cpp.attention import DEPTH, START
 from llm_serving_engine.backends.llama_cpp.part import FILLER, Part
 from llm_serving_engine.backends.llama_cpp.settings import Settings
-from llm_serving_engine.backends.llama_cpp.speed_choice import SpeedChoice, remembered_speed
+from llm_serving_engine.backends.llama_cpp.speed_choice import (
+    LATER,
+    NOT_MEASURED,
+    SpeedChoice,
+    remembered_speed,
+)
 from llm_serving_engine.backends.llama_cpp.timed_calls import Call
 from llm_serving_engine.backends.llama_cpp.unit import fastest_length
 
@@ -101,9 +106,10 @@ def test_what_was_measured_is_remembered(path: Path) -> None:
     assert "remembered from" in again.reasons[0]
     assert remembered_speed(path, BackendConfig(), SETTINGS) == again
     other = replace(SETTINGS, threads=1)
-    unmeasured = SpeedChoice(other, {}, (speed_choice.NOT_MEASURED,))
+    unmeasured = SpeedChoice(other, {}, (NOT_MEASURED.format("attention and unit"),))
     assert remembered_speed(path, BackendConfig(), other) == unmeasured
-    assert remembered_speed(path, BackendConfig(flash_attention=True), other) == unmeasured
+    only_unit = unmeasured._replace(reasons=(NOT_MEASURED.format("unit"),))
+    assert remembered_speed(path, BackendConfig(flash_attention=True), other) == only_unit
     set_by_hand = BackendConfig(flash_attention=True, prefill_chunk=64)
     assert remembered_speed(path, set_by_hand, other) is None
     model.settings = other
@@ -207,6 +213,42 @@ def test_a_large_model_is_timed_at_less_context(path: Path) -> None:
     contexts = {call.context for call in choice.times}
     assert 0 < max(contexts) < DEPTH
     assert choice.settings.flash_attention
+
+
+def test_lengths_for_which_attention_left_no_time_are_compared_by_the_next_load(
+    path: Path,
+) -> None:
+    def large(settings: Settings, parts: Sequence[Part]) -> float:
+        return 0.03 + sum(part.length for part in parts) / 250
+
+    first = Model(large)
+    early = choose(first, BackendConfig(), path)
+    assert early.settings.prefill_chunk == 64
+    assert early.reasons[1].endswith(f"there was no time to compare lengths{LATER}")
+    known = remembered_speed(path, BackendConfig(), SETTINGS)
+    assert known is not None
+    assert "remembered" in known.reasons[0]
+    assert known.reasons[1] == NOT_MEASURED.format("unit")
+    second = Model(large)
+    choice = choose(second, BackendConfig(), path)
+    assert choice.settings.prefill_chunk == 256
+    assert max(first.now, second.now) < 3
+    third = Model(large)
+    assert choose(third, BackendConfig(), path).settings == choice.settings
+    assert third.calls == 0
+
+
+def test_lengths_of_a_model_that_is_too_slow_are_tried_once_more(path: Path) -> None:
+    def large(settings: Settings, parts: Sequence[Part]) -> float:
+        return sum(part.length for part in parts) / 40
+
+    for _ in range(2):
+        choice = choose(Model(large), BackendConfig(), path)
+    assert "there was no time to compare lengths" in choice.reasons[1]
+    assert LATER not in choice.reasons[1]
+    model = Model(large)
+    assert choose(model, BackendConfig(), path).settings == choice.settings
+    assert model.calls == 0
 
 
 def test_chunks_that_streams_cannot_wait_for_are_no_units_under_batch_invariant() -> None:
