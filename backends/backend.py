@@ -47,9 +47,9 @@ class BackendConfig:
         yield_cores: Whether fewer threads compute while other processes use the cores. Without
             this, one busy process makes steps several times as long, because all threads wait
             for the one that lost its core.
-        prefill_chunk: Prompt tokens in one call. Not set: the shortest length within 2 % of the
-            fastest, measured when the model is loaded for the first time. Longer chunks take
-            more memory for intermediate results.
+        prefill_chunk: Prompt tokens in one call, at most those of a slot. Not set: about the
+            fastest length, measured when the model is loaded for the first time (if it is large,
+            for the second). Longer chunks take more memory for intermediate results.
         cache_type: Storage of the cache: "f16", or "q8_0", which takes half the memory and
             changes the speed of attention. "auto" selects the faster by measurement.
         flash_attention: Whether to use the fused attention kernel, which is slower than

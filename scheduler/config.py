@@ -41,9 +41,10 @@ class SchedulerConfig:
             the wait where lengths differ much.
         tenant_queue_share: The share of both limits that one tenant may use. Below 1, no tenant
             can fill the queue.
-        step_target_seconds: How long prompts may delay running streams between two of their
-            tokens. A lower value gives smoother streams, a higher value earlier first tokens.
-            Not set: measured when the model is loaded.
+        step_target_seconds: How long a prompt may delay running streams between two of their
+            tokens; twice as long if it is short, of a higher class, or one of many. A lower
+            value gives smoother streams, a higher value earlier first tokens. Not set: computed
+            when the model is loaded, from measured costs of calls.
         delivery_seconds: While no prompt is computed, the tokens of a stream that are computed
             within this time are sent together, which saves messages and CPU time. At most half
             of the step target. 0: each token is sent by itself.

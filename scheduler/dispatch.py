@@ -8,7 +8,7 @@
    that falls free, whatever its class; at most one admission in eight.
 4. With no slot free, a class takes one from the lowest class below it, the latest
    admission first. Aged and resumed sequences are protected for some tokens, in at
-   most half of the slots.
+   most half of the slots, rounded up.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class GuardedPolicy(Policy):
 
     def key(self, sequence: Sequence, now: float) -> Key:
         """See Policy; numbers in any case."""
-        return self._ask(lambda policy: tuple(map(float, policy.key(sequence, now))))
+        return self._ask(lambda policy: _comparable(policy.key(sequence, now)))
 
     def line(self, sequence: Sequence) -> Hashable:
         """See Policy; with the line of the default, so that it can order what waits by then."""
@@ -61,6 +61,13 @@ class GuardedPolicy(Policy):
             self.failure = f"the policy {name} raised {type(error).__name__}: {error}"
             self.strict_classes = self._default.strict_classes
             return default
+
+
+def _comparable(key: Key) -> Key:
+    """The key itself. Raises TypeError where it cannot be compared with others."""
+    if not isinstance(key, tuple) or not all(isinstance(x, int | float) and x == x for x in key):
+        raise TypeError(f"key() must return a tuple of numbers, not {key!r}")
+    return key
 
 
 def _hashable(line: Hashable) -> Hashable:

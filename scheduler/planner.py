@@ -4,9 +4,9 @@ T is the step target. While streams run, one chunk goes after each rows step, so
 prefill always progresses, and more where no stream waits longer than it may for the
 prompt that is next:
 
-- 2 T for a prompt that one chunk ends, the first or the second one;
+- 2 T for a prompt of which at most a chunk is computed and one is left;
 - 2 T for a prompt of a higher class than all streams;
-- 2 T for one of three prompts or more that came together;
+- 2 T for one of three prompts or more of its class that have slots or had them beside it;
 - T for any other.
 
 Where a higher class may arrive, a chunk and a rows step take at most T together: the
@@ -28,7 +28,7 @@ from llm_serving_engine.scheduler.step import FOLLOW, Output, Run, shape_of_runs
 # Step targets that streams wait at most. With 1 the p99 first token is 1.18 (small) and 1.27
 # (large) in steady of 16.
 STRETCH = 2
-# Prompts that came together from which on streams wait for so long. With 2 the tokens/s and first
+# Prompts with slots from which on streams wait for so long. With 2 the tokens/s and first
 # tokens of two clients with 400 words are the same within 3 %, and the longest gap is 272 ms, not
 # 181 (bench, Q4_0). Without it tokens/s are 0.98, and the p99 first token is 1.07, in long of 16
 # (large).
@@ -57,8 +57,9 @@ class Window(NamedTuple):
         now: The time.
         begins: When the steps in flight are expected to be done.
         after_rows: Whether the step before it is a rows step.
-        urgent: The highest class that may arrive. Chunks of lower classes leave time for
-            rows within the target, and keep to it even while nobody streams.
+        urgent: The highest class that may arrive: one of which a request came lately. Chunks
+            of lower classes leave time for rows within the target, and keep to it even while
+            nobody streams.
     """
 
     now: float
@@ -147,14 +148,14 @@ class Planner(Part):
         )
 
     def _is_short(self, sequence: Sequence) -> bool:
-        """Whether one chunk ends a prompt, the first or the second one, as in turns of a chat."""
+        """Whether of a prompt at most a chunk is computed and one is left, as in chats."""
         cached = sequence.cached_prompt_tokens
         computed = 0 if cached is None else self._cache.position(sequence) - cached
         return max(computed, self._rest(sequence) / END_SHARE) <= self._can.chunk
 
     @staticmethod
     def _together(first: Sequence, prompts: list[Sequence], streams: list[Sequence]) -> int:
-        """Count the prompts that came together with one, and those that it has waited for."""
+        """Count the prompts that have slots, with those that were computed while it waited."""
         waited_for = (
             s
             for s in streams

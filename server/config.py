@@ -34,7 +34,7 @@ from llm_serving_engine.backends.process.supervision import Supervision
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.policy import load_policy
 from llm_serving_engine.server.config_file import read_config_file
-from llm_serving_engine.server.config_problems import booleans_as_numbers, problem
+from llm_serving_engine.server.config_problems import booleans_as_numbers, problems
 from llm_serving_engine.server.setting_names import setting_names, unknown_variables
 from llm_serving_engine.server.setting_types import (
     Host,
@@ -372,8 +372,7 @@ def load_config(file: Path | None = None, flags: dict[str, Any] | None = None) -
         if booleans := list(booleans_as_numbers(content, config)):
             raise ConfigError("\n".join(booleans))
     except ValidationError as error:
-        problems = (problem(one, names) for one in error.errors())
-        raise ConfigError("\n".join(problems)) from error
+        raise ConfigError("\n".join(problems(error.errors(), names))) from error
     except ValueError as error:
         raise ConfigError(str(error.__cause__ or error)) from error
     except RecursionError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -12,7 +13,9 @@ from llm_serving_engine.server.validation_message import not_a_number, plain_mes
 
 # What pydantic calls a name that a part does not have.
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
-# What pydantic says where something else stands in the place of a table.
+# What it adds to the name of a setting that can be of several types.
+_TYPE_TRIED = re.compile(r"\.(bool|literal\[.*\])$")
+# What it says where something else stands in the place of a table.
 _TABLES = ("model_type", "dataclass_type", "dict_type")
 
 
@@ -32,15 +35,29 @@ def booleans_as_numbers(content: Mapping[str, Any], part: Any, where: str = "") 
             yield from booleans_as_numbers(value, setting, f"{where}{name}.")
 
 
-def problem(error: ErrorDetails, names: Iterable[str]) -> str:
-    """Return the line for one of pydantic's errors; `names` are those of all settings."""
-    where = _where(error["loc"])
+def problems(errors: Iterable[ErrorDetails], names: Iterable[str]) -> list[str]:
+    """Return a line for each setting that pydantic's errors name.
+
+    Args:
+        errors: Of a setting that can be of several types, one for each.
+        names: Of all settings.
+    """
+    whats: dict[str, list[str]] = {}
+    for error in errors:
+        where = _where(error["loc"])
+        whats.setdefault(where, []).append(_what(error, where, names))
+    return [f"{where}: {', or '.join(what)}" for where, what in whats.items()]
+
+
+def _what(error: ErrorDetails, where: str, names: Iterable[str]) -> str:
     if error["type"] in _UNKNOWN:
-        return f"{where}: there is no such setting{did_you_mean(where, names)}"
+        return f"there is no such setting{did_you_mean(where, names)}"
     if error["type"] in _TABLES:
-        return f"{where}: must be a table"
-    return f"{where}: {plain_message(error['msg'])}"
+        return "must be a table"
+    return plain_message(error["msg"])
 
 
 def _where(location: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in location) or "configuration"
+    """The setting's name, without the type that was tried."""
+    where = ".".join(str(part) for part in location)
+    return _TYPE_TRIED.sub("", where) or "configuration"

@@ -155,6 +155,8 @@ def encode_model(model: ServedModel, is_default: bool) -> models_pb2.Model:
         message.notes.extend(report.notes)
     if (engine := model.loaded_engine) is not None:
         message.capabilities.CopyFrom(_encode_capabilities(engine.scheduler.capabilities))
+        message.settings["determinism"] = engine.scheduler.config.determinism
+        message.settings["step_target_seconds"] = f"{engine.scheduler.step_target:.3g}"
         message.capabilities.chat = model.text.chat_template is not None
         defaults = generation_pb2.Sampling(**scalars(model.default_sampling))
         message.default_sampling.CopyFrom(defaults)

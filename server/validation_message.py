@@ -11,4 +11,5 @@ def not_a_number(value: bool) -> str:
 def plain_message(message: str) -> str:
     """Say what a value must be, without the name of the error that a validator raised."""
     plain = message.replace("Value error, ", "").replace("Input should be", "must be")
+    plain = plain.replace("a valid boolean, unable to interpret input", "true or false")
     return plain.replace("a valid tuple", "a list")

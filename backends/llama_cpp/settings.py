@@ -53,12 +53,12 @@ class Settings:
         if gpu_layers is None:
             gpu_layers = ALL_LAYERS if machine.apple_silicon() else 0
         sequences, context = _shape(config, info)
+        chunk = config.prefill_chunk or (PREFILL_CHUNK_GPU if gpu_layers else PREFILL_CHUNK_CPU)
         return cls(
             sequences=sequences,
             context_per_sequence=context,
             threads=config.threads or machine.compute_threads(),
-            prefill_chunk=config.prefill_chunk
-            or (PREFILL_CHUNK_GPU if gpu_layers else PREFILL_CHUNK_CPU),
+            prefill_chunk=min(chunk, context),
             cache_type=_cache_type(config),
             flash_attention=config.flash_attention is not False,
             gpu_layers=gpu_layers,

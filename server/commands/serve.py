@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from llm_serving_engine.backends.backend import LoadReport
+    from llm_serving_engine.scheduler.core import Scheduler
     from llm_serving_engine.server.app import App
     from llm_serving_engine.server.config import ServerConfig
 
@@ -188,10 +189,7 @@ def _announce(app: App, report: LoadReport) -> None:
         tell(f"{app.model.name} on {app.model.backend}: {settings}")
     for note in report.notes:
         tell(f"note: {note}")
-    target = app.model.engine.scheduler.step_target
-    configured = app.config.scheduler.step_target_seconds is not None
-    origin = "as configured" if configured else "from the costs of calls"
-    tell(f"step target: {duration(target)}, {origin}; prompts delay streams for at most twice that")
+    tell(_step_target(app.model.engine.scheduler))
     if memory:
         parts = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in memory.items())
         estimated = ""
@@ -210,6 +208,19 @@ def _announce(app: App, report: LoadReport) -> None:
         'grpcurl -plaintext -d \'{"prompt":"Once upon a time","max_tokens":32}\' '
         f"{first} llm_serving_engine.v1.InferenceService/Stream"
     )
+
+
+def _step_target(scheduler: Scheduler) -> str:
+    """The step target, and how long prompts delay streams: no less than the least step takes."""
+    can, cost, target = scheduler.capabilities, scheduler.cost, scheduler.step_target
+    configured = scheduler.config.step_target_seconds is not None
+    origin = "as configured" if configured else "from the costs of calls"
+    rows = cost.rows_seconds(max(can.slots // 2, 1))
+    least = rows + cost.chunk_seconds(can.chunk_min, can.context // 2)
+    delay = "at most twice that"
+    if least > 2 * target:
+        delay = f"about {duration(least)}, which rows and the shortest chunk take"
+    return f"step target: {duration(target)}, {origin}; prompts delay streams for {delay}"
 
 
 def _complain(app: App, reason: str) -> None:

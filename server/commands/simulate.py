@@ -30,11 +30,12 @@ Trace = Annotated[
     typer.Option(metavar="FILE", help="The trace to replay (JSON lines)."),
 ]
 Policies = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="POLICIES",
         help="The policies to compare, separated by commas: fair, first_come, shortest_job, or "
-        "import paths module:Class, also of modules in this folder.",
+        "import paths module:Class, also of modules in this folder. Default: the configuration's, "
+        "or the recorded server's.",
     ),
 ]
 Server = Annotated[
@@ -90,7 +91,7 @@ def register(app: typer.Typer) -> None:
 
 def simulate(
     trace: Trace = None,
-    policy: Policies = "fair",
+    policy: Policies = None,
     server: Server = None,
     config: Config = None,
     slots: Slots = None,
@@ -121,10 +122,11 @@ def simulate(
         from llm_serving_engine.server.simulator.trace import read_trace
 
         settings = _settings(_server(server, trace), config, slots, context, step_target_ms)
+        names = _names(settings.config.policy if policy is None else policy)
         records = read_trace(trace)
         recorder = TimelineRecorder(len(records)) if timeline is not None else None
         recorded = recorded_summary(records)
-        replays = _replay_all(records, _names(policy), settings, recorder)
+        replays = _replay_all(records, names, settings, recorder)
         _show(replays, recorded)
         if json_file is not None:
             _write_json(json_file, replays, settings, recorded)

@@ -46,7 +46,9 @@ def look_at_model(config: ServerConfig, *, served: bool = False) -> Iterator[Fin
             return
         path = resolve(reference, progress=False)
         yield from _look_at_file(path, config, served)
-    except (ModelError, LoadError, ValueError, OSError) as error:
+    except LoadError as error:
+        yield problem(SECTION, "settings", str(error), "correct the configuration: model.runner")
+    except (ModelError, ValueError, OSError) as error:
         yield problem(SECTION, "file", str(error), "name an existing model: --model")
 
 
@@ -88,7 +90,8 @@ def _memory(info: ModelInfo, settings: Settings, limit: int | None, served: bool
         if served:
             advice = "the running server may hold this memory: check again after it has ended"
             return note(SECTION, "memory", short, advice)
-        return problem(SECTION, "memory", short, "lower sequences or context_per_sequence")
+        advice = "lower sequences, context_per_sequence, or prefill_chunk"
+        return problem(SECTION, "memory", short, advice)
     return Finding(SECTION, "memory", value)
 
 

@@ -28,7 +28,7 @@ def look_at_server(address: str) -> Iterator[Finding]:
         if model.capabilities is not None:
             can = model.capabilities
             slots = f"{can.sequences_max} slots of {can.context_per_sequence:,} tokens"
-            invariant = "same tokens under load" if can.batch_invariant else ""
+            invariant = "can be batch-invariant" if can.batch_invariant else ""
             value = ", ".join(filter(None, (slots, invariant)))
             yield Finding(SECTION, f"{model.name}: slots", value)
             yield Finding(SECTION, f"{model.name}: memory", f"{model.memory_bytes / 1e6:,.0f} MB")

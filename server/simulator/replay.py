@@ -93,7 +93,7 @@ def replay(
     settings: ReplaySettings | None = None,
     observer: ObserverFactory | None = None,
 ) -> Replay:
-    """Replay a trace. Raises ValueError for an unknown policy.
+    """Replay a trace. Raises ValueError for a policy that is unknown, or fails.
 
     Args:
         records: The trace.
@@ -108,6 +108,8 @@ def replay(
     # Each turn brings a token or a chunk, or goes on to the next arrival.
     turns = sum(r.prompt_tokens + r.max_tokens + 10 for r in records)
     run.run(steps_max=100 * turns)
+    if run.scheduler.policy.failure:
+        raise ValueError(run.scheduler.policy.failure)
     return Replay(
         policy,
         tuple(run.outcomes),

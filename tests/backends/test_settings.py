@@ -67,6 +67,12 @@ def test_what_is_configured_stays(info: ModelInfo, monkeypatch: pytest.MonkeyPat
     assert Settings.choose(config, info) == Settings(5, 512, 7, 32, "q8_0", True, 2)
 
 
+def test_a_chunk_is_no_longer_than_a_slot(info: ModelInfo) -> None:
+    for chunk, used in ((511, 511), (512, 512), (513, 512), (10**6, 512)):
+        config = BackendConfig(context_per_sequence=512, prefill_chunk=chunk)
+        assert Settings.choose(config, info).prefill_chunk == used
+
+
 @pytest.mark.parametrize(
     ("cache_bytes", "expected"),
     [

@@ -1,6 +1,6 @@
 """What busy processes beside it cost a runner, with and without `yield_cores`.
 
-    python tests/benchmarks/busy_cores.py MODEL [--rows 4] [--busy 1] [--seconds 10]
+    .venv/bin/python tests/benchmarks/busy_cores.py MODEL [--rows 4] [--busy 1] [--seconds 10]
 
 Runs the backend in this process: decode steps on the quiet machine, then beside
 processes that do nothing but take a core each, then on the quiet machine again.

@@ -1,6 +1,6 @@
 """CPU time that the console's pages take from the server while they watch it under load.
 
-    python tests/benchmarks/console_tabs.py MODEL [--tabs 20] [--clients 16] [--rounds 4]
+    .venv/bin/python tests/benchmarks/console_tabs.py MODEL [--tabs 20] [--clients 16] [--rounds 4]
 
 Starts a server of its own, and answers the same requests with and without pages
 that watch, in turn. What the pages cost is the difference of the server's CPU time,

@@ -1,6 +1,7 @@
 """Decoding through the whole server, against llama.cpp's own loop at the same shape.
 
-    python tests/benchmarks/decode_rate.py MODEL LLAMA_BATCHED_BENCH [--clients 16] [--rounds 5]
+    .venv/bin/python tests/benchmarks/decode_rate.py MODEL LLAMA_BATCHED_BENCH \
+        [--clients 16] [--rounds 5]
 
 Alternates the two; LLAMA_BATCHED_BENCH is the program of that name, built from
 the source of the installed llama-cpp-python. It neither chooses tokens nor

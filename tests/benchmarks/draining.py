@@ -1,7 +1,8 @@
 """Tokens a second of streams that began together, end one after the other, and are not replaced.
 
-    llm-serving-engine serve --model MODEL
-    python tests/benchmarks/draining.py [--address 127.0.0.1:50051] [--longest 400] [--seeds 1,2,3]
+    .venv/bin/llm-serving-engine serve --model MODEL    # in another terminal
+    .venv/bin/python tests/benchmarks/draining.py \
+        [--address 127.0.0.1:50051] [--longest 400] [--seeds 1,2,3]
 
 Each stream that ends leaves a hole between the rows of the others.
 """

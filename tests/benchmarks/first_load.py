@@ -1,6 +1,6 @@
 """What first loads of a model choose, alone and beside processes that compute.
 
-    python tests/benchmarks/first_load.py MODEL [--busy 0 1 2] [--share 1.0] [--loads 5]
+    .venv/bin/python tests/benchmarks/first_load.py MODEL [--busy 0 1 2] [--share 1.0] [--loads 5]
 
 Each load has a cache folder of its own. After the loads beside others, one more load with
 the folder of the last of them says whether it measures again. Nothing else should run.

@@ -1,6 +1,6 @@
 """Draws what an overloaded server delivers in time, beside what is possible, and first-come.
 
-    PYTHONPATH=tests/fixtures python tests/benchmarks/goodput_grid.py PICTURE.svg
+    PYTHONPATH=tests/fixtures .venv/bin/python tests/benchmarks/goodput_grid.py PICTURE.svg
 
 Simulated: costs of the built-in model and 2.5 times as high, 16 slots, twice and four times
 the capacity for two minutes. It prints the figures too, as parts of the capacity, with the

@@ -1,6 +1,6 @@
 """What a request takes with each kind of matrix kernels, by weight type: the matrices alone.
 
-python tests/benchmarks/kernel_kinds.py [--columns 2048] [--rows 8192] [--slots 16]
+.venv/bin/python tests/benchmarks/kernel_kinds.py [--columns 2048] [--rows 8192] [--slots 16]
 """
 
 from __future__ import annotations

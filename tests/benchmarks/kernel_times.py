@@ -1,6 +1,6 @@
 """How long llama.cpp computes rows and chunks: what steps are made of.
 
-    python tests/benchmarks/kernel_times.py MODEL [--rounds 15]
+    .venv/bin/python tests/benchmarks/kernel_times.py MODEL [--rounds 15]
 
 Calls the model in this process with exactly these tokens: the backend would add
 filler rows where that is faster.

@@ -1,8 +1,10 @@
 """Time to the first token of prompts: through a server, and by the library alone.
 
-    llm-serving-engine serve --model MODEL
-    python tests/benchmarks/library_alone.py MODEL [--address 127.0.0.1:50051] [--rounds 5]
-    python tests/benchmarks/library_alone.py MODEL --tokens 92 --together 16 [--max-tokens 4]
+    .venv/bin/llm-serving-engine serve --model MODEL    # in another terminal
+    .venv/bin/python tests/benchmarks/library_alone.py MODEL \
+        [--address 127.0.0.1:50051] [--rounds 5]
+    .venv/bin/python tests/benchmarks/library_alone.py MODEL \
+        --tokens 92 --together 16 [--max-tokens 4]
 
 With `--together`, so many prompts come at once, and what is timed is until all of them have
 their first token. The library computes them whole, one or several in a call.

@@ -1,7 +1,7 @@
 """Shows how near `simulate` comes to a live server, as a table and as a picture.
 
-    python tests/benchmarks/predicted.py record FOLDER [--model MODEL]   about 3 minutes
-    python tests/benchmarks/predicted.py show FOLDER PICTURE.svg
+    .venv/bin/python tests/benchmarks/predicted.py record FOLDER [--model MODEL]   about 3 minutes
+    .venv/bin/python tests/benchmarks/predicted.py show FOLDER PICTURE.svg
 
 Each workload of `bench` has a server of its own, which records it. Each trace is replayed
 twice: on the server as it was recorded with it, and on one that was recorded before, while

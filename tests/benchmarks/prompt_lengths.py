@@ -1,7 +1,7 @@
 """Time to the first token of lone prompts around multiples of 64 tokens.
 
-    llm-serving-engine serve --model MODEL
-    python tests/benchmarks/prompt_lengths.py [--address 127.0.0.1:50051] [--rounds 4]
+    .venv/bin/llm-serving-engine serve --model MODEL    # in another terminal
+    .venv/bin/python tests/benchmarks/prompt_lengths.py [--address 127.0.0.1:50051] [--rounds 4]
 
 No length should cost more than 1.1 of the next longer multiple of 64: the ends of
 prompts are padded where that is faster.

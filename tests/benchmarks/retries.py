@@ -1,6 +1,6 @@
 """How often a refused request is answered in time when it comes again as it was told to.
 
-    PYTHONPATH=tests/fixtures python tests/benchmarks/retries.py
+    PYTHONPATH=tests/fixtures .venv/bin/python tests/benchmarks/retries.py
 
 Simulated: costs of the built-in model, 16 slots, an overload of two minutes. Each refused
 request comes again once. It prints the parts of those that come again while the overload

@@ -1,6 +1,6 @@
 """Whether a sequence has the same bits alone and beside others, by length of aligned chunks.
 
-    python tests/benchmarks/same_bits.py MODEL ... [--units 64 128 256] [--cache f16 q8_0]
+    .venv/bin/python tests/benchmarks/same_bits.py MODEL ... [--units 64 128 256] [--cache f16 q8_0]
 
 Eight prompts of 30 to 620 tokens, cut at multiples of the unit, and 24 tokens after each:
 each alone, then three times among the others, in company that chance chooses. Under

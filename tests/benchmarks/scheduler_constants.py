@@ -1,6 +1,6 @@
 """What a constant of the scheduler is worth: simulated loads with other values of it.
 
-    PYTHONPATH=tests/fixtures python tests/benchmarks/scheduler_constants.py \
+    PYTHONPATH=tests/fixtures .venv/bin/python tests/benchmarks/scheduler_constants.py \
         planner.STRETCH 1 2 4
 
 Clients send one request after the other, as `bench` does, to 16 slots with the costs of a

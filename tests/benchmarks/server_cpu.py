@@ -1,6 +1,7 @@
 """CPU time that a streamed token takes: in the server, in its runner, and in the client.
 
-    python tests/benchmarks/server_cpu.py MODEL [--clients 16] [--tokens 200] [--rounds 5] [--http]
+    .venv/bin/python tests/benchmarks/server_cpu.py MODEL \
+        [--clients 16] [--tokens 200] [--rounds 5] [--http]
 
 Starts a server of its own. CPU time depends little on what else the machine
 does, unlike any time by the clock.

@@ -1,6 +1,6 @@
 """Where a decode step's time goes: in llama_decode, in the rest of the runner, and around it.
 
-    python tests/benchmarks/step_overhead.py MODEL [--rows 1,4,16] [--temperature 0]
+    .venv/bin/python tests/benchmarks/step_overhead.py MODEL [--rows 1,4,16] [--temperature 0]
 
 Runs the backend in this process for the first two, and the same steps through a
 runner's process for the third.

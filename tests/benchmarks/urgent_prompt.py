@@ -1,7 +1,7 @@
 """Time to the first token of a short urgent prompt, while a long one of a lower class is computed.
 
-    llm-serving-engine serve --model MODEL
-    python tests/benchmarks/urgent_prompt.py [--address 127.0.0.1:50051] [--rounds 10]
+    .venv/bin/llm-serving-engine serve --model MODEL    # in another terminal
+    .venv/bin/python tests/benchmarks/urgent_prompt.py [--address 127.0.0.1:50051] [--rounds 8]
 
 The server is idle otherwise. The urgent prompt should come at most one step target later
 than on an idle server.

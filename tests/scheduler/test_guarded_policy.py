@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from typing import Any
 
@@ -93,6 +94,17 @@ def test_nonsense_is_as_good_as_raising() -> None:
     )
     run(scheduler)
     assert sequence.finish_reason is FinishReason.MAX_TOKENS
+
+
+@pytest.mark.parametrize("key", [7, (math.nan,), ("first",), None])
+def test_a_key_that_is_no_tuple_of_numbers(key: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = FirstComePolicy(CONFIG)
+    monkeypatch.setattr(policy, "key", lambda sequence, now: key)
+    scheduler = Scheduler(Capabilities(2, 64), CONFIG, policy)
+    sequence = scheduler.submit(Request("a", (1,), 3), 0.0)
+    run(scheduler)
+    assert sequence.finish_reason is FinishReason.MAX_TOKENS
+    assert f"must return a tuple of numbers, not {key!r}" in scheduler.policy.failure
 
 
 def test_the_default_is_not_guarded() -> None:

@@ -63,6 +63,13 @@ def test_a_model_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (served.verdict, served.value) == (NOTE, memory.value)
 
 
+def test_settings_that_cannot_be() -> None:
+    runner = {"cache_type": "q4_0"}
+    found = named(look_at_model(config_of(reference="builtin", runner=runner)), "settings")
+    assert "cache_type is 'q4_0'" in found.value
+    assert "model.runner" in found.advice
+
+
 @pytest.mark.parametrize(
     ("template", "verdict", "words"),
     [

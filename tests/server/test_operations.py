@@ -236,6 +236,8 @@ async def test_the_models(tiny: RunningServer) -> None:
     model.memory_bytes = 0
     assert model.settings["sequences"] == str(model.capabilities.sequences_max)
     assert {"threads", "cache_type", "prefill_chunk"} <= model.settings.keys()
+    assert model.settings["determinism"] == "batch_invariant"
+    assert 0.125 <= float(model.settings["step_target_seconds"]) <= 0.5
     model.ClearField("settings")
     model.ClearField("notes")
     model.ClearField("default_sampling")  # see test_default_sampling.py

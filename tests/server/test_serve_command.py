@@ -334,6 +334,14 @@ def test_flags_come_before_the_environment_and_that_before_the_file(tmp_path: Pa
         assert stderr.startswith('{"time": ')
 
 
+def test_a_step_target_that_the_least_step_exceeds() -> None:
+    env = {"LLM_SERVING_ENGINE_SCHEDULER__STEP_TARGET_SECONDS": "0.001"}
+    with serve_process("--backend", "scripted", env=env) as server:
+        text = "\n".join(server.announced)
+        assert "step target: 1 ms, as configured; prompts delay streams for about" in text
+        assert "which rows and the shortest chunk take" in text
+
+
 def test_announcement_memory_and_http() -> None:
     # One thread: two that wait for each other crawl where a core is taken by something else.
     env = {"LLM_SERVING_ENGINE_MODEL__RUNNER__THREADS": "1"}

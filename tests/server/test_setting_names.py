@@ -116,6 +116,11 @@ def test_variables_with_wrong_values(
             "generation.max_tokens_default: must be a number, not true\n"
             "model.runner.threads: must be a number, not true",
         ),
+        (
+            '[model.runner]\nflash_attention = "perhaps"\nsequences = "x"',
+            "model.runner.sequences: must be a valid integer, unable to parse string as an "
+            "integer\nmodel.runner.flash_attention: must be true or false, or must be 'auto'",
+        ),
         ("[grpc]\nport = 65536", "grpc.port: must be less than or equal to 65535"),
         (
             '[grpc]\nhost = "unix:"',

@@ -161,6 +161,8 @@ def test_a_policy_of_ones_own(run: Run) -> None:
     )
     assert done.exit_code == 0, done.stderr
     assert "tried_policy:LastCome" in done.stdout
+    configured = run("--trace", "trace.jsonl", "--config", "server.toml")
+    assert configured.stdout == done.stdout
 
 
 @pytest.mark.parametrize(
@@ -171,6 +173,7 @@ def test_a_policy_of_ones_own(run: Run) -> None:
         ("--trace trace.jsonl --policy best", "no policy 'best'"),
         ("--trace trace.jsonl --policy ,", "no policy is given"),
         ("--trace trace.jsonl --policy bad_policy:Any", "invalid syntax"),
+        ("--trace trace.jsonl --policy no_tuple:Longest", "must return a tuple of numbers, not"),
         ("--trace trace.jsonl --server bad.jsonl", "bad.jsonl is not JSON"),
         ("--trace trace.jsonl --server few.json", "few.json: costs.row_context: Field required"),
         ("--trace trace.jsonl --server none.json", "steps that take no time never end"),
@@ -184,6 +187,12 @@ def test_a_policy_of_ones_own(run: Run) -> None:
 def test_failures_are_one_line(run: Run, arguments: str, message: str) -> None:
     Path("bad.jsonl").write_text("nonsense\n")
     Path("bad_policy.py").write_text("class\n")
+    Path("no_tuple.py").write_text(
+        "from llm_serving_engine.scheduler.policy import Policy\n"
+        "class Longest(Policy):\n"
+        "    def key(self, sequence, now):\n"
+        "        return len(sequence.request.prompt)\n"
+    )
     server = ReplaySettings().content()
     for name, part, change in (
         ("none", "costs", dict.fromkeys(DEFAULT_COSTS._fields, 0)),

@@ -192,8 +192,9 @@ class Model(_message.Message):
 
     @_builtins.property
     def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The runner's settings in force, such as "threads": "8", by their names in
-        the configuration. Empty until it is loaded.
+        """The settings in force, such as "threads": "8", by their names in the
+        configuration: the runner's, and the scheduler's "determinism" and
+        "step_target_seconds". Empty until it is loaded.
         """
 
     @_builtins.property

@@ -304,7 +304,7 @@ class StepState(_message.Message):
     @_builtins.property
     def target(self) -> _duration_pb2.Duration:
         """The step target: how long prompts may delay running streams between two of
-        their tokens, as configured, or else as measured when the model was loaded.
+        their tokens, as configured, or else computed when the model was loaded.
         """
 
     def __init__(
