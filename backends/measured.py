@@ -27,6 +27,8 @@ from llm_serving_engine.backends.cpu import code_flags, cpu_name
 Scalar = str | int | float | bool
 
 FILES_MAX = 512
+# Seconds of a call, and ratios: what is more is damage.
+FIGURE_MAX = 1e6
 _FORMAT = 1
 _FOLDER = Path("llm-serving-engine", "measured")
 # Both ends of a model's file: its header is at the start.
@@ -150,6 +152,8 @@ def _parse(content: object) -> Measured:
     _check(measured.given, (str, int, float))
     _check(measured.values, (str, int, float))
     _check(measured.figures, (int, float))
+    if not all(0 <= figure < FIGURE_MAX for figure in measured.figures.values()):
+        raise ValueError("no time, and no ratio")
     return measured
 
 

@@ -70,11 +70,12 @@ class ScriptedBackend:
             context=config.context_per_sequence or 4096,
             snapshots=True,
             joins=True,
+            chunk=config.prefill_chunk or Capabilities(1, 1).chunk,
             batch_invariant=True,
             token_bytes=CACHE_BYTES_PER_TOKEN,
         )
-        if config.prefill_chunk is not None:
-            capabilities = capabilities._replace(chunk=config.prefill_chunk)
+        longest = max(capabilities.chunk, capabilities.slots, capabilities.call_tokens_max)
+        capabilities = capabilities._replace(call_tokens_max=longest)
         self.report = LoadReport(capabilities, settings={}, memory_bytes={})
         self.caches: list[list[int]] = [[] for _ in range(capabilities.slots)]
         self.snapshots: dict[int, list[int]] = {}

@@ -54,6 +54,7 @@ class Cache:
         self._outlook: Outlook | None = None
         self.slots = tuple(Slot(index) for index in range(can.slots))
         self.snapshots: dict[int, Snapshot] = {}
+        self._rollback = can.context if can.rollback is None else can.rollback
         self._unit = can.chunk if config.determinism == "batch_invariant" else 1
 
     # What there is
@@ -96,10 +97,9 @@ class Cache:
         At least one token is left to compute, because its logits are needed.
         """
         best: tuple[Slot | Snapshot, int] | None = None
-        rollback = self._can.context if self._can.rollback is None else self._can.rollback
         for source, other, usable, length in self._prefixes():
             tokens = self._shared(sequence, other, usable)
-            if tokens > (best[1] if best else 0) and length - tokens <= rollback:
+            if tokens > (best[1] if best else 0) and length - tokens <= self._rollback:
                 best = source, tokens
         return best
 
@@ -149,7 +149,8 @@ class Cache:
             if lower or donor.state is not State.PREFILL:
                 continue
             found = Awaited(donor, self._shared(sequence, donor, donor.known_tokens))
-            if found.tokens <= least or not self.computes(found):
+            beyond = donor.known_tokens - found.tokens
+            if found.tokens <= least or beyond > self._rollback or not self.computes(found):
                 continue
             seconds = self._cost.copy_seconds(found.tokens)
             seconds += self._seconds_from(found.tokens, sequence)
@@ -244,8 +245,10 @@ class Cache:
         if run.start > slot.length:
             return False
         slot.length = run.start + done
-        if slot.key == run.key:
+        sequence = slot.sequence
+        if sequence is not None and sequence.key == run.key:
             slot.usable = slot.length
+            sequence.computed = max(sequence.computed, slot.length)
         return True
 
     def confirm(self, operation: Operation, failed: bool) -> Sequence | None:

@@ -144,7 +144,8 @@ class Dispatch(Part):
         self._cache.take(place, sequence)
         self._since_aged = 0 if aged else self._since_aged + 1
         if not sequence.has_run:
-            self._policy.served(sequence, len(sequence.request.prompt) - place.tokens, 0)
+            sequence.charged = len(sequence.request.prompt) - place.tokens
+            self._policy.served(sequence, sequence.charged, 0)
         protected = sum(map(_protected, self._cache.holders()))
         if (aged or sequence.has_run) and 2 * protected < len(self._cache.slots):
             sequence.protected_until = len(sequence.output) + PROTECTED_TOKENS

@@ -62,6 +62,9 @@ class LiveRequests(Part):
         self._cache.release(sequence, usable, now)
         self.move(sequence, event, now)
         self._queue.add(sequence)
+        if sequence.key in self._deadlines:
+            # The next turn, in which its slot is another's, says how long it can wait.
+            self._deadlines[sequence.key] = now
 
     # Ends
 
@@ -75,8 +78,8 @@ class LiveRequests(Part):
     ) -> None:
         """End a request: with an error, unless it is finished."""
         sequence.error = error
+        self._refund(sequence)
         if sequence.slot is not None:
-            self._refund(sequence)
             self._cache.release(sequence, self._cache.slots[sequence.slot].usable, now)
         else:
             self._queue.remove(sequence)
@@ -90,11 +93,9 @@ class LiveRequests(Part):
         self._totals.outcomes[sequence.state] += 1
 
     def _refund(self, sequence: Sequence) -> None:
-        """Give back what was charged for the part of a prompt that was not computed."""
-        assert sequence.slot is not None
-        computed = self._cache.slots[sequence.slot].usable
-        rest = len(sequence.request.prompt) - computed
-        if sequence.state is State.PREFILL and not sequence.output and rest > 0:
+        """Give back what was charged for the part of a prompt that was never computed."""
+        rest = min(len(sequence.request.prompt) - sequence.computed, sequence.charged)
+        if rest > 0:
             self._policy.served(sequence, -rest, 0)
 
     def expire_overdue(self, now: float) -> None:

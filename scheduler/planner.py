@@ -127,7 +127,7 @@ class Planner(Part):
         """
         shape, running = shape_of_runs(runs), list(self._cache.holders())
         # Rows of several groups wait to be moved together, which several calls would delay.
-        dense = shape.rows and shape.groups == 1
+        dense = shape.rows and shape.groups == 1 and all(run.output for run in runs)
         if not window.after_rows or len(runs) < len(running) or not dense:
             return 1
         room = min(self._room(sequence) for sequence in running)
@@ -232,7 +232,7 @@ class Planner(Part):
         """The same cuts whatever else runs: units of the prompt, and output in less than a tile."""
         if start < prompt:
             return min(self._can.chunk - start % self._can.chunk, prompt - start)
-        parts = -(-2 * rest // self._can.tile)
+        parts = -(-rest // min(max(self._can.tile // 2, 1), self._can.call_tokens_max))
         return -(-rest // parts)
 
     def _join(self, first: Sequence, prompts: list[Sequence], limit: Limit) -> tuple[Run, ...]:

@@ -34,6 +34,8 @@ class Sequence:
             computing began; None before. Written when its first run is planned.
         first_token_at: When its first token came. Written by `apply`.
         last_token_at: When its newest token came. Written by `apply`.
+        charged: Prompt tokens that its tenant was charged for. Written when it first gets a slot.
+        computed: Tokens of it that were in a slot at once, at most. Written by `Cache`.
         cache_losses: How often its cache could not be copied or restored.
         protected_until: It cannot lose its slot before it has so many tokens.
             Written when it gets a slot.
@@ -50,6 +52,8 @@ class Sequence:
     cached_prompt_tokens: int | None = None
     first_token_at: float | None = None
     last_token_at: float | None = None
+    charged: int = 0
+    computed: int = 0
     cache_losses: int = 0
     protected_until: int = 0
     stop_token: int | None = None

@@ -21,7 +21,7 @@ from llm_serving_engine.backends.measured import Measured, MeasuredStore, Scalar
 
 SUBJECT = "keeps_bits"
 # What is remembered of another way of trying is tried again.
-METHOD = 2
+METHOD = 3
 REST = 5
 # Sequences beside the one whose bits are compared: in its prompt, and in each decode step.
 # Kernels for Q4_K are others from 8 rows on.
@@ -63,12 +63,15 @@ def keeps_bits(model: LlamaModel, unit: int) -> bool:
 
     Args:
         model: All its slots are empty.
-        unit: The length of chunks.
+        unit: The length of chunks; less is tried where a slot has no room for more.
     """
+    if model.settings.sequences < 2:
+        return True  # there are no others
+    unit = min(unit, model.context_per_sequence - REST - 1 - STEPS)
+    if unit < 1:
+        return False
     prompt = tuple(np.random.default_rng(0).integers(0, model.vocabulary_size, unit + REST + 1))
     slots = range(min(model.settings.sequences, max(STEP_NEIGHBOURS) + 1))
-    if len(prompt) + STEPS > model.context_per_sequence or len(slots) < 2:
-        return False
     alone = _logits(model, prompt, unit, 0, ())
     others = tuple(slot for slot in slots if slot != 1)
     beside = _logits(model, prompt, unit, 1, others)

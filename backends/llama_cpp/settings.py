@@ -23,6 +23,9 @@ PREFILL_CHUNK_CPU = 64
 PREFILL_CHUNK_GPU = 512
 # Chunks of several sequences that are computed together: with more, nothing is gained.
 JOINT_ROWS_MAX = 256
+# Whatever the chunk: output that is computed again comes in up to half a tile, and trials of
+# caches and bits take a few tokens.
+ROWS_LEAST = 32
 ALL_LAYERS = -1
 
 
@@ -69,7 +72,7 @@ class Settings:
     def rows_max(self) -> int:
         """Tokens that are computed in one call: decode rows, or a chunk, or several."""
         joint = min(JOINT_ROWS_MAX, self.sequences * self.prefill_chunk)
-        return max(self.prefill_chunk, self.sequences, joint)
+        return max(self.prefill_chunk, self.sequences, joint, ROWS_LEAST)
 
     def described(self) -> dict[str, str]:
         """The settings in words, for the start-up line."""
@@ -112,6 +115,9 @@ def _check(config: BackendConfig, info: ModelInfo) -> None:
         raise LoadError(f"cache_type is {config.cache_type!r}; it can be one of: {known}")
     if config.cache_type not in {"f16", AUTO} and config.flash_attention is False:
         raise LoadError(f"cache_type {config.cache_type} needs flash_attention")
+    if config.batch_invariant and config.flash_attention is False:
+        # Output that is computed again keeps its bits with the fused kernel only.
+        raise LoadError('determinism "batch_invariant" needs flash_attention')
     if not 1 <= (config.sequences or 1) <= SEQUENCES_MAX:
         raise LoadError(f"sequences is {config.sequences}; it can be 1 to {SEQUENCES_MAX}")
     # What `_shape` chose, and rounded up, can be asked for again.

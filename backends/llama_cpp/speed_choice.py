@@ -200,10 +200,14 @@ class _Memory:
         """What an earlier load has chosen of the candidates; None where there is nothing."""
         given = self._given(subject, settings)
         measured = self._store.recall(subject, given) if self._store else None
-        values = tuple(measured.values.get(name) for name in NAMES[subject]) if measured else ()
-        if measured is None or values not in candidates:
+        if measured is None:
             return None
-        chosen: dict[str, Any] = dict(zip(NAMES[subject], values, strict=True))
+        values = tuple(measured.values.get(name) for name in NAMES[subject])
+        # Of the candidate itself: what a file says may be equal, and of another type.
+        known = next((candidate for candidate in candidates if candidate == values), None)
+        if known is None:
+            return None
+        chosen: dict[str, Any] = dict(zip(NAMES[subject], known, strict=True))
         return _choice(measured, replace(settings, **chosen))
 
     def keep(self, subject: str, settings: Settings, choice: SpeedChoice) -> None:

@@ -28,6 +28,8 @@ ROWS_AGAIN_SECONDS_MAX = 0.06
 UNIT_TOKENS = 96
 # What a token takes in the middle of a context of DEPTH, compared with its start.
 DEEPER = 1.4
+# No call has more tokens, whatever a damaged file says.
+SIZE_MAX = 4096
 # A context that is filled with fewer does not tell kinds of attention apart.
 FILL_MIN = 128
 
@@ -68,7 +70,8 @@ class Call(NamedTuple):
     def named(cls, name: str) -> Call | None:
         """The call of a name; None where it is none."""
         match = _NAME.fullmatch(name)
-        return cls(match[1], int(match[2]), int(match[3])) if match else None
+        call = cls(match[1], int(match[2]), int(match[3])) if match else None
+        return call if call and 0 < call.size <= SIZE_MAX else None
 
     @property
     def shape(self) -> Shape:

@@ -71,7 +71,9 @@ def length_seconds(times: Times) -> dict[int, float]:
         if context in (call.context, call.context + call.size):
             deeper = call.context + (call.size - TILE) / 2 - context
             of_a_token = took / call.size - growth * deeper
-            seconds[call.size] = min(of_a_token, seconds.get(call.size, of_a_token))
+            # Below 0, the tile was held up so much that nothing can be said.
+            if of_a_token > 0:
+                seconds[call.size] = min(of_a_token, seconds.get(call.size, of_a_token))
     tiles = _on_a_line({n: s for n, s in seconds.items() if n >= TILE})
     return {SHORT: seconds[SHORT], **tiles} if SHORT in seconds else tiles
 
@@ -86,7 +88,7 @@ def _on_a_line(seconds: dict[int, float]) -> dict[int, float]:
     if len(seconds) < 2:
         return seconds
     call, token = linear_regression([1 / n for n in seconds], list(seconds.values()))
-    if call <= 0:
+    if call <= 0 or token <= 0:
         call, token = 0.0, fmean(seconds.values())
     return {n: token + call / n for n in LENGTHS if TILE <= n <= max(seconds)}
 

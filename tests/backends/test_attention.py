@@ -86,6 +86,18 @@ def test_where_a_call_costs_nothing_two_tiles_are_a_call() -> None:
     assert fastest_length(times, batch_invariant=True) == 64
 
 
+def test_tiles_that_were_held_up_choose_something() -> None:
+    slow, quick = {Call("chunk", 64, at): 1.41 for at in (0, 448)}, {Call("chunk", 128, 448): 0.128}
+    times = slow | quick | {Call("chunk", 384, 64): 0.384}
+    assert fastest_length(times) in {64, 128, 256}
+    growing = {
+        Call("chunk", 64, 0): 0.01,
+        Call("chunk", 64, 448): 5.0,
+        Call("chunk", 256, 448): 1.0,
+    }
+    assert all(seconds > 0 for seconds in length_seconds(growing).values())
+
+
 def test_two_tiles_and_one_are_a_comparison() -> None:
     times = {Call("chunk", size, 448): size / 1000 for size in (64, 128)}
     assert "64: 1000, 128: 1000" in unit_reason(times, 64)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from steps import DRAW_WITH_LOGPROBS, begin, chunk, draw, opened, row
 
-from llm_serving_engine.backends.backend import AMX, PLAIN, REPACK, BackendConfig
+from llm_serving_engine.backends.backend import AMX, PLAIN, REPACK, BackendConfig, LoadError
 from llm_serving_engine.backends.llama_cpp.backend import LlamaCppBackend
 from llm_serving_engine.backends.llama_cpp.fillers import (
     ALONE_UP_TO,
@@ -58,6 +58,24 @@ def test_the_probe_tells_kernels_apart(tiny_model_path: Path, backend: LlamaCppB
     other = LlamaCppBackend(str(tiny_model_path), CONFIG, lambda fraction: None)
     assert not other.report.capabilities.batch_invariant
     other.close()
+
+
+@pytest.mark.parametrize(("sequences", "chunk"), [(1, 64), (2, 1), (2, 1024)])
+def test_the_probe_where_there_is_little_room(
+    tiny_quantized_model_path: Path, sequences: int, chunk: int
+) -> None:
+    config = replace(CONFIG, sequences=sequences, prefill_chunk=chunk)
+    other = LlamaCppBackend(str(tiny_quantized_model_path), config, lambda fraction: None)
+    assert other.report.capabilities.batch_invariant
+    other.close()
+
+
+def test_output_that_is_computed_again_needs_flash_attention(
+    tiny_quantized_model_path: Path,
+) -> None:
+    config = replace(CONFIG, flash_attention=False)
+    with pytest.raises(LoadError, match='"batch_invariant" needs flash_attention'):
+        LlamaCppBackend(str(tiny_quantized_model_path), config, lambda fraction: None)
 
 
 def test_a_snapshot_is_the_same_cache(backend: LlamaCppBackend) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -78,6 +79,7 @@ def altered(**changes: object) -> str:
         altered(values={"kernels": ["repack"]}),
         altered(values=7),
         altered(figures={"seconds": "many"}),
+        *(altered(figures={"seconds": x}) for x in (1e308, 10**400, -1, math.nan, math.inf)),
         altered(reason=3),
         altered(unknown=1),
         altered(subject="chunk"),

@@ -133,3 +133,11 @@ def test_the_tokenizer() -> None:
     assert b"".join(map(tokenizer.piece, tokens)).decode() == "é!"
     assert tokenizer.piece(END_OF_SEQUENCE) == b""
     assert tokenizer.name(END_OF_SEQUENCE) == b"<end>"
+
+
+@pytest.mark.parametrize(
+    ("settings", "longest"), [({"prefill_chunk": 512}, 512), ({"sequences": 300}, 300), ({}, 256)]
+)
+def test_a_call_takes_a_chunk_and_all_rows(settings: dict[str, int], longest: int) -> None:
+    backend = ScriptedBackend(config=BackendConfig(**settings))  # type: ignore[arg-type]
+    assert backend.report.capabilities.call_tokens_max == longest

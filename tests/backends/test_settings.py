@@ -166,3 +166,11 @@ def test_the_machine_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert machine.compute_threads() >= 1
     assert machine.available_memory() > 0
+
+
+@pytest.mark.parametrize(("chunk", "sequences", "rows"), [(1, 1, 32), (8, 2, 32), (8, 8, 64)])
+def test_a_call_has_room_for_output_that_is_computed_again(
+    info: ModelInfo, chunk: int, sequences: int, rows: int
+) -> None:
+    config = BackendConfig(prefill_chunk=chunk, sequences=sequences)
+    assert Settings.choose(config, info).rows_max == rows

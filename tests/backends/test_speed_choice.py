@@ -257,10 +257,26 @@ def test_chunks_that_streams_cannot_wait_for_are_no_units_under_batch_invariant(
     assert fastest_length(times, batch_invariant=False) == 128
 
 
+def test_a_value_of_another_type_is_the_candidate(path: Path) -> None:
+    set_by_hand = BackendConfig(flash_attention=True)
+    first = choose(Model(by_kernels), set_by_hand, path)
+    [file] = path.parent.rglob("unit-*.json")
+    unit = first.settings.prefill_chunk
+    text = file.read_text()
+    assert f'"prefill_chunk": {unit}' in text
+    file.write_text(text.replace(f'"prefill_chunk": {unit}', f'"prefill_chunk": {unit}.0'))
+    model = Model(by_kernels)
+    again = choose(model, set_by_hand, path)
+    assert model.calls == 0
+    assert type(again.settings.prefill_chunk) is int
+
+
 def test_names_of_calls() -> None:
     call = Call("rows", 16, 448)
     assert Call.named(call.name) == call
     assert Call.named("gain") is None
+    assert Call.named("rows_300000000_at_0_seconds") is None
+    assert Call.named("chunk_0_at_0_seconds") is None
     assert call.shape.rows
     assert not Call("chunk", 64, 0).shape.rows
 

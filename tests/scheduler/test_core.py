@@ -15,7 +15,7 @@ from llm_serving_engine.scheduler.errors import (
 )
 from llm_serving_engine.scheduler.events import Moved, Produced
 from llm_serving_engine.scheduler.lifecycle import Event, State
-from llm_serving_engine.scheduler.request import FinishReason, Priority, Sampling
+from llm_serving_engine.scheduler.request import FinishReason, Priority, Request, Sampling
 from llm_serving_engine.scheduler.step import (
     FOLLOW,
     Capabilities,
@@ -377,3 +377,18 @@ def test_logprobs_pass_through() -> None:
     scheduler.apply(StepResult(step.number, runs=(outcome,)), 0.0)
     produced = [e for e in scheduler.take_events() if isinstance(e, Produced)]
     assert [(event.token, event.logprobs) for event in produced] == [(5, logprobs)]
+
+
+@pytest.mark.parametrize(
+    ("rollback", "waits"), [(None, True), (100, True), (99, False), (0, False)]
+)
+def test_nobody_waits_for_a_prefix_that_cannot_be_cut_off(
+    rollback: int | None, waits: bool
+) -> None:
+    scheduler = Scheduler(Capabilities(2, 2048, rollback=rollback))
+    common = tuple(range(1000))
+    scheduler.submit(Request("a", (*common, *range(2000, 2100)), 5), now=0.0)
+    run_step(scheduler)
+    other = scheduler.submit(Request("b", (*common, *range(3000, 3100)), 5), now=0.0)
+    run_step(scheduler)
+    assert (other.slot is None) == waits

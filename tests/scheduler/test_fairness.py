@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
+from stepping import run_step
 
 from llm_serving_engine.backends.backend import BackendConfig
 from llm_serving_engine.backends.scripted import ScriptedBackend
@@ -22,7 +23,7 @@ from llm_serving_engine.scheduler.policies.fair import (
     PROMPT_TOKEN_WEIGHT,
     FairPolicy,
 )
-from llm_serving_engine.scheduler.request import Request
+from llm_serving_engine.scheduler.request import Priority, Request
 from llm_serving_engine.scheduler.sequence import Sequence, Transition
 from llm_serving_engine.scheduler.step import Capabilities, Step, StepResult
 from llm_serving_engine.server.simulator.simulation import Simulation
@@ -190,3 +191,32 @@ def test_a_prompt_that_was_not_computed_is_given_back() -> None:
     assert scheduler.policy.service() == {"A": 100 * PROMPT_TOKEN_WEIGHT}
     scheduler.cancel(cancelled.key, 0.0)
     assert scheduler.policy.service() == {"A": 0.0}
+
+
+def test_it_is_given_back_while_the_request_waits_again_too() -> None:
+    scheduler = Scheduler(Capabilities(1, 4096), SchedulerConfig(snapshot_bytes_max=0))
+    prompt = tuple(range(1000))
+    preempted = scheduler.submit(Request("a", prompt, 10, tenant="A"), 0.0)
+    scheduler.submit(Request("b", (1,), 10, tenant="A", priority=Priority.LOW), 0.0)
+    run_step(scheduler)
+    scheduler.submit(Request("c", (2,), 10, tenant="C", priority=Priority.HIGH), 0.0)
+    run_step(scheduler)
+    assert preempted.state is State.WAITING
+    scheduler.cancel(preempted.key, 0.0)
+    assert scheduler.policy.service()["A"] == 64 * PROMPT_TOKEN_WEIGHT
+
+
+def test_no_more_is_given_back_than_was_charged() -> None:
+    scheduler = Scheduler(Capabilities(1, 4096), SchedulerConfig(snapshot_bytes_max=0))
+    cached = tuple(range(1000))
+    scheduler.submit(Request("before", cached, 1, tenant="A"), 0.0)
+    while not scheduler.idle:
+        run_step(scheduler)
+    sequence = scheduler.submit(Request("a", (*cached, *range(2000, 2200)), 10, tenant="A"), 0.0)
+    scheduler.submit(Request("b", (1,), 10, tenant="A", priority=Priority.LOW), 0.0)
+    scheduler.schedule(0.0)
+    assert scheduler.policy.service()["A"] == 200 * PROMPT_TOKEN_WEIGHT
+    scheduler.runner_lost(0.0, outside=True)  # with the prefix
+    scheduler.schedule(0.0)
+    scheduler.cancel(sequence.key, 0.0)
+    assert scheduler.policy.service()["A"] == 0

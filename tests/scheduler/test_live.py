@@ -10,6 +10,7 @@ from stepping import ask, new_scheduler, run_step
 from llm_serving_engine.scheduler.errors import DeadlinePassed, Unavailable
 from llm_serving_engine.scheduler.events import Moved
 from llm_serving_engine.scheduler.lifecycle import State
+from llm_serving_engine.scheduler.request import Priority
 
 
 @given(st.lists(st.floats(1, 10), max_size=20), st.sets(st.integers(0, 19)), st.floats(1, 10))
@@ -55,3 +56,16 @@ def test_the_memory_of_deadlines_follows_the_live_requests() -> None:
         scheduler.cancel(scheduler.submit(ask(deadline=1e9), now=0.0).key, 0.0)
         scheduler.schedule(0.0)
         assert not scheduler._live._deadlines
+
+
+def test_what_waits_again_ends_as_soon_as_it_cannot_be_in_time() -> None:
+    scheduler = new_scheduler(slots=1, context=1000, snapshot_bytes_max=0)
+    sequence = scheduler.submit(ask("a", 3, 200, deadline=10.0, priority=Priority.LOW), 0.0)
+    for now in (*[8.8] * 60, 9.0):
+        run_step(scheduler, now=now)
+    assert 9.0 < scheduler.admission.latest_start(sequence) < 10.0
+    scheduler.submit(ask("b", 3, 900, priority=Priority.HIGH), 9.0)
+    run_step(scheduler, now=9.0)
+    assert sequence.slot is None
+    run_step(scheduler, now=scheduler.admission.latest_start(sequence) + 0.01)
+    assert sequence.state is State.EXPIRED

@@ -252,6 +252,27 @@ def test_no_more_calls_than_a_stream_has_tokens_left() -> None:
     assert rows_of(1, max_tokens=4, delivery_seconds=9.0, step_target_seconds=9.0).calls == 2
 
 
+def test_one_call_of_a_prompts_token_after_which_nothing_is_drawn() -> None:
+    scheduler = Scheduler(Capabilities(1, 64, chunk=1, calls_max=8))
+    scheduler.submit(ask(prompt=5, max_tokens=20), now=0.0)
+    steps = [run_step(scheduler) for _ in range(6)]
+    assert [step.calls for step in steps[:4]] == [1, 1, 1, 1]
+    assert [step.runs[0].start for step in steps[:5]] == [0, 1, 2, 3, 4]
+    assert steps[5].calls > 1
+
+
+def test_output_that_is_computed_again_keeps_to_the_tokens_of_a_call() -> None:
+    can = Capabilities(1, 128, chunk=8, call_tokens_max=8, batch_invariant=True)
+    scheduler = Scheduler(can, SchedulerConfig(determinism="batch_invariant"))
+    scheduler.submit(ask(prompt=5, max_tokens=60), now=0.0)
+    for _ in range(40):
+        run_step(scheduler)
+    scheduler.runner_lost(0.0, outside=True)
+    again = [len(run_step(scheduler).runs[0].tokens) for _ in range(6)]
+    assert max(again) <= 8
+    assert sum(again) >= 40
+
+
 def beside_a_stream(request: Request) -> Clock:
     """A scheduler that has begun a stream when a request comes."""
     config = SchedulerConfig(step_target_seconds=0.2, delivery_seconds=0.05)
