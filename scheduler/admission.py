@@ -24,8 +24,8 @@ from llm_serving_engine.scheduler.sequence import Sequence
 RETRY_AFTER_MIN = 0.05
 RETRY_AFTER_MAX = 600.0
 # What an answer may take longer than expected. The mean goodput of mixed sizes under overload
-# (tests/benchmarks/scheduler_constants.py) is 0.83, and 0.58 where outputs end early; with 1.15
-# it is 0.80 and 0.56, with 1.5 0.84 and 0.57.
+# (tests/benchmarks/scheduler_constants.py) is 0.86, and 0.60 where outputs end early; with 1.15
+# it is 0.84 and 0.58, with 1.5 0.85 and 0.60.
 MARGIN = 1.3
 # What the wait before it may take longer: the machine may become slower meanwhile. Live, with
 # deadlines of 30 s at 2.6 and 5.1 times the capacity, 280 of 287 and 239 of 245 tokens/s are in

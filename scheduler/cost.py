@@ -35,19 +35,19 @@ TRANSFERS: Weights = (0.0001, 0.0000022, 0.00001)
 # How uncertain the first guess is: so much that it hardly counts (10 and 160 are the same).
 FIRST = 40.0
 # What weights change by from call to call, in parts of what a call differs by from the next
-# like it. Of 1,290 calls on a busy machine nine in ten are predicted within 0.23 (rows) and
-# 0.22 (chunks); with 0.03 within 0.29 and 0.36. With 0.4 the longest gap of a burst of uneven
-# calls is 2.00 targets, not 1.92.
+# like it. By the same script nine in ten made-up calls are predicted within 0.065; with 0.03 within
+# 0.240, with 0.4 0.053. Of 1,290 live calls on a busy machine it was 0.23 (rows) and 0.22 (chunks),
+# with 0.03 0.29 and 0.36; with 0.4 the longest gap of a burst of uneven calls was 2.00 targets, not
+# 1.92.
 DRIFT = 0.2
-# Seconds of the step target where it is measured. With TARGET_MIN 0.06 the p99 first token of
-# churn of 8 is 1.35 (small); with 0.25 tokens/s are 1.02, and all gaps twice as long. A person
-# reads 4 to 5 tokens a second, so TARGET_MAX: with 0.3 a model that is seven times as slow has
-# 0.92 to 0.96 of the tokens/s and 1.17 to 1.77 of the median first token, with 0.8 1.01 to 1.04
-# of the tokens/s and gaps of 1.18 s, not 0.87 (steady and long of 16, churn of 8, simulated).
+# Seconds of the step target where it is computed. Ratios by
+# tests/benchmarks/scheduler_constants.py, as in planner.py: with TARGET_MIN 0.06 the p99 first
+# token is 1.05 to 1.15 (small); with 0.25 tokens/s are 1.00 to 1.03, and the median first token
+# 2.3 in steady of 16. A person reads 4 to 5 tokens a second, so TARGET_MAX: with 0.3 tokens/s are
+# 0.93 to 0.99 and the p99 first token 1.08 to 1.39 (large); with 0.8 nothing changes.
 TARGET_MIN, TARGET_MAX = 0.125, 0.5
-# The part of a lone prompt's speed that it keeps beside rows. With 0.8 a small model's target
-# is 0.20 s, its gaps 1.5 times as long, and tokens/s 0.99 to 1.01; with 0.6 a slow model's is
-# 0.44, and tokens/s are 0.98 to 1.00 (the same loads).
+# The part of a lone prompt's speed that it keeps beside rows. With 0.8 tokens/s are the same
+# within 1 %; with 0.6 they are 0.96 to 1.00, and the p99 first token 1.00 to 1.26 (large).
 SPEED_KEPT = 0.7
 
 
