@@ -75,7 +75,7 @@ class Cache:
         assert sequence.slot is not None
         return self.outlook.position(sequence.slot)
 
-    def idle(self) -> list[Slot]:
+    def idle_slots(self) -> list[Slot]:
         """The slots in which nothing runs."""
         return [slot for slot in self.slots if slot.sequence is None]
 
@@ -111,7 +111,7 @@ class Cache:
         """
         source, tokens = self.match(sequence) or (None, 0)
         places: list[Place] = []
-        for slot in self.idle():
+        for slot in self.idle_slots():
             if slot is source and 2 * tokens >= slot.usable:
                 return Place(slot, tokens)
             places.append(Place(slot))
@@ -130,7 +130,7 @@ class Cache:
             groups = count_groups(sorted([*held, place.slot.index]))
             seconds = self._seconds_from(place.tokens, sequence) + groups * group_seconds
             seconds += self._cost.operations(place.operations)
-            return seconds, place.slot.last_use, place.slot.index
+            return seconds, place.slot.eviction_order, place.slot.index
 
         return min(map(self._keeping, places), key=price)
 
@@ -211,7 +211,7 @@ class Cache:
         if not self._can.copy:
             return False
         slots = [sequence.slot for sequence in rows if sequence.slot is not None]
-        idle = {slot.index for slot in self.idle()}
+        idle = {slot.index for slot in self.idle_slots()}
         # How many moves close a gap, whether the first or the last row is next, and its slot then.
         closings: list[tuple[int, int, int]] = []
         for below, (low, high) in enumerate(itertools.pairwise(slots), 1):
@@ -353,11 +353,11 @@ class Cache:
         if not (self._can.copy and self._config.prefix_cache and slot.usable > 2 * used):
             return place
         sources = [one.source for one in place.operations if isinstance(one, Copy)]
-        others = (one for one in self.idle() if one.index not in sources)
-        oldest = min(others, key=lambda one: one.last_use)
+        others = (one for one in self.idle_slots() if one.index not in sources)
+        oldest = min(others, key=lambda one: one.eviction_order)
         again = self._cost.prefill_seconds(0, slot.usable, self._can.chunk)
         keep = Copy(slot.index, oldest.index, self.outlook.position(slot.index))
-        if oldest.last_use >= slot.last_use or again <= self._cost.operations((keep,)):
+        if oldest.eviction_order >= slot.eviction_order or again <= self._cost.operations((keep,)):
             return place
         return place._replace(operations=(keep, *place.operations))
 

@@ -158,7 +158,7 @@ class Scheduler:
         first = self.dispatch.first(now)
         if first is None or first.request.priority < flights[-1].level:
             return None
-        if not self.cache.idle() and self.dispatch.victim(first) is None:
+        if not self.cache.idle_slots() and self.dispatch.victim(first) is None:
             return None
         self._recalled = flights[-1].number
         return self._recalled

@@ -33,7 +33,7 @@ CHUNKS: Weights = (0.008, 0.0022, 0.003)
 # Seconds for an operation, a copied token, and a saved or restored token, of the same.
 TRANSFERS: Weights = (0.0001, 0.0000022, 0.00001)
 # How uncertain the first guess is: so much that it hardly counts (10 and 160 are the same).
-FIRST = 40.0
+FIRST_UNCERTAINTY = 40.0
 # What weights change by from call to call, in parts of what a call differs by from the next
 # like it. By the same script nine in ten made-up calls are predicted within 0.065; with 0.03 within
 # 0.240, with 0.4 0.053. Of 1,290 live calls on a busy machine it was 0.23 (rows) and 0.22 (chunks),
@@ -58,7 +58,8 @@ class Fit:
         self.weights = list(weights)
         self._prior = weights
         self._covariance = [
-            [(FIRST * weights[i]) ** 2 if i == j else 0.0 for j in range(3)] for i in range(3)
+            [(FIRST_UNCERTAINTY * weights[i]) ** 2 if i == j else 0.0 for j in range(3)]
+            for i in range(3)
         ]
 
     def predict(self, parts: Parts) -> float:
@@ -84,7 +85,7 @@ class Fit:
 
     def _drift(self) -> None:
         for i, prior in enumerate(self._prior):
-            limit = (FIRST * max(prior, self.weights[i])) ** 2
+            limit = (FIRST_UNCERTAINTY * max(prior, self.weights[i])) ** 2
             step = (DRIFT * max(self.weights[i], prior / 10)) ** 2
             self._covariance[i][i] = min(self._covariance[i][i] + step, limit)
 

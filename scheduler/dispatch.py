@@ -65,7 +65,7 @@ class Dispatch(Part):
 
     def _oldest(self, now: float) -> Sequence | None:
         """The request that has waited longest, where a slot is free for it and its age counts."""
-        if self._since_aged < AGED_SHARE - 1 or not self._cache.idle():
+        if self._since_aged < AGED_SHARE - 1 or not self._cache.idle_slots():
             return None
         heads = self._queue.heads(self._cache.outlook.keys)
         oldest = min(heads, key=lambda s: s.since, default=None)
@@ -102,8 +102,8 @@ class Dispatch(Part):
             # No lower class gets a slot while a higher one is held back.
             if held is not None and self._level(sequence) < self._level(held):
                 return
-            victim = None if self._cache.idle() else self.victim(sequence)
-            if victim is None and not self._cache.idle():
+            victim = None if self._cache.idle_slots() else self.victim(sequence)
+            if victim is None and not self._cache.idle_slots():
                 return
             awaited = self._cache.awaited(sequence)
             if awaited is not None:

@@ -43,8 +43,8 @@ class Slot:
     last_used: float = 0.0
 
     @property
-    def last_use(self) -> tuple[bool, float]:
-        """When what it retains was used: a slot that retains nothing comes before all others."""
+    def eviction_order(self) -> tuple[bool, float]:
+        """Who is evicted first: what retains nothing, then what was used longest ago."""
         return self.usable > 0, self.last_used
 
     @property

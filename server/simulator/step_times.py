@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from llm_serving_engine.scheduler.cost import (
     CHUNKS,
-    FIRST,
+    FIRST_UNCERTAINTY,
     ROWS,
     CostModel,
     Weights,
@@ -103,7 +103,7 @@ class LeastSquares:
         """The best costs of some of the parts, by elimination; the others cost nothing."""
         table = []
         for i in fitted:
-            trust = 1 / (FIRST * prior[i]) ** 2
+            trust = 1 / (FIRST_UNCERTAINTY * prior[i]) ** 2
             row = [self._products[i][j] + trust * (i == j) for j in fitted]
             table.append([*row, self._sums[i] + trust * prior[i]])
         for i, row in enumerate(table):

@@ -7,7 +7,8 @@ Clients send one request after the other, as `bench` does, to 16 slots with the 
 small model and of one seven times as slow. For each value it prints tokens/s, the first
 token's p50 and p99 in ms, and the longest gap in step targets. For a constant of `admission`
 it prints the goodput under overload instead, where outputs take all of `max_tokens` and where
-they end early; for cost.FIRST and cost.DRIFT, by what part calls differ from what is expected.
+they end early; for cost.FIRST_UNCERTAINTY and cost.DRIFT, by what part calls differ
+from what is expected.
 """
 
 from __future__ import annotations
@@ -197,7 +198,7 @@ def unexpected(seed: int) -> list[float]:
 
 def lines(module: str, name: str) -> Iterator[str]:
     """What a constant that is set changes."""
-    if name in ("FIRST", "DRIFT"):
+    if name in ("FIRST_UNCERTAINTY", "DRIFT"):
         differences = sorted(one for seed in SEEDS for one in unexpected(seed))
         places = (int(part * len(differences)) for part in (0.5, 0.9))
         yield "half within {:.3f}, nine in ten within {:.3f}".format(
