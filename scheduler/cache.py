@@ -124,7 +124,7 @@ class Cache:
                 places.append(Place(slot, tokens, (Copy(source.index, slot.index, tokens),)))
         held = [slot.index for slot in self.slots if slot.sequence is not None]
         # Without copies, rows cannot be kept dense.
-        group_seconds = self._can.copy * self._cost.rows.weights[0] * _expected_steps(sequence)
+        group_seconds = self._can.copy * self._cost.rows.weights[0] * sequence.expected_steps
 
         def price(place: Place) -> tuple[float, tuple[bool, float], int]:
             groups = count_groups(sorted([*held, place.slot.index]))
@@ -227,7 +227,7 @@ class Cache:
         # Several calls in flight may come to fewer tokens than were planned.
         if not 0 < tokens <= mover.known_tokens:
             return False
-        gain = self._cost.rows.weights[0] * _expected_steps(mover)
+        gain = self._cost.rows.weights[0] * mover.expected_steps
         place = self._keeping(Place(self.slots[hole], tokens, (Copy(source, hole, tokens),)))
         if gain <= moves * self._cost.operations(place.operations):
             return False
@@ -394,8 +394,3 @@ class Cache:
         if slot.state is SlotState.RETAINED:
             slot.retained = None
             slot.state = following(SLOT_TRANSITIONS, slot.state, SlotEvent.EVICT)
-
-
-def _expected_steps(sequence: Sequence) -> float:
-    """Steps that a sequence is expected to go on for: half of what it may."""
-    return (sequence.request.max_tokens - len(sequence.output)) / 2

@@ -99,6 +99,11 @@ class Sequence:
         return len(self.request.prompt) + len(self.output)
 
     @property
+    def expected_steps(self) -> float:
+        """Steps that it is expected to go on for: half of what it may."""
+        return (self.request.max_tokens - len(self.output)) / 2
+
+    @property
     def owner(self) -> tuple[str, str]:
         """Tenant and salt: requests of one owner share prefixes."""
         return self.request.tenant, self.request.cache_salt
