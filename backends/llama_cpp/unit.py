@@ -37,14 +37,19 @@ def time_lengths(timer: CallTimer, lengths: Collection[int], rows: int, depth: i
         rows: How many are timed there, if that was not done: the scheduler's first costs.
         depth: The tokens that the context is filled towards.
     """
-    if not timer.context:
-        timer.fill(TILE)
-    timer.fill(min(timer.fill_room, depth - timer.context))
-    if Call("rows", rows, timer.context) not in timer.times:
-        timer.rows(rows)
     # A call can take longer than it should, but hardly less: of the tile, which is compared with
     # all others, the faster of two counts.
-    for size in (SHORT, TILE, 2 * TILE, TILE):
+    sizes: tuple[int, ...] = (SHORT, TILE, 2 * TILE, TILE)
+    if not timer.context and timer.fill_room < 3 * TILE:
+        # Of a large model, the start of a context says more than little depth and one length.
+        sizes = (TILE, 2 * TILE, TILE, SHORT)
+    else:
+        if not timer.context:
+            timer.fill(TILE)
+        timer.fill(min(timer.fill_room, depth - timer.context))
+        if Call("rows", rows, timer.context) not in timer.times:
+            timer.rows(rows)
+    for size in sizes:
         if size in lengths:
             timer.chunk(size)
     return timer.close()

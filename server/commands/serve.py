@@ -216,7 +216,7 @@ def _step_target(scheduler: Scheduler) -> str:
     configured = scheduler.config.step_target_seconds is not None
     origin = "as configured" if configured else "from the costs of calls"
     rows = cost.rows_seconds(max(can.slots // 2, 1))
-    least = rows + cost.chunk_seconds(can.chunk_min, can.context // 2)
+    least = rows + cost.chunk_seconds(can.chunk_min, 0)
     delay = "at most twice that"
     if least > 2 * target:
         delay = f"about {duration(least)}, which rows and the shortest chunk take"

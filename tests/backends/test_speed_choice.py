@@ -219,7 +219,7 @@ def test_lengths_for_which_attention_left_no_time_are_compared_by_the_next_load(
     path: Path,
 ) -> None:
     def large(settings: Settings, parts: Sequence[Part]) -> float:
-        return 0.03 + sum(part.length for part in parts) / 250
+        return 0.06 + sum(part.length for part in parts) / 120
 
     first = Model(large)
     early = choose(first, BackendConfig(), path)
@@ -231,7 +231,7 @@ def test_lengths_for_which_attention_left_no_time_are_compared_by_the_next_load(
     assert known.reasons[1] == NOT_MEASURED.format("unit")
     second = Model(large)
     choice = choose(second, BackendConfig(), path)
-    assert choice.settings.prefill_chunk == 256
+    assert choice.settings.prefill_chunk == 128
     assert max(first.now, second.now) < 3
     third = Model(large)
     assert choose(third, BackendConfig(), path).settings == choice.settings

@@ -37,8 +37,8 @@ from llm_serving_engine.scheduler.step import Step, StepResult
 from llm_serving_engine.server.simulator.simulation import Simulation
 
 CONTEXT = 160
-TRACES = int(os.environ.get("PROMISE_TRACES", "3000"))
-PARTS = 5
+TRACES = int(os.environ.get("PROMISE_TRACES", "2400"))
+PARTS = 4
 UNIT = 8
 
 
