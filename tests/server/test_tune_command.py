@@ -92,7 +92,7 @@ def test_the_file_says_which_mix_it_is_for(report: Report) -> None:
 def test_a_model_is_tuned_and_the_server_takes_the_file(
     run: Run, tiny_model_path: Path, tmp_path: Path
 ) -> None:
-    done = run(tiny_model_path, "--seconds", "12", "--clients", "4", "-o", "mine.toml")
+    done = run(tiny_model_path, "--seconds", "20", "--clients", "4", "-o", "mine.toml")
     assert (done.returncode, done.stderr) == (0, "")
     names = ["threads", "kernels", "sequences", "cache_type", "prefill_chunk"]
     rows = [line.split("\t") for line in done.stdout.splitlines() if "\t" in line]
@@ -118,7 +118,7 @@ def test_force_writes_over_and_stdout_gets_the_file_alone(
     run: Run, tiny_model_path: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "tuned.toml").write_text("old")
-    quick = ("--seconds", "10", "--clients", "1", "--context", "200")
+    quick = ("--seconds", "20", "--clients", "1", "--context", "200")
     assert run(tiny_model_path, "--force", *quick).returncode == 0
     assert load_config(tmp_path / "tuned.toml").model.runner.context_per_sequence == 256
     done = run(tiny_model_path, "--output", "-", *quick)
