@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from llm_serving_engine.backends import machine
 from llm_serving_engine.backends.backend import AUTO, BackendConfig, LoadError
+from llm_serving_engine.backends.llama_cpp.padding import TILED_TOKENS
 from llm_serving_engine.backends.models.info import ModelInfo
 
 # Bytes per element. q8_0 stores 32 elements in 34 bytes.
@@ -25,7 +26,7 @@ PREFILL_CHUNK_GPU = 512
 JOINT_ROWS_MAX = 256
 # Whatever the chunk: output that is computed again comes in up to half a tile, and trials of
 # caches and bits take a few tokens.
-ROWS_LEAST = 32
+ROWS_LEAST = TILED_TOKENS // 2
 ALL_LAYERS = -1
 
 

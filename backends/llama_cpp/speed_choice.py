@@ -9,7 +9,7 @@ depend on how many slots there are or how long they are, so it stays when they c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,7 +74,7 @@ FILL_MAX = 256
 
 GoesOn = Callable[[], None]
 CouldLoad = Callable[[Settings], bool]
-Candidates = dict[str, Sequence[tuple[Any, ...]]]
+Candidates = Mapping[str, Sequence[tuple[Any, ...]]]
 """What is open, and the values of its settings that can be chosen."""
 
 
@@ -147,14 +147,15 @@ def remembered_speed(path: Path, config: BackendConfig, settings: Settings) -> S
     """
     memory = _Memory(MeasuredStore.of(path), config)
     choice = SpeedChoice(settings, {}, ())
-    undecided = _open(config, settings)
-    for subject, candidates in list(undecided.items()):
+    open_choices = _open(config, settings)
+    undecided = list(open_choices)
+    for subject, candidates in open_choices.items():
         known = memory.recall(subject, choice.settings, candidates)
         if known is None:
             reason = NOT_MEASURED.format(" and ".join(undecided))
             return choice.then(SpeedChoice(choice.settings, {}, (reason,)))
         choice = choice.then(known)
-        del undecided[subject]
+        undecided.remove(subject)
     return choice if choice.reasons else None
 
 
