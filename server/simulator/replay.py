@@ -130,7 +130,13 @@ class _Run(Simulation):
         config = replace(settings.config, policy=policy)
         scheduler = Scheduler(settings.timed(), config, load_policy(policy, config))
         cost = settings.costs.model()
-        super().__init__(scheduler, self._answer, cost, handover=settings.handover_seconds)
+        super().__init__(
+            scheduler,
+            self._answer,
+            cost,
+            handover=settings.handover_seconds,
+            slowdown=settings.slowdown,
+        )
         self.observer: Observer | None = None
         self.outcomes: list[Outcome] = []
         self.steps_done = 0

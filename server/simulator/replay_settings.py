@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from llm_serving_engine.scheduler.config import SchedulerConfig
 from llm_serving_engine.scheduler.step import Capabilities, Shape
 from llm_serving_engine.server.simulator.costs import DEFAULT_COSTS, Costs
+from llm_serving_engine.server.simulator.slowdown import EVEN, Slowdown
 
 # A runner like that of the built-in model, a small one.
 SMALL = Capabilities(
@@ -35,12 +36,14 @@ class ReplaySettings:
             for those that a server times when it loads a model.
         costs: What the parts of a step really cost, in seconds. The scheduler
             learns them as it does on a server.
+        slowdown: How the machine's speed changes.
         handover_seconds: What each step takes beside its call and its operations.
         config: The scheduler's; its policy is the one that is tried.
     """
 
     capabilities: Capabilities = SMALL
     costs: Costs = DEFAULT_COSTS
+    slowdown: Slowdown = EVEN
     handover_seconds: float = 0.0
     config: SchedulerConfig = field(default_factory=SchedulerConfig)
 
@@ -55,6 +58,7 @@ class ReplaySettings:
         ):
             if not (math.isfinite(seconds) and seconds >= 0):
                 raise ValueError(f"{name} is not a number of seconds")
+        self.slowdown.check()
         costs = self.costs
         if not (costs.row_group + costs.row and costs.chunk_group + costs.chunk_token):
             raise ValueError("steps that take no time never end")
@@ -74,6 +78,7 @@ class ReplaySettings:
         return {
             "capabilities": capabilities,
             "costs": self.costs._asdict(),
+            "slowdown": self.slowdown._asdict(),
             "handover_seconds": self.handover_seconds,
             "config": asdict(self.config),
         }

@@ -21,6 +21,7 @@ from llm_serving_engine.scheduler.errors import RequestError
 from llm_serving_engine.scheduler.events import SchedulerEvent
 from llm_serving_engine.scheduler.request import Request
 from llm_serving_engine.scheduler.step import Step, StepResult
+from llm_serving_engine.server.simulator.slowdown import EVEN, Slowdown
 
 
 class Action(NamedTuple):
@@ -51,12 +52,14 @@ class VirtualRunner:
         execute: Does a step, and may check it.
         cost: How long calls and operations take.
         handover: Seconds that each step takes beside them.
+        slowdown: How the machine's speed changes.
         ready: When the last step ends.
     """
 
     execute: Callable[[Step], StepResult]
     cost: CostModel
     handover: float = 0.0
+    slowdown: Slowdown = EVEN
     ready: float = 0.0
     _steps: deque[tuple[Step, float]] = field(default_factory=deque)
     _recalled: set[int] = field(default_factory=set)
@@ -105,13 +108,14 @@ class VirtualRunner:
         self._seconds = 0.0
         if step.number in self._recalled:
             return StepResult(step.number, recalled=True)
-        operations = self._seconds = self.cost.operations(step.operations)
+        slower = self.slowdown.at(self.begins)
+        operations = self._seconds = slower * self.cost.operations(step.operations)
         try:
             result = self._follower.execute(step)
         except RunnerDied as death:
             return death
-        call = self._seconds - operations
-        self._seconds += self.handover
+        call = slower * (self._seconds - operations)
+        self._seconds = operations + call + self.handover
         return result._replace(seconds=call, operation_seconds=operations)
 
     def _execute(self, step: Step) -> StepResult:
@@ -140,6 +144,7 @@ class Simulation:
         execute: Does a step, and may check it; raises RunnerDied for a runner that dies.
         cost: How long calls take. Not the scheduler's own model, which learns.
         handover: Seconds that a step takes beside them.
+        slowdown: How the machine's speed changes.
         recovery: Seconds that it takes to replace a runner that died.
         outside: Whether the runner dies of something that no request can cause.
         ahead: Whether the runner takes a second step before the first is done.
@@ -153,6 +158,7 @@ class Simulation:
     execute: Callable[[Step], StepResult]
     cost: CostModel = field(default_factory=CostModel)
     handover: float = 0.0
+    slowdown: Slowdown = EVEN
     recovery: float = 1.0
     outside: bool = False
     ahead: bool = True
@@ -165,7 +171,9 @@ class Simulation:
         self._agenda: list[tuple[float, int, Action]] = []
         self._order = itertools.count()
         self._lost = False
-        self.runner = VirtualRunner(lambda step: self.execute(step), self.cost, self.handover)
+        self.runner = VirtualRunner(
+            lambda step: self.execute(step), self.cost, self.handover, self.slowdown
+        )
 
     def submit_at(self, at: float, request: Request) -> None:
         """Put a request on the agenda."""

@@ -15,6 +15,7 @@ from llm_serving_engine.scheduler.cost import (
 )
 from llm_serving_engine.scheduler.step import FOLLOW, Shape, Step, StepResult, shape_of
 from llm_serving_engine.server.simulator.costs import Costs
+from llm_serving_engine.server.simulator.slowdown import Slowdown, Spells
 
 
 class StepTimes:
@@ -24,6 +25,7 @@ class StepTimes:
         self._rows, self._chunks = LeastSquares(), LeastSquares()
         self._handovers, self._handover_seconds = 0, 0.0
         self._done_at = 0.0
+        self._spells = Spells()
 
     def add(self, step: Step, result: StepResult, now: float) -> None:
         """Add a completed step.
@@ -31,7 +33,7 @@ class StepTimes:
         Args:
             step: What was asked.
             result: What came of it.
-            now: When it was done, in seconds of any clock.
+            now: When it was done, in seconds from the beginning.
         """
         took = result.seconds + result.operation_seconds
         if any(run.tokens == (FOLLOW,) for run in step.runs):
@@ -44,6 +46,7 @@ class StepTimes:
         shape = shape_of((run.slot, run.start, len(run.tokens)) for run in runs)
         if done and result.seconds > 0:
             self.add_call(shape, result.seconds / result.calls)
+            self._spells.add(now, shape, result.calls, result.seconds)
 
     def add_call(self, shape: Shape, seconds: float) -> None:
         """Take in what a call took: more than 0 seconds."""
@@ -53,6 +56,10 @@ class StepTimes:
         """Return the fitted costs, with those of operations as the scheduler learned them."""
         calls = (*self._rows.weights(ROWS), *self._chunks.weights(CHUNKS))
         return Costs(*calls, *learned.transfers.weights)
+
+    def slowdown(self, costs: Costs) -> Slowdown:
+        """What steps took over time, in ratios to those costs."""
+        return self._spells.slowdown(costs)
 
     @property
     def handover_seconds(self) -> float:

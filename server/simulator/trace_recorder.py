@@ -85,7 +85,7 @@ class TraceRecorder:
 
     def stepped(self, step: Step, result: StepResult) -> None:
         """Take in what it took."""
-        self._times.add(step, result, self._clock())
+        self._times.add(step, result, self._clock() - self._started_at)
 
     def close(self, scheduler: Scheduler | None = None) -> None:
         """Close the file.
@@ -108,7 +108,8 @@ class TraceRecorder:
         for shape, seconds in can.speeds:
             times.add_call(shape, seconds)
         costs = times.costs(scheduler.cost)
-        return ReplaySettings(can, costs, times.handover_seconds, scheduler.config)
+        slowdown = times.slowdown(costs)
+        return ReplaySettings(can, costs, slowdown, times.handover_seconds, scheduler.config)
 
     def _record(self, sequence: Sequence) -> TraceRecord:
         request, arrived_at = sequence.request, sequence.arrived_at

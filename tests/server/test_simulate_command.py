@@ -179,6 +179,8 @@ def test_a_policy_of_ones_own(run: Run) -> None:
         ("--trace trace.jsonl --server none.json", "steps that take no time never end"),
         ("--trace trace.jsonl --server below.json", "row is not a number of seconds"),
         ("--trace trace.jsonl --server slots.json", "slots is less than 1"),
+        ("--trace trace.jsonl --server no_ratios.json", "slowdown is not of positive numbers"),
+        ("--trace trace.jsonl --server stopped.json", "slowdown is not of positive numbers"),
         ("--trace trace.jsonl --config bad.jsonl", "bad.jsonl"),
         ("--trace trace.jsonl --json no/such.json", "no/such.json: No such file"),
         ("--example no/such.jsonl", "no/such.jsonl: No such file"),
@@ -198,6 +200,8 @@ def test_failures_are_one_line(run: Run, arguments: str, message: str) -> None:
         ("none", "costs", dict.fromkeys(DEFAULT_COSTS._fields, 0)),
         ("below", "costs", {"row": -1}),
         ("slots", "capabilities", {"slots": 0}),
+        ("no_ratios", "slowdown", {"ratios": []}),
+        ("stopped", "slowdown", {"ratios": [1, 0]}),
     ):
         changed = server | {part: server[part] | change}
         Path(f"{name}.json").write_text(json.dumps(changed))

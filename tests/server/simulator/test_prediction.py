@@ -27,6 +27,7 @@ from llm_serving_engine.server.simulator.replay_settings import (
     server_path,
 )
 from llm_serving_engine.server.simulator.simulation import Simulation, StepRecord
+from llm_serving_engine.server.simulator.slowdown import EVEN, Slowdown
 from llm_serving_engine.server.simulator.trace import TraceRecord, read_trace
 from llm_serving_engine.server.simulator.trace_recorder import TraceRecorder
 
@@ -34,6 +35,8 @@ from llm_serving_engine.server.simulator.trace_recorder import TraceRecorder
 COSTS = Costs(0.003, 0.004, 0.001, 0.02, 0.005, 0.01, 0.0001, 0.00002, 0.0003)
 HANDOVER_SECONDS = 0.004
 SLOTS = 8
+# A machine that is slower and slower for 20 s, and then as fast as before.
+CHANGING = Slowdown(5.0, (0.6, 1.0, 1.4, 2.0))
 # By what part a prediction may be off.
 WITHIN = 0.1
 
@@ -55,11 +58,17 @@ class NoisyCosts(CostModel):
 class Live(Simulation):
     """Stands for a server that records what it does."""
 
-    def __init__(self, trace: Path, arrivals: Arrivals) -> None:
+    def __init__(self, trace: Path, arrivals: Arrivals, slowdown: Slowdown = EVEN) -> None:
         backend = ScriptedBackend(config=BackendConfig(sequences=SLOTS))
         can = backend.report.capabilities._replace(calls_max=4)
         scheduler = Scheduler(ReplaySettings(can, COSTS).timed())
-        super().__init__(scheduler, backend.execute, NoisyCosts(), handover=HANDOVER_SECONDS)
+        super().__init__(
+            scheduler,
+            backend.execute,
+            NoisyCosts(),
+            handover=HANDOVER_SECONDS,
+            slowdown=slowdown,
+        )
         self.dice = random.Random(2)
         self._recorder = TraceRecorder(trace, 10**9, clock=lambda: self.now)
         self.whenever_ended: Callable[[Sequence], None] = lambda sequence: None
@@ -117,9 +126,12 @@ def replayed(trace: Path, records: list[TraceRecord]) -> Summary:
 
 
 @pytest.mark.parametrize("arrivals", [burst, at_random, conversations])
-def test_a_replay_takes_what_was_recorded(tmp_path: Path, arrivals: Arrivals) -> None:
+@pytest.mark.parametrize("slowdown", [EVEN, CHANGING], ids=["even", "changing"])
+def test_a_replay_takes_what_was_recorded(
+    tmp_path: Path, arrivals: Arrivals, slowdown: Slowdown
+) -> None:
     trace = tmp_path / "trace.jsonl"
-    Live(trace, arrivals)
+    Live(trace, arrivals, slowdown)
     records = read_trace(trace)
     recorded, found = recorded_summary(records), replayed(trace, records)
     assert recorded is not None
