@@ -65,12 +65,15 @@ def load_factory(name: str) -> BackendFactory:
         name: One of `BACKENDS`, or an import path.
 
     Raises:
-        LoadError: There is none, or it cannot be imported.
+        LoadError: There is none, it cannot be imported, or it is not a backend.
     """
     module, _, attribute = BACKENDS.get(name, name).partition(":")
     try:
-        return cast(BackendFactory, getattr(importlib.import_module(module), attribute))
+        found = getattr(importlib.import_module(module), attribute)
     except Exception as error:
         # A user's module can fail in any way.
         known = ", ".join(BACKENDS)
         raise LoadError(f"no backend {name!r} ({error}); there are {known}") from error
+    if not (callable(found) and callable(getattr(found, "load_tokenizer", None))):
+        raise LoadError(f"{name!r} is not a backend: it is no class with load_tokenizer")
+    return cast(BackendFactory, found)

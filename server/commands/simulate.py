@@ -109,9 +109,11 @@ def simulate(
     """
     if (trace is None) is (example is None):
         raise typer.BadParameter("give either --trace or --example")
-    from llm_serving_engine.clients.commands.failures import failing_in_one_line
+    from llm_serving_engine.clients.commands.failures import check_writable, failing_in_one_line
 
     with failing_in_one_line(ValueError, SyntaxError):
+        for file in filter(None, (json_file, picture, timeline, example)):
+            check_writable(file)
         if example is not None:
             _write_example(example)
             return

@@ -43,7 +43,9 @@ Seconds = Annotated[
         help="Time limit, without the download of the model. In less time, less is measured.",
     ),
 ]
-Clients = Annotated[int, typer.Option(min=1, help="Number of concurrent clients to tune for.")]
+Clients = Annotated[
+    int, typer.Option(min=1, max=1024, help="Number of concurrent clients to tune for.")
+]
 Context = Annotated[
     int | None,
     typer.Option(

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import faulty_backend
 import psutil
 import pytest
 import pytest_asyncio
@@ -128,11 +129,23 @@ async def test_a_worker_that_dies_while_loading(make_runner: MakeRunner) -> None
 
 
 async def test_a_backend_that_raises_something_else(
-    make_runner: MakeRunner, capfd: pytest.CaptureFixture[str]
+    make_runner: MakeRunner,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(faulty_backend.__file__).parent))
     with pytest.raises(LoadError, match="ended while loading"):
-        await make_runner("json:loads").start()
-    assert "TypeError: loads()" in capfd.readouterr().err
+        await make_runner("faulty_backend:UnloadableBackend").start()
+    assert "TypeError: 3 arguments" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["os:path", "json:loads", "json:JSONDecoder"])
+async def test_what_is_not_a_backend(
+    make_runner: MakeRunner, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    with pytest.raises(LoadError, match=f"'{name}' is not a backend"):
+        await make_runner(name).start()
+    assert not capfd.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["nothing", "nowhere:Backend", "json:Backend"])

@@ -182,8 +182,10 @@ def test_a_policy_of_ones_own(run: Run) -> None:
         ("--trace trace.jsonl --server no_ratios.json", "slowdown is not of positive numbers"),
         ("--trace trace.jsonl --server stopped.json", "slowdown is not of positive numbers"),
         ("--trace trace.jsonl --config bad.jsonl", "bad.jsonl"),
-        ("--trace trace.jsonl --json no/such.json", "no/such.json: No such file"),
-        ("--example no/such.jsonl", "no/such.jsonl: No such file"),
+        ("--trace trace.jsonl --json no/such.json", "no/such.json cannot be written"),
+        ("--trace missing.jsonl --picture no/such.svg", "no/such.svg cannot be written"),
+        ("--trace missing.jsonl --timeline .", ". cannot be written"),
+        ("--example no/such.jsonl", "no/such.jsonl cannot be written"),
     ],
 )
 def test_failures_are_one_line(run: Run, arguments: str, message: str) -> None:

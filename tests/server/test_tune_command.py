@@ -82,6 +82,12 @@ def test_an_unknown_mix_is_named(run: Run) -> None:
     )
 
 
+def test_no_more_clients_than_slots_can_be(run: Run) -> None:
+    done = run("builtin", "--clients", "1025")
+    assert done.returncode == 2
+    assert "must be less than or equal to 1024" in done.stderr
+
+
 def test_the_file_says_which_mix_it_is_for(report: Report) -> None:
     reading = READING._replace(mix=MIXES["documents"])
     other = replace(report, tuning=replace(report.tuning, reading=reading))
