@@ -1,7 +1,8 @@
-"""What the set-up changes in llama.cpp's source: its scratch memory, and the parts of attention."""
+"""What the set-up changes in llama.cpp's source: its scratch memory, and its attention."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -52,6 +53,34 @@ WHOLE_TILES = """\
 """
 
 
+# What llama.cpp's tile of attention has one by one, or for rows that are not there.
+TILE = """\
+static void ggml_compute_forward_flash_attn_ext_tiled(
+        int ir0, int ir1) {
+        GGML_ASSERT(tile_rows > 0);
+                    for (int tk = 0; tk < kv_tile; tk++) {
+                        mask32[tq * KV_TILE_SZ + tk] = slope * GGML_CPU_FP16_TO_FP32(mp_row[ic + tk]);
+                        if (mask32[tq * KV_TILE_SZ + tk] != -INFINITY) {
+                            can_skip = false;
+                        }
+                    }
+                    // Pad remaining mask entries with -inf
+                    for (int tk = kv_tile; tk < KV_TILE_SZ; tk++) {
+                        mask32[tq * KV_TILE_SZ + tk] = -INFINITY;
+                    }
+                    for (int64_t dk = 0; dk < DK; dk++) {
+                        K_f32[dk * KV_TILE_SZ + tk] = GGML_CPU_FP16_TO_FP32(k_f16[dk]);
+                    }
+            simd_gemm(KQ, (const float *)Q_q, K_f32, Q_TILE_SZ, DK, KV_TILE_SZ);
+            ggml_vec_scale_f32(Q_TILE_SZ * KV_TILE_SZ, KQ, scale);
+            for (int tq = 0; tq < Q_TILE_SZ; tq++) {
+                float * kq_row = KQ + tq * KV_TILE_SZ;
+                ggml_vec_max_f32(KV_TILE_SZ, &tile_max, kq_row);
+            simd_gemm(VKQ32, KQ, V32, Q_TILE_SZ, KV_TILE_SZ, DV);
+}
+"""  # noqa: E501
+
+
 @pytest.mark.parametrize(
     ("file", "before", "after"),
     [
@@ -66,15 +95,38 @@ WHOLE_TILES = """\
 def test_the_source_is_changed_as_a_whole_or_not_at_all(
     tmp_path: Path, file: Path, before: str, after: str
 ) -> None:
+    assert configured(tmp_path, file, before) == after
+
+
+def test_a_tile_computes_in_vectors_and_the_rows_that_it_has(tmp_path: Path) -> None:
+    after = configured(tmp_path, TILES, TILE)
+    assert after.count("ggml_fa_row_max(") == 3  # the function, the mask, the scores
+    assert "GGML_CPU_FP16_TO_FP32" not in after
+    assert re.findall(r"simd_gemm\((.*)\);", after) == [
+        "KQ, (const float *)Q_q, K_f32, rows, DK, KV_TILE_SZ",
+        "VKQ32, KQ, V32, rows, KV_TILE_SZ, DV",
+    ]
+    assert configured(tmp_path, TILES, after) == after
+
+
+@pytest.mark.parametrize("changed", ["tile_rows > 0", "slope *", "k_f16[dk]", "&tile_max", "V32,"])
+def test_a_tile_of_another_release_stays(tmp_path: Path, changed: str) -> None:
+    other = TILE.replace(changed, changed + " /* other */")
+    assert other != TILE
+    assert configured(tmp_path, TILES, other) == other
+
+
+def configured(folder: Path, file: Path, before: str) -> str:
+    """What a source file is after CMake has read the change."""
     if not shutil.which("cmake"):
         pytest.skip("there is no cmake")
-    source = tmp_path / file
-    source.parent.mkdir(parents=True)
+    source = folder / file
+    source.parent.mkdir(parents=True, exist_ok=True)
     source.write_text(before)
-    (tmp_path / "CMakeLists.txt").write_text(
+    (folder / "CMakeLists.txt").write_text(
         "cmake_minimum_required(VERSION 3.21)\nproject(llama_cpp NONE)\n"
     )
     include = f"-DCMAKE_PROJECT_llama_cpp_INCLUDE={INCLUDE}"
-    command = ["cmake", "-S", str(tmp_path), "-B", str(tmp_path / "build"), include]
+    command = ["cmake", "-S", str(folder), "-B", str(folder / "build"), include]
     subprocess.run(command, check=True, capture_output=True)
-    assert source.read_text() == after
+    return source.read_text()
