@@ -71,6 +71,7 @@ def chunks() -> Iterable[Case]:
     yield Case("32 tokens after 768", 768, ((0,),), CHUNK // 2)
     yield Case("63 tokens after 768", 768, ((0,),), CHUNK - 1)
     yield Case("64 tokens after 768", 768, ((0,),), CHUNK)
+    yield Case("72 tokens after 768", 768, ((0,),), CHUNK + 8)
     yield Case("128 tokens after 768", 768, ((0,),), 2 * CHUNK)
     yield Case("256 tokens after 768", 768, ((0,),), LONGEST)
     yield Case("64 tokens after 960", 960, ((0,),), CHUNK)
