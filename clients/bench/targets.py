@@ -16,7 +16,7 @@ from llm_serving_engine.clients.bench.target import OpenTarget, TargetError
 if TYPE_CHECKING:
     from llm_serving_engine.clients.bench.http_target import HttpTarget
 
-WITHOUT_AIOHTTP = "HTTP needs aiohttp: pip install 'llm-serving-engine[bench]'"
+WITHOUT_AIOHTTP = "HTTP needs aiohttp: run `pip install '.[bench]'` in the checkout"
 
 
 async def target_at(

@@ -134,4 +134,4 @@ def _check_files(json_file: Path | None, html_file: Path | None) -> None:
     for file in filter(None, (json_file, html_file)):
         check_writable(file)
     if html_file is not None and find_spec("jinja2") is None:
-        raise fail("--html needs jinja2: pip install 'llm-serving-engine[bench]'")
+        raise fail("--html needs jinja2: run `pip install '.[bench]'` in the checkout")

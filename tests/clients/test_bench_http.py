@@ -258,5 +258,5 @@ async def test_http_without_the_library_is_said_in_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "aiohttp", None)
     for name in ("http_target", "llama_server", "openai_server"):
         monkeypatch.delitem(sys.modules, f"llm_serving_engine.clients.bench.{name}")
-    with pytest.raises(TargetError, match=r"llm-serving-engine\[bench\]"):
+    with pytest.raises(TargetError, match=r"pip install '\.\[bench\]'"):
         await target_at("http://127.0.0.1:1", cache_salt="")
