@@ -19,7 +19,8 @@ EXAMPLE = (
     "llm-serving-engine serve --config tuned.toml"
 )
 STDOUT = Path("-")
-SECONDS_MIN = 10
+# Enough to load and measure the defaults of a small model on a slow machine.
+SECONDS_MIN = 20
 # Runners that are in the middle of a step are given this long to end.
 END_SECONDS = 6.0
 # How long to watch what others take of the processors.

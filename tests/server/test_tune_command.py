@@ -82,6 +82,12 @@ def test_an_unknown_mix_is_named(run: Run) -> None:
     )
 
 
+def test_no_less_time_than_the_defaults_take(run: Run) -> None:
+    done = run("builtin", "--seconds", "19")
+    assert done.returncode == 2
+    assert "must be greater than or equal to 20" in done.stderr
+
+
 def test_no_more_clients_than_slots_can_be(run: Run) -> None:
     done = run("builtin", "--clients", "1025")
     assert done.returncode == 2
