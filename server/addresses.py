@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 
 UNIX = "unix:"
-_PORT_MAX = 65535
+PORT_MAX = 65535
 # What the system's address has room for, less the byte that ends it.
 _PATH_BYTES_MAX = 107 if sys.platform == "linux" else 103
 
@@ -55,7 +55,7 @@ def parse_address(text: str) -> Address:
         return Address(path=path)
     host, _, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
-    if not port.isascii() or not port.isdigit() or int(port) > _PORT_MAX or not host:
+    if not port.isascii() or not port.isdigit() or int(port) > PORT_MAX or not host:
         raise ValueError(f"{text!r} is not an address; write HOST:PORT, [IPV6]:PORT, or unix:PATH")
     if ":" in host and not bracketed:
         raise ValueError(f"{text!r} is not an address: IPv6 needs brackets, as in [::1]:8080")

@@ -6,7 +6,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
-from llm_serving_engine.server.addresses import check_address, check_host
+from llm_serving_engine.server.addresses import PORT_MAX, check_address, check_host
 
 
 def _check_text(value: object) -> str:
@@ -30,7 +30,7 @@ ListOf = Annotated[tuple[T, ...], BeforeValidator(_split)]
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0)]
 Timeout = Annotated[float, Field(gt=0)]
-Port = Annotated[int, Field(ge=0, le=65535)]
+Port = Annotated[int, Field(ge=0, le=PORT_MAX)]
 Host = Annotated[str, AfterValidator(check_host)]
 ListenAddress = Annotated[str, AfterValidator(check_address)]
 Text = Annotated[str, PlainValidator(_check_text)]

@@ -131,6 +131,7 @@ Address = Annotated[
         help="HOST:PORT for gRPC; http://HOST:PORT for llama-server or an OpenAI-style server, "
         "whichever answers (llama+http:// or openai+http:// to name one).",
         rich_help_panel=options.SERVER,
+        callback=options.check_target,
     ),
 ]
 Against = Annotated[
@@ -139,6 +140,7 @@ Against = Annotated[
         metavar="ADDRESS",
         help="Another server to compare with, in alternating rounds.",
         rich_help_panel=options.SERVER,
+        callback=options.check_target,
     ),
 ]
 

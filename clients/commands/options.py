@@ -9,14 +9,26 @@ import typer
 
 from llm_serving_engine.clients.channels import ADDRESS
 
+PORT_MAX = 65535
 SERVER = "Server"
 SAMPLING = "Sampling"
 
 
-def _check_address(address: str) -> str:
-    if ":" not in address or address.startswith(("http://", "https://")):
+def check_address(address: str | None) -> str | None:
+    """The address, if gRPC can connect to it. Raises typer.BadParameter."""
+    if address is None or address.startswith("unix"):
+        return address
+    host, _, port = address.rpartition(":")
+    if not host or address.startswith(("http://", "https://")):
         raise typer.BadParameter(f"{address!r} is not HOST:PORT, such as {ADDRESS}, for gRPC")
+    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= PORT_MAX):
+        raise typer.BadParameter(f"the port of {address!r} is not a number from 1 to {PORT_MAX}")
     return address
+
+
+def check_target(address: str | None) -> str | None:
+    """The same for `bench`, where a URL says what kind of server it is."""
+    return address if address is None or "://" in address else check_address(address)
 
 
 Address = Annotated[
@@ -24,7 +36,7 @@ Address = Annotated[
     typer.Option(
         help="Where the server listens, HOST:PORT.",
         rich_help_panel=SERVER,
-        callback=_check_address,
+        callback=check_address,
     ),
 ]
 Tenant = Annotated[

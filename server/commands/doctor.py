@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llm_serving_engine.clients.commands.options import check_address
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -30,7 +32,11 @@ def doctor(
     ] = None,
     address: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="Also check the server that runs there."),
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Also check the server that runs there.",
+            callback=check_address,
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llm_serving_engine.clients.commands.options import check_address
+
 if TYPE_CHECKING:
     from llm_serving_engine.backends.models.reference import HubModel, UrlModel
 
@@ -38,7 +40,11 @@ def register(app: typer.Typer) -> None:
 def list_models(
     address: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="List the models of the server at this address."),
+        typer.Option(
+            metavar="HOST:PORT",
+            help="List the models of the server at this address.",
+            callback=check_address,
+        ),
     ] = None,
 ) -> None:
     """List the models on this machine, or of a server."""

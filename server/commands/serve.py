@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from llm_serving_engine.scheduler.durations import duration
+from llm_serving_engine.server.addresses import PORT_MAX
 from llm_serving_engine.server.commands.standard_streams import tell
 
 if TYPE_CHECKING:
@@ -26,6 +27,15 @@ EXAMPLE = "Example: llm-serving-engine serve --model hf:OWNER/REPO/FILE.gguf --p
 FULL_COLLECTION_EVERY = 1000
 # EX_SOFTWARE of sysexits.h: a bug, and not the operator's doing.
 GIVEN_UP_CODE = 70
+
+GrpcPort = Annotated[
+    int | None,
+    typer.Option("--port", min=0, max=PORT_MAX, help="Port for gRPC; 0: any free one."),
+]
+HttpPort = Annotated[
+    int | None,
+    typer.Option("--http-port", min=0, max=PORT_MAX, help="Port for HTTP; 0: any free one."),
+]
 
 
 class GivenUp(Exception):
@@ -50,8 +60,8 @@ def serve(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="The configuration, in TOML.")] = None,
     host: Annotated[str | None, typer.Option(help="Address of both listeners.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port for gRPC; 0: any free one.")] = None,
-    http_port: Annotated[int | None, typer.Option(help="Port for HTTP; 0: any free one.")] = None,
+    port: GrpcPort = None,
+    http_port: HttpPort = None,
     backend: Annotated[
         str | None,
         typer.Option(help="The backend: llama.cpp, ctransformers, scripted, module:Class."),

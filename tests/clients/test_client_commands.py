@@ -12,6 +12,7 @@ from google.rpc import error_details_pb2
 from typer.testing import CliRunner
 
 from llm_serving_engine.clients.commands import register
+from llm_serving_engine.clients.commands.options import check_address
 
 APP = (
     "import typer\n"
@@ -182,6 +183,20 @@ def test_a_template_argument_has_a_name_and_a_value(run, argument):
     result = run("chat", "--template-arg", argument)
     assert result.exit_code == 2
     assert "an entry is NAME=VALUE" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("command", ["generate", "bench", "top"])
+@pytest.mark.parametrize("address", ["127.0.0.1:99999", "127.0.0.1:0", "foo:bar", "[::1]:"])
+def test_an_address_whose_port_is_none(run, command, address):
+    result = run(command, *(["x"] if command == "generate" else []), address=address)
+    assert result.exit_code == 2
+    said = " ".join(result.stderr.replace("│", " ").split())
+    assert f"the port of {address!r} is not a number from 1 to 65535" in said
+
+
+@pytest.mark.parametrize("address", ["unix:/run/x.sock", "dns:///a:1", "[::1]:50051", "a:65535"])
+def test_an_address_that_grpc_can_connect_to(address):
+    assert check_address(address) == address
 
 
 def test_chat_resets_and_exits(run, server):

@@ -240,9 +240,10 @@ def test_a_bad_variable() -> None:
 
 def test_a_bad_flag() -> None:
     assert "model.backend" in fails("--backend", "nothing")
-    code, stderr = serve_that_fails("--port", "many")
-    assert code == 2
-    assert "--port" in stderr
+    for flag, port in (("--port", "many"), ("--port", "65536"), ("--http-port", "-1")):
+        code, stderr = serve_that_fails(flag, port)
+        assert code == 2
+        assert f"'{flag}'" in stderr
 
 
 def truncated(path: Path, model: bytes) -> None:
