@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal, TypedDict, TypeGuard, cast
+from typing import Any, Literal, TypedDict, TypeGuard, cast, get_args
 
+from llm_serving_engine.clients.field_values import check_fields
 from llm_serving_engine.v1 import generation_pb2, inference_pb2, operations_pb2
 
 Priority = Literal["low", "normal", "high", "critical"]
@@ -82,6 +83,8 @@ class GenerateOptions(TypedDict, total=False):
     continue_last: bool | None
 
 
+_OPTIONS = sorted(GenerateOptions.__annotations__)
+_PRIORITIES = get_args(Priority)
 _CHAT_OPTIONS = frozenset({"template_arguments", "continue_last"})
 _SAMPLING = frozenset(generation_pb2.Sampling.DESCRIPTOR.fields_by_name)
 
@@ -95,14 +98,18 @@ def generate_request(prompt: Prompt, options: GenerateOptions) -> inference_pb2.
             What the wire can say is for the server to judge.
     """
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if unknown := sorted(given.keys() - set(_OPTIONS)):
+        raise ValueError(f"there is no option {unknown[0]}; there are {', '.join(_OPTIONS)}")
     of_chats = {name: given.pop(name) for name in _CHAT_OPTIONS & given.keys()}
     sampling = {name: given.pop(name) for name in _SAMPLING & given.keys()}
+    check_fields(generation_pb2.Sampling, sampling)
     if sampling:
         given["sampling"] = generation_pb2.Sampling(**sampling)
     if isinstance(stop := given.get("stop"), str):
         given["stop"] = [stop]
     if "priority" in given:
-        given["priority"] = f"PRIORITY_{str(given['priority']).upper()}"
+        given["priority"] = _priority(given["priority"])
+    check_fields(inference_pb2.GenerateRequest, given)
     if not isinstance(prompt, str) and _is_chat(prompt):
         return inference_pb2.GenerateRequest(chat=_chat(prompt, **of_chats), **given)
     if of_chats:
@@ -111,6 +118,13 @@ def generate_request(prompt: Prompt, options: GenerateOptions) -> inference_pb2.
         return inference_pb2.GenerateRequest(prompt=prompt, **given)
     tokens = generation_pb2.TokenIds(ids=cast(Sequence[int], prompt))
     return inference_pb2.GenerateRequest(prompt_tokens=tokens, **given)
+
+
+def _priority(priority: str) -> str:
+    """The label on the wire."""
+    if priority not in _PRIORITIES:
+        raise ValueError(f"priority is {priority!r}; it can be one of: {', '.join(_PRIORITIES)}")
+    return f"PRIORITY_{priority.upper()}"
 
 
 def tokenize_request(

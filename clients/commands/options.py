@@ -26,6 +26,12 @@ def check_address(address: str | None) -> str | None:
     return address
 
 
+def _above_zero(value: float | None) -> float | None:
+    if value is not None and not value > 0:
+        raise typer.BadParameter("must be above 0")
+    return value
+
+
 def check_target(address: str | None) -> str | None:
     """The same for `bench`, where a URL says what kind of server it is."""
     return address if address is None or "://" in address else check_address(address)
@@ -130,9 +136,9 @@ Temperature = Annotated[
 TopP = Annotated[
     float | None,
     typer.Option(
-        min=0,
         max=1,
-        help="Keep the likeliest tokens whose probabilities add up to this; 1 keeps all.",
+        callback=_above_zero,
+        help="Keep the likeliest tokens whose probabilities add up to this, above 0; 1 keeps all.",
         rich_help_panel=SAMPLING,
     ),
 ]
@@ -160,9 +166,9 @@ Seed = Annotated[
 RepetitionPenalty = Annotated[
     float | None,
     typer.Option(
-        min=0,
         max=10,
-        help="Above 1: makes tokens of prompt and output less likely.",
+        callback=_above_zero,
+        help="Above 0; above 1, it makes tokens of prompt and output less likely.",
         rich_help_panel=SAMPLING,
     ),
 ]
@@ -195,7 +201,9 @@ def parse_logit_bias(entries: list[str] | None) -> dict[int, float] | None:
         pairs = [entry.split("=", 1) for entry in entries or ()]
         return {int(token): float(bias) for token, bias in pairs} or None
     except ValueError:
-        raise typer.BadParameter("an entry is TOKEN=BIAS, such as 42=-100") from None
+        raise typer.BadParameter(
+            "an entry is TOKEN=BIAS, such as 42=-100", param_hint="'--logit-bias'"
+        ) from None
 
 
 def parse_template_arguments(entries: list[str] | None) -> dict[str, Any] | None:
@@ -204,7 +212,10 @@ def parse_template_arguments(entries: list[str] | None) -> dict[str, Any] | None
     for entry in entries or ():
         name, equals, value = entry.partition("=")
         if not (name and equals):
-            raise typer.BadParameter("an entry is NAME=VALUE, such as enable_thinking=false")
+            raise typer.BadParameter(
+                "an entry is NAME=VALUE, such as enable_thinking=false",
+                param_hint="'--template-arg'",
+            )
         try:
             arguments[name] = json.loads(value)
         except ValueError:

@@ -182,7 +182,31 @@ def test_chat_hands_on_template_arguments(run, server):
 def test_a_template_argument_has_a_name_and_a_value(run, argument):
     result = run("chat", "--template-arg", argument)
     assert result.exit_code == 2
-    assert "an entry is NAME=VALUE" in " ".join(result.stderr.split())
+    assert "'--template-arg': an entry is NAME=VALUE" in said(result)
+
+
+def test_a_logit_bias_has_a_token_and_a_number(run):
+    result = run("generate", "hi", "--logit-bias", "x=1")
+    assert result.exit_code == 2
+    assert "'--logit-bias': an entry is TOKEN=BIAS" in said(result)
+
+
+@pytest.mark.parametrize("option", ["--top-p", "--repetition-penalty"])
+def test_an_option_that_is_above_zero(run, option):
+    result = run("generate", "hi", option, "0")
+    assert result.exit_code == 2
+    assert f"'{option}': must be above 0" in said(result)
+    assert "0<=x" not in option_help(run, option)
+
+
+def said(result):
+    return " ".join(result.stderr.replace("│", " ").split())
+
+
+def option_help(run, option):
+    """Its line of the help."""
+    lines = run("generate", "--help").stdout.splitlines()
+    return next(line for line in lines if f"{option} " in line)
 
 
 @pytest.mark.parametrize("command", ["generate", "bench", "top"])
@@ -190,8 +214,7 @@ def test_a_template_argument_has_a_name_and_a_value(run, argument):
 def test_an_address_whose_port_is_none(run, command, address):
     result = run(command, *(["x"] if command == "generate" else []), address=address)
     assert result.exit_code == 2
-    said = " ".join(result.stderr.replace("│", " ").split())
-    assert f"the port of {address!r} is not a number from 1 to 65535" in said
+    assert f"the port of {address!r} is not a number from 1 to 65535" in said(result)
 
 
 @pytest.mark.parametrize("address", ["unix:/run/x.sock", "dns:///a:1", "[::1]:50051", "a:65535"])

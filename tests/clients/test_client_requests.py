@@ -109,6 +109,25 @@ def test_an_empty_list_is_left_for_the_server_to_refuse():
 
 
 @pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"priority": "urgent"}, "priority is 'urgent'; it can be one of: low, normal, high, crit"),
+        ({"colour": "red"}, "there is no option colour; there are cache_salt, .*top_p"),
+        ({"max_tokens": -1}, "max_tokens is -1; it can be an integer from 0 to 4294967295"),
+        ({"seed": 2**64}, "seed is 18446744073709551616; it can be an integer from 0 to"),
+        ({"temperature": "hot"}, "temperature is 'hot'; it can be a number"),
+        ({"stop": 5}, "stop is 5; it can be a list, each a text"),
+        ({"stop_token_ids": ["a"]}, "stop_token_ids is .*; it can be a list, each an integer"),
+        ({"logit_bias": {"a": 1}}, "logit_bias is .*; it can be a mapping of token ids to numb"),
+        ({"ignore_eos": "maybe"}, "ignore_eos is 'maybe'; it can be True or False"),
+    ],
+)
+def test_an_error_names_the_option_and_what_it_can_be(options, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        generate_request("hello", options)
+
+
+@pytest.mark.parametrize(
     ("prompt", "options"),
     [
         ("hello", {"max_tokens": -1}),
