@@ -9,7 +9,7 @@ depend on how many slots there are or how long they are, so it stays when they c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,6 +51,7 @@ from llm_serving_engine.backends.measured import Measured, MeasuredStore, Scalar
 
 # What can be open, in the order in which it is chosen, and the settings that it names.
 ATTENTION, UNIT = "attention", "unit"
+WORDS = {ATTENTION: "attention", UNIT: "prefill_chunk"}
 NAMES = {ATTENTION: ("flash_attention", "cache_type"), UNIT: ("prefill_chunk",)}
 # What is remembered of another way of measuring is measured again.
 METHOD = 14
@@ -130,7 +131,7 @@ def choose_speed(
             choice = choice.then(made)
             undecided.remove(subject)
     except CannotMeasure as error:
-        reason = f"{' and '.join(undecided)} by default: {error}"
+        reason = f"{_listed(undecided)} by default: {error}"
         default = SpeedChoice(choice.settings, {}, (reason,), isinstance(error, TooSlow))
         for subject in undecided:
             memory.keep(subject, choice.settings, default)
@@ -152,11 +153,15 @@ def remembered_speed(path: Path, config: BackendConfig, settings: Settings) -> S
     for subject, candidates in open_choices.items():
         known = memory.recall(subject, choice.settings, candidates)
         if known is None:
-            reason = NOT_MEASURED.format(" and ".join(undecided))
+            reason = NOT_MEASURED.format(_listed(undecided))
             return choice.then(SpeedChoice(choice.settings, {}, (reason,)))
         choice = choice.then(known)
         undecided.remove(subject)
     return choice if choice.reasons else None
+
+
+def _listed(subjects: Iterable[str]) -> str:
+    return " and ".join(WORDS[subject] for subject in subjects)
 
 
 def _kinds(config: BackendConfig, settings: Settings) -> tuple[Attention, ...]:

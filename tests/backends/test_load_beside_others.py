@@ -37,7 +37,7 @@ def test_the_attention_stays_where_there_is_no_time_for_the_unit(path: Path) -> 
     model._seconds = busy_later
     choice = choose(model, BackendConfig(), path)
     assert not choice.settings.flash_attention
-    assert choice.reasons[1:] == (f"unit by default: {OTHERS_COMPUTE}",)
+    assert choice.reasons[1:] == (f"prefill_chunk by default: {OTHERS_COMPUTE}",)
     assert choice.settings.prefill_chunk == SETTINGS.prefill_chunk
     assert choose(Model(by_kernels), BackendConfig(), path).settings.prefill_chunk > 64
 

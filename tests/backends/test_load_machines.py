@@ -148,7 +148,8 @@ def test_a_model_that_is_too_slow_is_not_measured_again(path: Path) -> None:
     seconds = plain(30, 0.5, Q4_1)
     first = Model(seconds)
     choice = choose(first, BackendConfig(), path)
-    assert choice.reasons == ("attention and unit by default: the model is too slow to measure",)
+    told = "attention and prefill_chunk by default: the model is too slow to measure"
+    assert choice.reasons == (told,)
     assert first.now < SECONDS_MAX
     again = Model(seconds)
     assert "remembered from" in choose(again, BackendConfig(), path).reasons[0]
@@ -171,6 +172,6 @@ def test_a_model_that_is_stopped_in_its_first_call_is_measured(path: Path) -> No
 def test_a_first_call_that_takes_all_of_the_time_is_told(path: Path) -> None:
     choice = choose(Model(lambda settings, parts: 10.0), BackendConfig(), path)
     told = "there was no time to measure; the next load measures again"
-    assert choice.reasons == (f"attention and unit by default: {told}",)
+    assert choice.reasons == (f"attention and prefill_chunk by default: {told}",)
     model = Model(plain(2060, 0.011, Q4_0))
     assert choose(model, BackendConfig(), path).settings.prefill_chunk == 256

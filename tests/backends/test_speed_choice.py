@@ -106,9 +106,9 @@ def test_what_was_measured_is_remembered(path: Path) -> None:
     assert "remembered from" in again.reasons[0]
     assert remembered_speed(path, BackendConfig(), SETTINGS) == again
     other = replace(SETTINGS, threads=1)
-    unmeasured = SpeedChoice(other, {}, (NOT_MEASURED.format("attention and unit"),))
+    unmeasured = SpeedChoice(other, {}, (NOT_MEASURED.format("attention and prefill_chunk"),))
     assert remembered_speed(path, BackendConfig(), other) == unmeasured
-    only_unit = unmeasured._replace(reasons=(NOT_MEASURED.format("unit"),))
+    only_unit = unmeasured._replace(reasons=(NOT_MEASURED.format("prefill_chunk"),))
     assert remembered_speed(path, BackendConfig(flash_attention=True), other) == only_unit
     set_by_hand = BackendConfig(flash_attention=True, prefill_chunk=64)
     assert remembered_speed(path, set_by_hand, other) is None
@@ -228,7 +228,7 @@ def test_lengths_for_which_attention_left_no_time_are_compared_by_the_next_load(
     known = remembered_speed(path, BackendConfig(), SETTINGS)
     assert known is not None
     assert "remembered" in known.reasons[0]
-    assert known.reasons[1] == NOT_MEASURED.format("unit")
+    assert known.reasons[1] == NOT_MEASURED.format("prefill_chunk")
     second = Model(large)
     choice = choose(second, BackendConfig(), path)
     assert choice.settings.prefill_chunk == 128

@@ -47,7 +47,7 @@ def test_what_a_load_has_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.undo()
     monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path))
     speed = named(look_at_model(config_of(reference="builtin")), "speed")
-    assert (speed.value, speed.verdict) == (NOT_MEASURED.format("attention and unit"), OK)
+    assert (speed.value, speed.verdict) == (NOT_MEASURED.format("attention and prefill_chunk"), OK)
     set_by_hand = {"flash_attention": True, "prefill_chunk": 64}
     by_hand = look_at_model(config_of(reference="builtin", runner=set_by_hand))
     assert "speed" not in {found.name for found in by_hand}
