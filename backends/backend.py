@@ -22,6 +22,12 @@ PLAIN = "plain"
 KERNELS = (AUTO, AMX, REPACK, PLAIN)
 """What `kernels` can be."""
 
+RUNNER = "model.runner."
+"""What a setting's name begins with in messages."""
+
+LIBRARY_SEQUENCES_MAX = 256
+"""The most that llama.cpp can have; ctransformers is held to it."""
+
 _INT32_MAX = 2**31 - 1
 _RANGES = {
     "sequences": (1, 1024),
@@ -32,6 +38,10 @@ _RANGES = {
     "memory_bytes_max": (1, 2**63 - 1),
 }
 """The smallest and the largest value of each number."""
+
+_REMARKS = {
+    "sequences": f", with llama.cpp and ctransformers 1 to {LIBRARY_SEQUENCES_MAX}",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +95,8 @@ class BackendConfig:
         for name, (smallest, largest) in _RANGES.items():
             value = getattr(self, name)
             if value is not None and not smallest <= value <= largest:
-                raise ValueError(f"{name} is {value}; it can be {smallest} to {largest}")
+                remark = _REMARKS.get(name, "")
+                raise ValueError(f"{name} is {value}; it can be {smallest} to {largest}{remark}")
         if self.kernels not in KERNELS:
             known = ", ".join(KERNELS)
             raise ValueError(f"kernels is {self.kernels!r}; it can be one of: {known}")

@@ -41,6 +41,11 @@ class MemoryEstimate(NamedTuple):
         return f"{self.total / 1e6:,.0f} MB ({parts})"
 
 
+def size(number: int) -> str:
+    """A number of bytes in words, in megabytes where there is one."""
+    return f"{number / 1e6:,.0f} MB" if number >= 1e6 else f"{number:,} bytes"
+
+
 def check_fits(estimate: MemoryEstimate, limit: int | None) -> None:
     """Let a load pass that fits.
 
@@ -54,7 +59,7 @@ def check_fits(estimate: MemoryEstimate, limit: int | None) -> None:
     lower = "lower sequences or context_per_sequence"
     takes = f"the model would take {estimate.described()}"
     if limit is not None and estimate.total > limit:
-        raise LoadError(f"{takes}; memory_bytes_max is {limit / 1e6:,.0f} MB: {lower}")
+        raise LoadError(f"{takes}; memory_bytes_max is {size(limit)}: {lower}")
     available = machine.available_memory()
     if estimate.needed > available:
         raise LoadError(f"{takes}; this machine has {available / 1e6:,.0f} MB available: {lower}")

@@ -22,7 +22,8 @@ def check_numbers(settings: Any, may_be_zero: Container[str]) -> None:
         if value is None or isinstance(value, str | bool):
             continue
         if not value >= 0 or (value == 0 and field.name not in may_be_zero):
-            raise ValueError(f"{field.name} is {value}, which is too small")
+            least = "at least 0" if field.name in may_be_zero else "above 0"
+            raise ValueError(f"{field.name} is {value}; it must be {least}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from llm_serving_engine.backends import machine
-from llm_serving_engine.backends.backend import BackendConfig, LoadError
+from llm_serving_engine.backends.backend import (
+    LIBRARY_SEQUENCES_MAX,
+    RUNNER,
+    BackendConfig,
+    LoadError,
+)
 from llm_serving_engine.backends.memory_estimate import MemoryEstimate
 
 # They take turns: more of them let more requests begin, and make none of them faster.
 SEQUENCES = 8
-SEQUENCES_MAX = 256
+SEQUENCES_MAX = LIBRARY_SEQUENCES_MAX
 CONTEXT = 2048
 # The share of the available memory that what sequences have of their own may take.
 CACHE_SHARE = 0.25
@@ -103,13 +108,17 @@ def _shape(config: BackendConfig, needs: Needs) -> tuple[int, int]:
 
 def _check(config: BackendConfig, needs: Needs) -> None:
     if config.cache_type != "f16":
-        raise LoadError(f"cache_type is {config.cache_type!r}; ctransformers has no other than f16")
+        raise LoadError(
+            f"{RUNNER}cache_type is {config.cache_type!r}; ctransformers has no other than f16"
+        )
     if config.gpu_layers:
-        raise LoadError(f"gpu_layers is {config.gpu_layers}; ctransformers runs on the CPU here")
+        raise LoadError(
+            f"{RUNNER}gpu_layers is {config.gpu_layers}; ctransformers runs on the CPU here"
+        )
     if (config.sequences or 1) > SEQUENCES_MAX:
-        raise LoadError(f"sequences is {config.sequences}; it can be 1 to {SEQUENCES_MAX}")
+        raise LoadError(f"{RUNNER}sequences is {config.sequences}; it can be 1 to {SEQUENCES_MAX}")
     if needs.training_context and (config.context_per_sequence or 1) > needs.training_context:
         raise LoadError(
-            f"context_per_sequence is {config.context_per_sequence}; "
+            f"{RUNNER}context_per_sequence is {config.context_per_sequence}; "
             f"the model was trained for {needs.training_context}"
         )

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llm_serving_engine.backends import machine
-from llm_serving_engine.backends.backend import AUTO, BackendConfig, LoadError
+from llm_serving_engine.backends.backend import (
+    AUTO,
+    LIBRARY_SEQUENCES_MAX,
+    RUNNER,
+    BackendConfig,
+    LoadError,
+)
 from llm_serving_engine.backends.llama_cpp.padding import TILED_TOKENS
 from llm_serving_engine.backends.models.info import ModelInfo
 
@@ -13,7 +19,7 @@ from llm_serving_engine.backends.models.info import ModelInfo
 CACHE_TYPES = {"f16": 2.0, "q8_0": 34 / 32}
 
 SEQUENCES = 16
-SEQUENCES_MAX = 256  # llama.cpp's own limit
+SEQUENCES_MAX = LIBRARY_SEQUENCES_MAX  # llama.cpp's own limit
 CONTEXT = 2048
 CONTEXT_UNIT = 256  # llama.cpp rounds a sequence's cells up to this
 # The share of the available memory that the cache is chosen to take at most.
@@ -28,6 +34,7 @@ JOINT_ROWS_MAX = 256
 # caches and bits take a few tokens.
 ROWS_LEAST = TILED_TOKENS // 2
 ALL_LAYERS = -1
+NO_FLASH = f"{RUNNER}flash_attention = false is not possible"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,19 +120,19 @@ def _cache_type(config: BackendConfig) -> str:
 def _check(config: BackendConfig, info: ModelInfo) -> None:
     if config.cache_type not in (*CACHE_TYPES, AUTO):
         known = ", ".join((*CACHE_TYPES, AUTO))
-        raise LoadError(f"cache_type is {config.cache_type!r}; it can be one of: {known}")
+        raise LoadError(f"{RUNNER}cache_type is {config.cache_type!r}; it can be one of: {known}")
     if config.cache_type not in {"f16", AUTO} and config.flash_attention is False:
-        raise LoadError(f"cache_type {config.cache_type} needs flash_attention")
+        raise LoadError(f'{NO_FLASH} with {RUNNER}cache_type = "{config.cache_type}"')
     if config.batch_invariant and config.flash_attention is False:
         # Output that is computed again keeps its bits with the fused kernel only.
-        raise LoadError('determinism "batch_invariant" needs flash_attention')
+        raise LoadError(f'{NO_FLASH} with scheduler.determinism = "batch_invariant"')
     if not 1 <= (config.sequences or 1) <= SEQUENCES_MAX:
-        raise LoadError(f"sequences is {config.sequences}; it can be 1 to {SEQUENCES_MAX}")
+        raise LoadError(f"{RUNNER}sequences is {config.sequences}; it can be 1 to {SEQUENCES_MAX}")
     # What `_shape` chose, and rounded up, can be asked for again.
     context_max = -(-info.training_context // CONTEXT_UNIT) * CONTEXT_UNIT
     context = config.context_per_sequence or 1
     if info.training_context and context > info.training_context and context != context_max:
         raise LoadError(
-            f"context_per_sequence is {config.context_per_sequence}; "
+            f"{RUNNER}context_per_sequence is {config.context_per_sequence}; "
             f"the model was trained for {info.training_context}"
         )

@@ -16,6 +16,7 @@ import psutil
 
 from llm_serving_engine.backends import machine
 from llm_serving_engine.backends.backend import BackendConfig, LoadError, LoadReport
+from llm_serving_engine.backends.memory_estimate import size
 from llm_serving_engine.backends.models.abort_messages import explain, shorten
 from llm_serving_engine.backends.models.errors import ModelError, ModelFileError
 from llm_serving_engine.backends.models.identity import FileIdentity, check_unchanged
@@ -278,7 +279,7 @@ class ProcessRunner:
         while True:
             taken = self.memory_bytes
             if taken > limit:
-                numbers = f"{taken / 1e6:,.0f} MB, and memory_bytes_max is {limit / 1e6:,.0f} MB"
+                numbers = f"{size(taken)}, and memory_bytes_max is {size(limit)}"
                 self._give_up(RunnerLoss(LossReason.OUT_OF_MEMORY, f"it took {numbers}"))
                 return
             await asyncio.sleep(MEMORY_POLL_SECONDS)

@@ -74,7 +74,7 @@ def test_output_that_is_computed_again_needs_flash_attention(
     tiny_quantized_model_path: Path,
 ) -> None:
     config = replace(CONFIG, flash_attention=False)
-    with pytest.raises(LoadError, match='"batch_invariant" needs flash_attention'):
+    with pytest.raises(LoadError, match="flash_attention = false is not possible"):
         LlamaCppBackend(str(tiny_quantized_model_path), config, lambda fraction: None)
 
 

@@ -174,7 +174,7 @@ def test_sequences_are_as_many_as_fit() -> None:
     [
         ({"cache_type": "q8_0"}, "cache_type is 'q8_0'; ctransformers has no other than f16"),
         ({"gpu_layers": -1}, "gpu_layers is -1; ctransformers runs on the CPU"),
-        ({"sequences": 257}, "sequences is 257; it can be 1 to 256"),
+        ({"sequences": 257}, r"model\.runner\.sequences is 257; it can be 1 to 256"),
         ({"context_per_sequence": 1025}, "the model was trained for 1024"),
         ({"memory_bytes_max": 10**6}, "memory_bytes_max is 1 MB: lower sequences"),
     ],

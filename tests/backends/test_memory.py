@@ -12,7 +12,7 @@ from llm_serving_engine.backends.backend import BackendConfig, LoadError
 from llm_serving_engine.backends.llama_cpp import memory
 from llm_serving_engine.backends.llama_cpp.memory import estimate_memory
 from llm_serving_engine.backends.llama_cpp.settings import Settings
-from llm_serving_engine.backends.memory_estimate import MemoryEstimate, check_fits
+from llm_serving_engine.backends.memory_estimate import MemoryEstimate, check_fits, size
 from llm_serving_engine.backends.models.info import ModelInfo
 from llm_serving_engine.backends.process.host import ProcessRunner
 from llm_serving_engine.backends.quantize import quantize
@@ -119,3 +119,10 @@ async def test_a_runner_is_not_loaded_beyond_its_limit(builtin_model_path: Path)
         assert runner.memory_bytes <= limit
     finally:
         await runner.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(1000, "1,000 bytes"), (10**6, "1 MB"), (2 * 10**9, "2,000 MB")]
+)
+def test_a_size_is_never_0_megabytes(number: int, words: str) -> None:
+    assert size(number) == words

@@ -117,9 +117,12 @@ def test_the_context_is_the_models_and_whole_units(info: ModelInfo) -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (BackendConfig(cache_type="q1"), "cache_type is 'q1'; it can be one of: f16, q8_0, auto"),
-        (BackendConfig(cache_type="q8_0", flash_attention=False), "q8_0 needs flash_attention"),
-        (BackendConfig(sequences=257), "sequences is 257; it can be 1 to 256"),
+        (BackendConfig(cache_type="q1"), r"model\.runner\.cache_type is 'q1'; it can be one of: f"),
+        (
+            BackendConfig(cache_type="q8_0", flash_attention=False),
+            'flash_attention = false is not possible with model.runner.cache_type = "q8_0"',
+        ),
+        (BackendConfig(sequences=257), r"model\.runner\.sequences is 257; it can be 1 to 256"),
         (BackendConfig(context_per_sequence=100_001), "the model was trained for 100000"),
     ],
 )
@@ -136,7 +139,7 @@ def test_what_cannot_be(info: ModelInfo, config: BackendConfig, words: str) -> N
         ({"threads": -1}, "threads is -1"),
         ({"prefill_chunk": 0}, "prefill_chunk is 0"),
         ({"gpu_layers": -2}, "gpu_layers is -2; it can be -1 to 2147483647"),
-        ({"sequences": 1025}, "sequences is 1025; it can be 1 to 1024"),
+        ({"sequences": 1025}, "it can be 1 to 1024, with llama.cpp and ctransformers 1 to 256"),
         ({"context_per_sequence": 2**24 + 1}, "context_per_sequence is 16777217; it can be"),
         ({"threads": 513}, "threads is 513; it can be 1 to 512"),
         ({"prefill_chunk": 2**31}, "prefill_chunk is 2147483648; it can be"),

@@ -253,10 +253,10 @@ def test_slow_models_get_more_time() -> None:
 
 @pytest.mark.parametrize("name", ["step_seconds_max", "restart_delay_seconds_max"])
 def test_no_time_at_all(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} is 0, which is too small"):
+    with pytest.raises(ValueError, match=f"{name} is 0; it must be above 0"):
         Supervision(**{name: 0})
     Supervision(restart_grace_seconds=0)
-    with pytest.raises(ValueError, match="restart_grace_seconds is -1, which is too small"):
+    with pytest.raises(ValueError, match="restart_grace_seconds is -1; it must be at least 0"):
         Supervision(restart_grace_seconds=-1)
 
 
