@@ -73,12 +73,15 @@ def load_policy(name: str, config: SchedulerConfig) -> Policy:
         ValueError: There is none, or it is not a Policy.
     """
     module, _, attribute = POLICIES.get(name, name).partition(":")
+    if not (module and attribute):
+        known = ", ".join(POLICIES)
+        raise ValueError(f"{name!r} is neither a policy ({known}) nor MODULE:CLASS")
     try:
-        policy = getattr(importlib.import_module(module), attribute)(config)
+        kind = getattr(importlib.import_module(module), attribute)
+        policy = None if isinstance(kind, type) and not issubclass(kind, Policy) else kind(config)
     except Exception as error:
         # A module from outside can fail in any way.
-        known = ", ".join(POLICIES)
-        raise ValueError(f"no policy {name!r} ({error}); there are {known}") from error
+        raise ValueError(f"policy {name!r} cannot be loaded: {error}") from error
     if not isinstance(policy, Policy):
-        raise ValueError(f"{name} is not a Policy")
+        raise ValueError(f"{name!r} is not a subclass of {Policy.__module__}.{Policy.__name__}")
     return policy

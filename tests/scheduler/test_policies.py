@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from stepping import run_step
 
@@ -57,9 +59,19 @@ def test_the_order_of_each(policy: str, expected: list[str]) -> None:
     assert served_order(policy, REQUESTS) == expected
 
 
-@pytest.mark.parametrize("name", ["unknown", "no.such.module:Policy", "json:dumps", "math:pi"])
-def test_what_is_no_policy_is_said_so(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name}"):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("unknown", "is neither a policy (fair, first_come, shortest_job) nor MODULE:CLASS"),
+        ("unknown:", "is neither a policy"),
+        ("no.such.module:Policy", "cannot be loaded: No module named 'no'"),
+        ("math:pi", "cannot be loaded: 'float' object is not callable"),
+        ("json:dumps", "cannot be loaded: Object of type SchedulerConfig is not JSON"),
+        ("json:JSONDecoder", "is not a subclass of llm_serving_engine.scheduler.policy.Policy"),
+    ],
+)
+def test_what_is_no_policy_is_said_so(name: str, words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"{name!r} {words}")):
         load_policy(name, SchedulerConfig())
 
 

@@ -170,7 +170,7 @@ def test_a_policy_of_ones_own(run: Run) -> None:
     [
         ("--trace missing.jsonl", "missing.jsonl: No such file"),
         ("--trace bad.jsonl", "bad.jsonl, line 1: not JSON"),
-        ("--trace trace.jsonl --policy best", "no policy 'best'"),
+        ("--trace trace.jsonl --policy best", "'best' is neither a policy (fair, "),
         ("--trace trace.jsonl --policy ,", "no policy is given"),
         ("--trace trace.jsonl --policy bad_policy:Any", "invalid syntax"),
         ("--trace trace.jsonl --policy no_tuple:Longest", "must return a tuple of numbers, not"),

@@ -133,7 +133,7 @@ def test_the_report_covers_every_request() -> None:
 
 
 def test_an_unknown_policy_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no policy 'best'"):
+    with pytest.raises(ValueError, match="'best' is neither a policy"):
         replay([record()], "best")
 
 
