@@ -113,7 +113,10 @@ class Report:
         default = "the default" if choice.value == choice.default else ""
         reasons = filter(None, (gains(choice) or default, self._cost(choice)))
         comment = "; ".join(reasons)
-        yield f"{choice.name} = {_literal(choice.value)}" + (f"  # {comment}" if comment else "")
+        if _left_to_server(choice):
+            yield f"# {choice.name} is left to the server, as it was compared with nothing here"
+        else:
+            yield f"{choice.name} = {_literal(choice.value)}" + (comment and f"  # {comment}")
         for value, reason in choice.left_out:
             yield f"# {choice.name} = {_literal(value)} was not tried: {reason}"
 
@@ -139,12 +142,10 @@ class Report:
 
     def _speed(self) -> str:
         reading = self.tuning.reading
-        prefill = f"{1 / reading.prefill_token_seconds:,.0f} prompt tokens/s"
-        decode = f"{reading.rows / reading.decode_step_seconds:,.0f} tokens/s"
-        return (
-            f"{reading.tokens_per_second:,.0f} tokens/s of output with the time for prompts, "
-            f"from {decode} of {reading.rows} streams and {prefill}."
-        )
+        decode = f"decode {reading.rows / reading.decode_step_seconds:,.0f} tokens/s"
+        prefill = f"prefill {1 / reading.prefill_token_seconds:,.0f} tokens/s"
+        overall = f"{reading.tokens_per_second:,.0f} output tokens/s overall"
+        return f"{overall} ({decode} with {reading.rows} streams, {prefill})."
 
     def _step(self) -> str:
         reading, chunk = self.tuning.reading, self.tuning.settings.prefill_chunk
@@ -154,6 +155,11 @@ class Report:
         held = decode + prefill > STEP_TARGET_MAX_SECONDS
         bound = "; held down, as streams would stutter" if held else ""
         return f"{rows}, {tokens}{bound}"
+
+
+def _left_to_server(choice: Choice) -> bool:
+    """Whether the server knows better: it measures chunks when it loads the model."""
+    return choice.name == "prefill_chunk" and choice.value == choice.default and not choice.trials
 
 
 def gains(choice: Choice) -> str:

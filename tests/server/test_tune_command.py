@@ -101,6 +101,17 @@ def test_the_file_says_which_mix_it_is_for(report: Report) -> None:
     assert "each with a prompt of 256 tokens and 128 of output" in report.toml()
 
 
+def test_a_chunk_that_was_not_measured_is_left_to_the_server(
+    report: Report, tmp_path: Path
+) -> None:
+    unmeasured = Choice("prefill_chunk", 64, 64, (), ((128, "there was no time left"),))
+    choices = (*CHOICES[:-1], unmeasured)
+    other = replace(report, tuning=replace(report.tuning, choices=choices))
+    assert loaded(other.toml(), tmp_path / "tuned.toml").prefill_chunk is None
+    assert "# prefill_chunk is left to the server" in other.toml()
+    assert "# prefill_chunk = 128 was not tried: there was no time left" in other.toml()
+
+
 def test_a_model_is_tuned_and_the_server_takes_the_file(
     run: Run, tiny_model_path: Path, tmp_path: Path
 ) -> None:
@@ -115,9 +126,9 @@ def test_a_model_is_tuned_and_the_server_takes_the_file(
     assert config.model.reference == str(tiny_model_path)
     chosen = {row[0]: row[2] for row in rows[1:]}
     runner = config.model.runner
-    assert {name: str(getattr(runner, name)) for name in names} == {
-        name: chosen[name] for name in names
-    }
+    kept = {name: str(value) for name in names if (value := getattr(runner, name)) is not None}
+    assert kept == {name: chosen[name] for name in kept}
+    assert set(names) - set(kept) <= {"prefill_chunk"}
     assert runner.context_per_sequence == 1024  # what the model was trained for
     assert str(config.scheduler.step_target_seconds) == chosen["step_target_seconds"]
 
@@ -191,8 +202,8 @@ def test_the_file_says_what_each_choice_gains(report: Report, tmp_path: Path) ->
     assert "Tiny Random Llama, llama, F32" in header[2]
     assert "32 clients" in header[3]
     # 16 * 128 tokens in 16 * 256 * 1 ms and 128 * 0.1 s.
-    assert "121 tokens/s" in header[4]
-    assert "160 tokens/s of 16 streams and 1,000 prompt tokens/s" in header[4]
+    parts = "decode 160 tokens/s with 16 streams, prefill 1,000 tokens/s"
+    assert header[4] == f"# 121 output tokens/s overall ({parts})."
 
 
 def test_a_default_that_stays_for_want_of_a_clear_winner(report: Report) -> None:
