@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from llm_serving_engine.scheduler.lifecycle import Event, State
 from llm_serving_engine.scheduler.request import FinishReason
-from llm_serving_engine.server.request_history.request_record import RequestRecord, Visit
+from llm_serving_engine.server.request_history.request_record import RequestRecord, Stage, Visit
 
 # Shorter waits are reported as none.
 AT_ONCE_SECONDS = 0.02
@@ -102,15 +102,21 @@ def _prefilled(record: RequestRecord, visit: Visit) -> Iterator[str]:
     stage = visit.stage
     where = "" if stage.slot is None else f" in slot {stage.slot}"
     if stage.restored_at is not None:
-        how = "copied from another slot" if stage.copied else "restored from memory"
-        tokens = _count(stage.restored_tokens, "token")
-        yield f"A cache of {tokens} was {how}{where}, in {_seconds(stage.restored_at - stage.at)}."
+        yield _restored(stage, stage.restored_at - stage.at, visit.seconds)
     first = next(one for one in record.stages if one.state is State.PREFILL) is stage
     if first and record.cached_tokens is not None:
         found = f"{record.cached_tokens} of its {record.prompt_tokens}"
         yield f"{found if record.cached_tokens else 'None of its'} prompt tokens were in the cache."
     begun = "Its prompt was" if first else "The rest of its prompt was"
     yield f"{begun} computed{where} in {_seconds(visit.seconds)}."
+
+
+def _restored(stage: Stage, seconds: float, whole: float) -> str:
+    source = "copied from another slot" if stage.copied else "restored from memory"
+    target = "" if stage.slot is None else f" to slot {stage.slot}"
+    # With all of the prompt in the same step, the time is said with the computing.
+    took = f", in {_seconds(seconds)}" if seconds < whole else ""
+    return f"A cache of {_count(stage.restored_tokens, 'token')} was {source}{target}{took}."
 
 
 def _decoded(visit: Visit) -> str:

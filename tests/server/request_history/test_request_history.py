@@ -98,7 +98,11 @@ def test_a_cache_that_is_restored() -> None:
     story.move(one, Event.ADMIT, 1)
     story.now = 1.25
     story.step(one, 1, Restore(1, 5, 64))
-    assert "A cache of 64 tokens was restored from memory in slot 1, in 0.2 s." in story.text()
+    assert "A cache of 64 tokens was restored from memory to slot 1." in story.text()
+    story.now = 2.0
+    restored = "A cache of 64 tokens was restored from memory to slot 1, in 0.2 s."
+    assert restored in story.text()
+    assert "The rest of its prompt was computed in slot 1 in 1.0 s." in story.text()
     assert "Its slot went to another request; it waited 1.0 s for another." in story.text()
 
 
