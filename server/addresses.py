@@ -70,6 +70,8 @@ def check_address(text: str) -> str:
 
 def check_host(text: str) -> str:
     """`text`, if it can be a host; `unix:` needs a path. Raises ValueError."""
+    if not text:
+        raise ValueError("is empty; write an address, such as 127.0.0.1")
     Address.of(text, 0)
     return text
 

@@ -113,9 +113,10 @@ def outcome(
 
 def described(facts: ServerFacts) -> str:
     """A server in one line."""
-    slots = f"{facts.slots} slots" if facts.slots else ""
-    context = f"of {facts.context} tokens" if facts.context else ""
-    found = (facts.model, facts.weights, f"{slots} {context}".strip())
+    count = f"{facts.slots} " if facts.slots else ""
+    context = f" of {facts.context} tokens" if facts.context else ""
+    shape = f"{count}slots{context}" if count or context else ""
+    found = (facts.model, facts.weights, shape)
     head = " ".join(word for word in (facts.kind, facts.version, "at", facts.address) if word)
     return ": ".join(part for part in (head, ", ".join(word for word in found if word)) if part)
 

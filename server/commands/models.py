@@ -183,9 +183,18 @@ def _quantize(source: Path, target: Path, type_name: str) -> None:
 
 def _remote_model(text: str) -> HubModel | UrlModel:
     from llm_serving_engine.backends.models.errors import InvalidReference
-    from llm_serving_engine.backends.models.reference import HubModel, UrlModel, parse_reference
+    from llm_serving_engine.backends.models.reference import (
+        BuiltinModel,
+        HubModel,
+        UrlModel,
+        parse_reference,
+    )
 
     reference = parse_reference(text)
+    if isinstance(reference, BuiltinModel):
+        raise InvalidReference(
+            f"{text} is installed with the packages; there is nothing to download or remove"
+        )
     if not isinstance(reference, HubModel | UrlModel):
         raise InvalidReference(
             f"{text!r} is not of the form hf:OWNER/REPO[/FILE], hf:OWNER/REPO:QUANT, or https://..."

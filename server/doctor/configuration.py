@@ -31,7 +31,7 @@ def look_at_configuration(config: ServerConfig, file: Path | None) -> Iterator[F
 
 def invalid_configuration(error: Exception, file: Path | None) -> Iterator[Finding]:
     """Report the problems of an invalid configuration, one line each."""
-    where = "the environment and the options" if file is None else f"{file}, and the environment"
+    where = "the environment or the options" if file is None else f"{file} or in the environment"
     for line in str(error).splitlines():
         yield problem(SECTION, "invalid", line, f"correct it in {where}")
 

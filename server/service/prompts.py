@@ -193,7 +193,11 @@ def _template(model: ServedModel) -> ChatTemplate:
         return text.chat_template
     if text.template_error:
         raise InvalidField("chat", f"model {model.name!r} cannot chat: {text.template_error}")
-    raise InvalidField("chat", f"model {model.name!r} has no chat template; use prompt")
+    raise InvalidField(
+        "chat",
+        f"model {model.name!r} has no chat template: use completions (prompt), "
+        "or serve with --chat-template FILE",
+    )
 
 
 def _check_role(index: int, role: str, template: ChatTemplate) -> None:

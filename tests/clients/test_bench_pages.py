@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -175,6 +176,8 @@ def test_the_same_table_is_not_shown_twice():
 
 def test_a_server_in_one_line():
     assert described(SERVERS[0]) == "ours at 127.0.0.1:1: tiny, Q4_0, 4 slots of 64 tokens"
+    without_slots = replace(SERVERS[0], slots=None)
+    assert described(without_slots) == "ours at 127.0.0.1:1: tiny, Q4_0, slots of 64 tokens"
     assert described(SERVERS[1]) == "<theirs> b7 at http://127.0.0.1:2"
 
 

@@ -235,6 +235,9 @@ def test_a_configuration_that_makes_no_sense(tmp_path: Path) -> None:
     findings = list(invalid_configuration(raised.value, file))
     assert [finding.verdict for finding in findings] == [PROBLEM, PROBLEM]
     assert "grpc.port" in " ".join(finding.value for finding in findings)
+    assert {finding.advice for finding in findings} == {
+        f"correct it in {file} or in the environment"
+    }
 
 
 # How it is told

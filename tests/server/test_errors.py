@@ -67,7 +67,7 @@ async def test_chat_without_a_template(plain: RunningServer) -> None:
     chat = {"messages": [{"role": "user", "content": "hi"}]}
     error = await error_of(plain.generate(chat=chat))
     assert violation(error).field == "chat"
-    assert "no chat template; use prompt" in message(error)
+    assert "no chat template: use completions (prompt), or serve with" in message(error)
 
 
 async def test_what_the_template_refuses(write_tiny_model: Any, tmp_path: Path) -> None:

@@ -166,7 +166,8 @@ def test_what_is_not_cached_does_not_work_without_the_hub(run: Run) -> None:
         ("hf:someone/nothing", "the hub has no someone/nothing"),
         (f"hf:{GATED}", f"{GATED} is gated"),
         (f"hf:{REPOSITORY}/other.gguf", f"{REPOSITORY} has no file other.gguf"),
-        ("builtin", "'builtin' is not of the form hf:OWNER/REPO[/FILE]"),
+        ("builtin", "builtin is installed with the packages; there is nothing to download"),
+        ("x.gguf", "'x.gguf' is not of the form hf:OWNER/REPO[/FILE]"),
     ],
 )
 def test_what_cannot_be_pulled(run: Run, reference: str, reason: str) -> None:

@@ -79,8 +79,9 @@ def test_lists_in_variables(
         ("MODEL__TEMPLATE_ARGUMENTS", "x", "model.template_arguments: must be a table"),
         ("HTTP__HOSTS", "3", "http.hosts: must be a list"),
         ("HTTP__HOSTS", '["a"', "http.hosts: is not a JSON list"),
+        ("GRPC__HOST", "", "grpc.host: is empty; write an address, such as 127.0.0.1"),
         ("GRPC__LISTEN", "a,b:1", "grpc.listen.0: 'a' is "),
-        ("SCHEDULER__POLICY", "fairest", "scheduler: no policy 'fairest'"),
+        ("SCHEDULER__POLICY", "fairest", "scheduler: 'fairest' is neither a policy (fair, "),
     ],
 )
 def test_variables_with_wrong_values(
