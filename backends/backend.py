@@ -50,10 +50,11 @@ class BackendConfig:
 
     Attributes:
         sequences: Slots: requests that run at the same time. Each takes its part of the cache,
-            even when idle.
+            even when idle. Not set: chosen from the memory, at most 16.
         context_per_sequence: Tokens of one request, prompt plus output. The cache's size is
-            proportional to sequences times context.
-        threads: Threads that compute. More threads than cores are slower.
+            proportional to sequences times context. Not set: chosen from the model and the memory.
+        threads: Threads that compute. More threads than cores are slower. Not set: the physical
+            cores that the process may use.
         yield_cores: Whether fewer threads compute while other processes use the cores. Without
             this, one busy process makes steps several times as long, because all threads wait
             for the one that lost its core.
@@ -70,12 +71,13 @@ class BackendConfig:
         kernels: Matrix kernels: "amx", "repack" (weights reordered for vector instructions,
             which takes memory for the copies), or "plain" (weights as in the file). "auto"
             selects the fastest by measurement.
-        gpu_layers: Layers on the GPU; -1 for all. No effect without a GPU.
+        gpu_layers: Layers on the GPU; -1 for all. No effect without a GPU. Not set: all on
+            Apple Silicon, otherwise 0.
         architecture: The architecture of a legacy GGML file, such as "gpt2", which the file
-            does not contain. Ignored for GGUF files.
+            does not contain. Ignored for GGUF files. Not set: none.
         memory_bytes_max: Memory of the runner, mapped weights included. A model that needs more
             is not loaded, and a runner that takes more is replaced. Leave room for
-            scheduler.snapshot_bytes_max.
+            scheduler.snapshot_bytes_max. Not set: no limit but the available memory.
     """
 
     sequences: int | None = None

@@ -71,7 +71,7 @@ def table() -> str:
 def shown(default: object) -> str:
     """A default as TOML has it."""
     if default is None:
-        return "chosen, or none"
+        return "not set"
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
     if isinstance(default, tuple):

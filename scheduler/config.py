@@ -56,10 +56,10 @@ class SchedulerConfig:
             are computed again.
         stream_buffer_tokens_max: Tokens that a client may be behind; then its request ends. A
             higher value tolerates slower readers, and takes memory for each request.
-        runner_losses_max: Losses of the runner during which a request ran, after which it is a
-            suspect: it is then tried alone, while others wait. A higher value tries fewer
-            innocent requests, but lets a harmful one kill more runners. Losses that no request
-            can cause do not count.
+        runner_losses_max: Losses of the runner after which a request that ran during each of
+            them is tried alone, while others wait, because it may be their cause. A higher value
+            tries fewer innocent requests, but lets a harmful one kill more runners. Losses that
+            no request can cause do not count.
         recovery_seconds_max: How long accepted requests wait for the replacement of a lost
             runner, unless their deadline is earlier.
     """

@@ -31,3 +31,10 @@ def test_the_proto_files_pass_buf_lint(tmp_path: Path, monkeypatch: pytest.Monke
     command = [str(Path(sys.executable).parent / "buf"), "lint", str(ROOT / "proto")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_setting_without_a_default_says_what_it_is_then() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.endswith(" |") and "| not set |" in line]
+    assert rows
+    assert [row for row in rows if "Not set: " not in row] == []
