@@ -33,7 +33,7 @@ def _above_zero(value: float | None) -> float | None:
 
 
 def check_target(address: str | None) -> str | None:
-    """The same for `bench`, where a URL says what kind of server it is."""
+    """The same check, but a URL passes: it says what kind of server is there."""
     return address if address is None or "://" in address else check_address(address)
 
 
