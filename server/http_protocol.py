@@ -3,7 +3,8 @@
 uvicorn waits without end for a request that is half sent and for a reader that
 has stopped, and takes headers of any size. This protocol bounds each of them.
 Of several requests that a client sends ahead, uvicorn tells the last alone that
-the client has gone; this protocol tells all of them.
+the client has gone; this protocol tells all of them. And it answers requests that
+offer to go on with another protocol, whose bodies uvicorn drops.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from llm_serving_engine.scheduler.durations import duration
@@ -118,11 +120,46 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._header_bytes += len(data)
         else:
             self._bytes_beside_body += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        rest = memoryview(data)
+        while rest and not self._over:
+            rest = self._parse(rest)
         if not self._over:
             # Of a body in chunks: what is said of a chunk, and the headers behind the last one.
             beside = 0 if self._in_headers else self._bytes_beside_body
             self._check_header_bytes(max(self._header_bytes, beside))
+
+    def _parse(self, data: memoryview) -> memoryview:
+        """Parse bytes, and return those that are yet to be parsed."""
+        try:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as stop:
+                if self._offers_protocol():
+                    self._parse_without_offer()
+                    return data[stop.args[0] :]
+        except httptools.HttpParserError:
+            self.send_400_response("")
+        return data[:0]
+
+    def _offers_protocol(self) -> bool:
+        """Whether the client offers to go on with another protocol, as Java's does by default.
+
+        No other is served, so the offer is to be ignored. CONNECT demands it.
+        """
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+
+    def _parse_without_offer(self) -> None:
+        """Parse the request's headers again without the offer.
+
+        With it, the parser takes what comes after the headers for the other protocol.
+        """
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%b: %b" % one for one in self.headers if one[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
 
     def pause_writing(self) -> None:
         """The reader is behind: it has `write_timeout_seconds` to catch up."""
@@ -147,8 +184,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """The headers are complete: check their size."""
         # What came with the headers may be a part of the body: count the headers alone.
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        self._in_headers, self._header_bytes, self._bytes_beside_body = False, 0, 0
         self._raise_if_header_too_large(size)
+        if self._offers_protocol():
+            return
+        self._in_headers, self._header_bytes, self._bytes_beside_body = False, 0, 0
         self._start_timer(self._limits.body_timeout_seconds, self._body_late)
         super().on_headers_complete()
         self._unanswered = [one for one in self._unanswered if not one.response_complete]
@@ -171,6 +210,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is complete: stop its timers."""
+        if self._offers_protocol():
+            return
         self._forget_body()
         self._stop_timer()
         self._in_headers = True

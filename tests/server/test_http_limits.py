@@ -237,6 +237,53 @@ async def test_callers_cannot_fill_the_log(sent: bytes, caplog: pytest.LogCaptur
     assert [record.getMessage() for record in caplog.records if is_ours(record)] == []
 
 
+# As Java's client makes it by default, and one that a proxy made of it.
+OFFERS = [
+    ("connection: Upgrade, HTTP2-Settings", "http2-settings: AAEAAEAA", "upgrade: h2c"),
+    ("upgrade: h2c", "Upgrade: websocket", "connection: keep-alive, Upgrade"),
+]
+
+
+@pytest.mark.parametrize("offer", OFFERS)
+@pytest.mark.parametrize("apart", [False, True], ids=["in one packet", "in two"])
+async def test_the_offer_of_another_protocol_is_ignored(
+    offer: tuple[str, ...], apart: bool
+) -> None:
+    async with listening() as (listener, told):
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        # The second answer tells that the first body was not taken for the next request.
+        for size in (5, 1_000_000):
+            head, body = post(size, b"", *offer), b"b" * size
+            writer.write(head if apart else head + body)
+            if apart:
+                # The server has seen the headers when it serves another.
+                await exchange(listener, get("/echo", CLOSE))
+                writer.write(body)
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(OK)
+            assert await reader.readexactly(len(str(size))) == str(size).encode()
+        writer.write(2 * post(3, b"abc", *offer) + get("/echo", *offer[1:], CLOSE))
+        answers = await reader.read()
+        assert (answers.count(OK), answers.count(b"\r\n\r\n3")) == (3, 2)
+        writer.close()
+        assert told == []
+
+
+async def test_an_offer_is_a_header_as_others() -> None:
+    offer = ("connection: upgrade", f"upgrade: {'h' * 300}")
+    async with listening(header_bytes_max=300) as (listener, told):
+        answer = await exchange(listener, post(3, b"abc", *offer))
+        assert answer.startswith(b"HTTP/1.1 431 ")
+        assert told == [("header_size", 431)]
+
+
+async def test_a_chunked_body_behind_an_offer() -> None:
+    head = CHUNKED[:-2] + "\r\n".join([*OFFERS[0], "", ""]).encode()
+    async with listening() as (listener, _):
+        answer = await exchange(listener, head + b"2\r\nab\r\n0\r\n\r\n" + get("/echo", CLOSE))
+        assert answer.count(OK) == 2
+        assert b"\r\n\r\n2HTTP/" in answer
+
+
 async def test_an_answer_that_is_not_read() -> None:
     async with listening(write_timeout_seconds=0.01) as (listener, told):
         with socket.create_connection(("127.0.0.1", listener.port)) as unread:
