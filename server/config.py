@@ -265,8 +265,8 @@ class HttpConfig(Part):
     limit (often 60 s), so that the balancer never sends a request on a connection that is being
     closed."""
     write_timeout_seconds: Timeout = 30.0
-    """How long a client may leave an answer unread once the connection's buffers are full. Then the
-    connection is closed."""
+    """How long a client may read nothing of an answer once the connection's buffers are full. Then
+    the connection is closed."""
 
 
 class LogConfig(Part):

@@ -10,6 +10,10 @@ offer to go on with another protocol, whose bodies uvicorn drops.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
+import struct
+import termios
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
@@ -84,6 +88,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._told_refused = refused
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
+        self._unread_before = 0
         self._refusal: _Refusal | None = None
         self._in_headers = True
         self._header_bytes = 0
@@ -162,9 +167,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
 
     def pause_writing(self) -> None:
-        """The reader is behind: it has `write_timeout_seconds` to catch up."""
+        """The reader is behind: it has `write_timeout_seconds` to read something."""
         super().pause_writing()
-        self._write_timer = self.loop.call_later(self._limits.write_timeout_seconds, self._unread)
+        self._start_write_timer()
 
     def resume_writing(self) -> None:
         """The reader has caught up."""
@@ -271,6 +276,18 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._timer.cancel()
             self._timer = None
 
+    def _start_write_timer(self) -> None:
+        self._unread_before = self._unread_bytes()
+        self._write_timer = self.loop.call_later(self._limits.write_timeout_seconds, self._unread)
+
+    def _unread_bytes(self) -> int:
+        """What is on its way to the client, as far as this machine knows."""
+        size = self.transport.get_write_buffer_size()
+        # The system takes more only when it has sent a third of its own buffer: of megabytes.
+        with contextlib.suppress(OSError):
+            size += _sent_ahead(self.transport.get_extra_info("socket").fileno())
+        return size
+
     def _stop_write_timer(self) -> None:
         if self._write_timer is not None:
             self._write_timer.cancel()
@@ -287,6 +304,16 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._refuse(_Refusal(BODY_TIMEOUT, HTTPStatus.REQUEST_TIMEOUT, message))
 
     def _unread(self) -> None:
+        if self._unread_bytes() < self._unread_before:
+            # Nothing is written meanwhile: the client reads, however slowly.
+            self._start_write_timer()
+            return
         self._told_refused(WRITE_TIMEOUT, 0)
         # Not `close`, which waits until the reader has taken what is buffered.
         self.transport.abort()
+
+
+def _sent_ahead(descriptor: int) -> int:
+    """The bytes in a socket's buffer that the other side has not acknowledged."""
+    (size,) = struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)))
+    return int(size)

@@ -292,6 +292,34 @@ async def test_an_answer_that_is_not_read() -> None:
             assert told == [("write_timeout", 0)]
 
 
+def test_an_answer_that_is_read_slowly() -> None:
+    async def scenario(loop: ShiftedLoop) -> None:
+        async with listening(write_timeout_seconds=HOUR) as (listener, told):
+            reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+            writer.write(get("/large"))
+            connections: Any = listener._server.server_state.connections
+            while [one for one in connections if one._write_timer] == []:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            await reader.readuntil(b"\r\n\r\n")
+            (connection,) = connections
+            for _ in range(3):
+                before = connection._unread_bytes()
+                # Less than makes the system take more of the answer.
+                while connection._unread_bytes() == before:
+                    await reader.readexactly(64 * 1024)
+                loop.ahead += HOUR
+                await asyncio.sleep(0.001)
+                assert told == []
+            # It stops, once the buffers in between are full.
+            while not told:
+                loop.ahead += HOUR
+                await asyncio.sleep(0.001)
+            assert told == [("write_timeout", 0)]
+            writer.close()
+
+    run_shifted(scenario)
+
+
 async def test_a_connection_serves_several_requests() -> None:
     async with listening() as (listener, told):
         reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
