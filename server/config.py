@@ -210,8 +210,8 @@ class HttpConfig(Part):
     body_bytes_max: Positive = 8 * 1024 * 1024
     """Size of a request body. Larger ones are refused before they are read completely."""
     bodies_bytes_max: Positive = 256 * 1024 * 1024
-    """Received bytes of all incomplete bodies together. Beyond that, bodies of more than 64 KiB get
-    status 503."""
+    """Received bytes of all bodies together that are incomplete, or behind a request without an
+    answer. Beyond that, bodies of more than 64 KiB get status 503."""
     body_items_max: Positive = 131_072
     """Items of a body, counted by its commas; a prompt of token ids has one per token. Bounds the
     time to parse a request."""
@@ -251,7 +251,8 @@ class HttpConfig(Part):
     """Open connections. Each takes some kilobytes. Further ones get status 503 and are closed."""
     pipelined_max: Positive = 8
     """Requests that a client may send before the first is answered; each takes memory. Beyond that,
-    the server stops reading, and detects a disconnected client late."""
+    or if their bodies exceed body_bytes_max together, the server stops reading, and detects a
+    disconnected client late."""
     header_timeout_seconds: Timeout = 10.0
     """How long a request's headers may take to arrive. With a longer time, half-sent requests stay
     longer."""

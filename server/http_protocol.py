@@ -14,11 +14,13 @@ import contextlib
 import fcntl
 import struct
 import termios
+from collections import deque
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 import httptools
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from llm_serving_engine.scheduler.durations import duration
@@ -35,6 +37,9 @@ from llm_serving_engine.server.refusals import (
 
 Refused = Callable[[str, int], None]
 
+
+# What is being received.
+NOTHING, HEADERS, BODY = "", "headers", "body"
 
 # Bodies that are no longer are taken, however much of others is held.
 SMALL_BODY_BYTES = 64 * 1024
@@ -66,7 +71,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     One timer runs at a time: from the connection or a request's first byte to
     the end of its headers, then to the end of its body. uvicorn's own timer
-    covers the pause between two requests.
+    covers the pause between two requests. None runs for a request that waits
+    for the answer to one before it: it may be the server that does not read.
     """
 
     def __init__(
@@ -84,17 +90,19 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._bodies = bodies
         self._body_bytes = 0
+        self._waiting_bytes = 0
         self._limits = limits
         self._told_refused = refused
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._unread_before = 0
         self._refusal: _Refusal | None = None
-        self._in_headers = True
+        self._part = HEADERS
         self._header_bytes = 0
         self._bytes_beside_body = 0
         self._over = False
-        self._unanswered: list[RequestResponseCycle] = []
+        # In order. The last may be the one that is being received.
+        self._unanswered: deque[RequestResponseCycle] = deque()
 
     # The connection
 
@@ -108,8 +116,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._start_timer(self._limits.header_timeout_seconds, self._headers_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the timers, and release the bytes of an incomplete body."""
+        """Cancel the timers, and release the bytes of bodies."""
         self._forget_body()
+        self._bodies.total -= self._waiting_bytes
+        self._waiting_bytes = 0
         self._stop_timer()
         self._stop_write_timer()
         for cycle in self._unanswered:
@@ -121,17 +131,17 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Parse received bytes."""
         if self._over:
             return
-        if self._in_headers:
-            self._header_bytes += len(data)
-        else:
+        if self._part == BODY:
             self._bytes_beside_body += len(data)
+        else:
+            self._header_bytes += len(data)
         self._unset_keepalive_if_required()
         rest = memoryview(data)
         while rest and not self._over:
             rest = self._parse(rest)
         if not self._over:
             # Of a body in chunks: what is said of a chunk, and the headers behind the last one.
-            beside = 0 if self._in_headers else self._bytes_beside_body
+            beside = self._bytes_beside_body if self._part == BODY else 0
             self._check_header_bytes(max(self._header_bytes, beside))
 
     def _parse(self, data: memoryview) -> memoryview:
@@ -181,9 +191,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         super().on_message_begin()
-        self._in_headers = True
-        if self._timer is None:
-            self._start_timer(self._limits.header_timeout_seconds, self._headers_late)
+        self._part = HEADERS
+        self._time_part()
 
     def on_headers_complete(self) -> None:
         """The headers are complete: check their size."""
@@ -192,14 +201,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._raise_if_header_too_large(size)
         if self._offers_protocol():
             return
-        self._in_headers, self._header_bytes, self._bytes_beside_body = False, 0, 0
-        self._start_timer(self._limits.body_timeout_seconds, self._body_late)
+        self._part, self._header_bytes, self._bytes_beside_body = BODY, 0, 0
+        self._stop_timer()
         super().on_headers_complete()
-        self._unanswered = [one for one in self._unanswered if not one.response_complete]
         self._unanswered.append(self.cycle)
-        if 1 < len(self._unanswered) <= self._limits.pipelined_max:
-            # uvicorn has stopped reading, and would not see the client go away.
-            self.flow.resume_reading()
+        self._time_part()
+        self._read_on()
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
@@ -207,6 +214,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._body_bytes += len(body)
         self._bodies.total += len(body)
         limit = self._limits.bodies_bytes_max
+        if self._waits():
+            # It is not refused, which would end the answers before it.
+            super().on_body(body)
+            self._read_on()
+            return
         if self._bodies.total > limit and self._body_bytes > SMALL_BODY_BYTES:
             message = f"bodies of {limit} bytes in all are on their way, which is the limit"
             self._refusal = _Refusal(BODIES, HTTPStatus.SERVICE_UNAVAILABLE, message)
@@ -217,10 +229,45 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """The request is complete: stop its timers."""
         if self._offers_protocol():
             return
+        if self._waits():
+            self._waiting_bytes += self._body_bytes
+            self._body_bytes = 0
         self._forget_body()
         self._stop_timer()
-        self._in_headers = True
+        self._part = NOTHING
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """A request is answered: it is the turn of the next, whose time begins."""
+        self._unanswered.popleft()
+        super().on_response_complete()
+        self._time_part()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """Answer a request. A body that waited is one that has come completely."""
+        if not cycle.more_body:
+            self._waiting_bytes -= len(cycle.body)
+            self._bodies.total -= len(cycle.body)
+        super()._start_asgi_task(cycle, app)
+
+    def _waits(self) -> bool:
+        """Whether the request that is being received is behind one without an answer."""
+        return len(self._unanswered) > (self._part == BODY)
+
+    def _read_on(self) -> None:
+        """Read on behind a request that waits.
+
+        uvicorn stops there, and would not see the client go away.
+        """
+        limits = self._limits
+        if (
+            1 < len(self._unanswered) <= limits.pipelined_max
+            and self._waiting_bytes + self._body_bytes <= limits.body_bytes_max
+            and self._bodies.total <= limits.bodies_bytes_max
+        ):
+            self.flow.resume_reading()
+        elif self._waits():
+            self.flow.pause_reading()
 
     # Refusals
 
@@ -230,13 +277,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._refuse(refusal)
 
     def _refuse(self, refusal: _Refusal) -> None:
-        """Respond with the refusal, and close the connection."""
+        """Respond with the refusal, unless it would be taken for another answer, and close."""
         self._over = True
         self._forget_body()
         self._stop_timer()
         self._told_refused(refusal.reason, refusal.status)
-        begun = (one.response_started and not one.response_complete for one in self._unanswered)
-        if not any(begun):
+        begun = self._part == BODY and self.cycle.response_started
+        if not (begun or self._waits()):
             body = refusal.message.encode() + b"\n"
             head = (
                 f"HTTP/1.1 {refusal.status.value} {refusal.status.phrase}\r\n"
@@ -266,6 +313,15 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._body_bytes = 0
 
     # Timers
+
+    def _time_part(self) -> None:
+        """Give what is being received its time, unless it has it already, or waits."""
+        if self._timer is not None or self._waits() or self.transport.is_closing():
+            return
+        if self._part == HEADERS:
+            self._start_timer(self._limits.header_timeout_seconds, self._headers_late)
+        elif self._part == BODY:
+            self._start_timer(self._limits.body_timeout_seconds, self._body_late)
 
     def _start_timer(self, seconds: float, late: Callable[[], None]) -> None:
         self._stop_timer()

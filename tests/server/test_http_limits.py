@@ -43,7 +43,24 @@ def application() -> Starlette:
     async def large(request: Request) -> Response:
         return Response(bytes(LARGE))
 
-    return Starlette(routes=[Route("/echo", echo, methods=["GET", "POST"]), Route("/large", large)])
+    gate = asyncio.Event()
+
+    async def held(request: Request) -> Response:
+        await gate.wait()
+        return PlainTextResponse("held")
+
+    async def release(request: Request) -> Response:
+        gate.set()
+        return PlainTextResponse("released")
+
+    return Starlette(
+        routes=[
+            Route("/echo", echo, methods=["GET", "POST"]),
+            Route("/large", large),
+            Route("/held", held),
+            Route("/release", release),
+        ]
+    )
 
 
 @contextlib.asynccontextmanager
@@ -330,6 +347,85 @@ async def test_a_connection_serves_several_requests() -> None:
             assert await reader.readexactly(len(str(size))) == str(size).encode()
         writer.close()
         assert told == []
+
+
+AHEAD = [post(400_000, bytes(300_000)), post(10, b"12345"), b"GET /ec"]
+
+
+@pytest.mark.parametrize("part", AHEAD, ids=["a large body", "a small body", "headers"])
+def test_what_waits_has_its_time_when_it_is_its_turn(part: bytes) -> None:
+    async def scenario(loop: ShiftedLoop) -> None:
+        limits = {"body_timeout_seconds": HOUR, "header_timeout_seconds": HOUR}
+        async with listening(**limits, idle_timeout_seconds=9 * HOUR) as (listener, told):
+            reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+            writer.write(get("/held") + part)
+            await writer.drain()
+            # An answer to another connection: the server has had its turns to read.
+            await exchange(listener, post(400_000, bytes(400_000), CLOSE))
+            loop.ahead += 2 * HOUR
+            await asyncio.sleep(0.001)
+            assert told == []
+            await exchange(listener, get("/release", CLOSE))
+            assert (await reader.readuntil(b"held")).startswith(OK)
+            loop.ahead += HOUR - 60
+            await asyncio.sleep(0.001)
+            assert told == []
+            loop.ahead += 60
+            await told.any.wait()
+            assert [status for _, status in told] == [408]
+            assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
+            writer.close()
+
+    run_shifted(scenario)
+
+
+async def test_large_bodies_behind_an_answer_that_is_computed() -> None:
+    limits = {"body_bytes_max": 500_000, "bodies_bytes_max": 1_000_000}
+    async with listening(**limits) as (listener, told):
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        # The third is more than is read behind an answer.
+        writer.write(get("/held") + 3 * post(400_000, bytes(400_000)) + get("/echo", CLOSE))
+        (connection,) = await connections_of(listener)
+        while not connection.flow.read_paused:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        assert 500_000 < connection._bodies.total < 1_000_000
+        await exchange(listener, get("/release", CLOSE))
+        answers = await reader.read()
+        assert [answers.count(OK), answers.count(b"400000HTTP"), answers[-1:]] == [5, 3, b"0"]
+        assert connection._bodies.total == 0
+        assert told == []
+        writer.close()
+
+
+async def test_bodies_that_wait_count_until_they_are_taken() -> None:
+    async with listening(bodies_bytes_max=300_000) as (listener, told):
+        _, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        writer.write(get("/held") + post(250_000, bytes(250_000)))
+        (connection,) = await connections_of(listener)
+        while connection._waiting_bytes < 250_000:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        refused = await exchange(listener, post(100_000, bytes(100_000), CLOSE))
+        assert refused.startswith(b"HTTP/1.1 503 ")
+        writer.transport.abort()
+        while connection._bodies.total:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        assert (await exchange(listener, post(100_000, bytes(100_000), CLOSE))).startswith(OK)
+        assert told == [("bodies", 503)]
+
+
+@pytest.mark.parametrize("bad", [b"\0nonsense\r\n\r\n", get("/echo", "x-a: " + "b" * 2000)])
+async def test_no_refusal_is_taken_for_the_answer_before_it(bad: bytes) -> None:
+    async with listening(header_bytes_max=1000) as (listener, told):
+        assert await exchange(listener, get("/held") + bad) == b""
+        assert len(told) == 1
+
+
+async def connections_of(listener: HttpListener) -> list[Any]:
+    """The server's side of its connections, of which there is one."""
+    connections: Any = listener._server.server_state.connections
+    while not connections:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    return list(connections)
 
 
 async def test_an_idle_connection_is_closed() -> None:

@@ -92,6 +92,17 @@ async def test_with_more_requests_sent_ahead(more: int, most: int) -> None:
         assert len(server.recorder.states) == 1
 
 
+async def test_with_a_large_body_sent_ahead() -> None:
+    async with gated(sequences=1, http=HTTP) as server, raw_http(server) as connection:
+        ask(connection, "gone", stream=False)
+        await server.runner.held(1)
+        connection.post(PATH, {**ASKED, "user": "x" * 1_000_000})
+        await connection.writer.drain()
+        connection.leave()
+        await freed(server, "gone")
+        assert len(server.recorder.states) == 1
+
+
 async def test_with_too_many_requests_sent_ahead() -> None:
     http = {**HTTP, "pipelined_max": 2}
     async with gated(sequences=1, http=http) as server, raw_http(server) as connection:
