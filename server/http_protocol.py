@@ -20,7 +20,7 @@ from http import HTTPStatus
 from typing import Any
 
 import httptools
-from uvicorn._types import ASGI3Application
+from uvicorn._types import ASGI3Application, ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from llm_serving_engine.scheduler.durations import duration
@@ -204,6 +204,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._part, self._header_bytes, self._bytes_beside_body = BODY, 0, 0
         self._stop_timer()
         super().on_headers_complete()
+        if self.scope["http_version"] == "1.0":
+            self.cycle.send = _without_chunks(self.cycle)  # type: ignore[method-assign]
         self._unanswered.append(self.cycle)
         self._time_part()
         self._read_on()
@@ -367,6 +369,30 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._told_refused(WRITE_TIMEOUT, 0)
         # Not `close`, which waits until the reader has taken what is buffered.
         self.transport.abort()
+
+
+def _without_chunks(
+    cycle: RequestResponseCycle,
+) -> Any:
+    """Return how to answer a client of HTTP/1.0, which knows no chunks: the close ends a body."""
+    send, measured = cycle.send, False
+
+    async def send_plain(message: ASGISendEvent) -> None:
+        nonlocal measured
+        if message["type"] == "http.response.start":
+            measured = any(
+                name.lower() == b"content-length" for name, _ in message.get("headers", ())
+            )
+            if not measured:
+                cycle.chunked_encoding = False
+        elif message["type"] == "http.response.body" and not measured:
+            # uvicorn takes no more than was announced, and no less in all.
+            if not message.get("more_body", False):
+                cycle.expected_content_length = 0
+            cycle.expected_content_length += len(message.get("body", b""))
+        await send(message)
+
+    return send_plain
 
 
 def _sent_ahead(descriptor: int) -> int:

@@ -13,7 +13,7 @@ import pytest
 from shifted_loop import ShiftedLoop, run_shifted
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from llm_serving_engine.server.config import HttpConfig
@@ -43,6 +43,13 @@ def application() -> Starlette:
     async def large(request: Request) -> Response:
         return Response(bytes(LARGE))
 
+    async def parts(request: Request) -> Response:
+        async def three() -> AsyncIterator[bytes]:
+            for part in (b"one ", b"", b"two"):
+                yield part
+
+        return StreamingResponse(three())
+
     gate = asyncio.Event()
 
     async def held(request: Request) -> Response:
@@ -57,6 +64,7 @@ def application() -> Starlette:
         routes=[
             Route("/echo", echo, methods=["GET", "POST"]),
             Route("/large", large),
+            Route("/parts", parts),
             Route("/held", held),
             Route("/release", release),
         ]
@@ -426,6 +434,20 @@ async def connections_of(listener: HttpListener) -> list[Any]:
     while not connections:  # noqa: ASYNC110
         await asyncio.sleep(0)
     return list(connections)
+
+
+async def test_an_old_client_gets_no_chunks() -> None:
+    async with listening() as (listener, _):
+        for headers in ([], ["connection: keep-alive"]):
+            asked = get("/parts", *headers).replace(b"HTTP/1.1", b"HTTP/1.0")
+            head, body = (await exchange(listener, asked)).split(b"\r\n\r\n")
+            assert head.startswith(OK)
+            assert b"transfer-encoding" not in head
+            assert b"connection: close" in head
+            assert body == b"one two"
+        whole = await exchange(listener, get().replace(b"HTTP/1.1", b"HTTP/1.0"))
+        assert b"content-length: 1\r\n" in whole
+        assert whole.endswith(b"\r\n\r\n0")
 
 
 async def test_an_idle_connection_is_closed() -> None:
