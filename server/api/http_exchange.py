@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
@@ -30,6 +31,8 @@ RETRY_SECONDS = 1.0
 REQUEST_ID_HEADER = "x-request-id"
 # Any body below this size is parsed in a few milliseconds.
 UNCOUNTED_BYTES_MAX = 256 * 1024
+# Deeper ones cannot be walked by functions that call themselves, as the encoder of JSON does.
+LEVELS_MAX = 100
 # JSON escapes characters beyond 16 bits as two surrogates.
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -172,7 +175,8 @@ def _value(body: bytes) -> Any:
         raise BadBody("the body is empty; it must be a JSON object")
     try:
         # json.loads would guess the encoding of bytes, and accept lone surrogates.
-        value = json.loads(body.decode("utf-8-sig"))
+        text = body.decode("utf-8-sig")
+        value = json.loads(text, parse_constant=_no_number, parse_float=_finite)
     except UnicodeDecodeError as error:
         raise BadBody(f"the body is not UTF-8: see its byte {error.start}") from None
     except json.JSONDecodeError as error:
@@ -181,7 +185,9 @@ def _value(body: bytes) -> Any:
         # Python's limit of the digits of an integer.
         raise BadBody("the body has a number with too many digits") from None
     except RecursionError:
-        raise BadBody("the body has too many levels of lists and objects") from None
+        raise _too_deep() from None
+    if body.count(b"{") + body.count(b"[") > LEVELS_MAX:
+        _check_levels(value)
     if _SURROGATE_ESCAPE.search(body):
         try:
             json.dumps(value, ensure_ascii=False).encode()
@@ -189,6 +195,36 @@ def _value(body: bytes) -> Any:
             half = ascii(error.object[error.start])[1:-1]
             raise BadBody(f"the body has {half}, which is half of a character") from None
     return value
+
+
+def _no_number(name: str) -> NoReturn:
+    raise BadBody(f"the body has {name}, which is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise BadBody(f"the body has {text:.40}, which is too large for a number")
+    return number
+
+
+def _check_levels(value: Any) -> None:
+    """Raise BadBody for what is nested too deeply."""
+    level = [value]
+    for _ in range(LEVELS_MAX):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return
+    raise _too_deep()
+
+
+def _too_deep() -> BadBody:
+    return BadBody(f"the body has too many levels of lists and objects; the limit is {LEVELS_MAX}")
 
 
 class EventStream:

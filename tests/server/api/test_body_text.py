@@ -12,10 +12,13 @@ CHAT = b'{"messages":[{"role":"user","content":"%s"}],"max_tokens":1}'
 
 
 async def post(
-    server: RunningServer, body: bytes, headers: dict[str, str] | None = None
+    server: RunningServer,
+    body: bytes,
+    headers: dict[str, str] | None = None,
+    path: str = "/v1/chat/completions",
 ) -> httpx.Response:
     """Send a conversation."""
-    url = f"http://127.0.0.1:{server.app.http_port}/v1/chat/completions"
+    url = f"http://127.0.0.1:{server.app.http_port}{path}"
     async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
         return await client.post(url, content=body, headers=headers)
 
@@ -61,9 +64,31 @@ async def test_nested_beyond_what_can_be_read(chatty: RunningServer) -> None:
     assert "too many levels of lists and objects" in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(("levels", "status"), [(95, 200), (101, 400), (954, 400)])
+@pytest.mark.parametrize("stream", [b"true", b"false"])
+async def test_nested_beyond_what_can_be_told_again(
+    chatty: RunningServer, levels: int, status: int, stream: bytes
+) -> None:
+    # A response tells the tools again.
+    tool = b'{"type":"mcp","a":' + b"[" * levels + b"]" * levels + b"}"
+    body = b'{"input":"a","max_output_tokens":1,"stream":%b,"tools":[%b]}' % (stream, tool)
+    answer = await post(chatty, body, path="/v1/responses")
+    assert answer.status_code == status
+    told = "the limit is 100" if status == 400 else "]" * levels
+    assert told in answer.text
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"-Infinity", b"Infinity", b"1e999", b"-1e999"])
+async def test_what_is_no_number_of_json(chatty: RunningServer, number: bytes) -> None:
+    body = b'{"input":"a","max_output_tokens":1,"tools":[{"type":"mcp","a":%b}]}'
+    answer = await post(chatty, body % number, path="/v1/responses")
+    assert answer.status_code == 400
+    assert f"the body has {number.decode()}" in answer.json()["error"]["message"]
+
+
 async def test_deep_template_arguments(chatty: RunningServer) -> None:
     body = (CHAT % b"a")[:-1] + b',"chat_template_kwargs":{"a":%s%s}}'
     assert (await post(chatty, body % (b"[" * 31, b"]" * 31))).status_code == 200
-    answer = await post(chatty, body % (b"[" * 500, b"]" * 500))
+    answer = await post(chatty, body % (b"[" * 90, b"]" * 90))
     assert answer.status_code == 400
-    assert "have 501 levels of lists and objects; the limit is 32" in answer.text
+    assert "have 91 levels of lists and objects; the limit is 32" in answer.text
