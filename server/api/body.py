@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from llm_serving_engine.scheduler.errors import InvalidField
 from llm_serving_engine.server.api.errors import BadBody
@@ -34,20 +34,32 @@ PROBLEMS: Mapping[str, str] = {
 _B = TypeVar("_B", bound="Body")
 
 
-class Body(BaseModel):
+class _Fields(BaseModel):
+    """Fields of a body or of a part. One that is null counts as left out."""
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: one for name, one in value.items() if one is not None}
+
+
+class Body(_Fields):
     """The JSON body of a request.
 
     A field that the class declares is honoured. One in `refused` ends the
     request, unless it has a value that asks for nothing. Every other is
-    ignored, and the answer's header `x-ignored-fields` names it. A field that
-    is null counts as left out.
+    ignored, and the answer's header `x-ignored-fields` names it.
 
     Attributes:
         refused: Fields that ask for what this server does not do, and what
             their error says.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="allow")
 
     refused: ClassVar[Mapping[str, str]] = {}
 
@@ -57,10 +69,10 @@ class Body(BaseModel):
         return list(self.model_extra or {})
 
 
-class Item(BaseModel):
+class Item(_Fields):
     """A part of a body. Its unknown fields are ignored."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="ignore")
 
 
 async def read_body(exchange: HttpExchange, kind: type[_B]) -> _B:
@@ -74,10 +86,9 @@ async def read_body(exchange: HttpExchange, kind: type[_B]) -> _B:
     exchange.watch()
     if not isinstance(value, dict):
         raise BadBody("the body must be a JSON object")
-    given = {name: one for name, one in value.items() if one is not None}
-    _refuse(kind, given)
+    _refuse(kind, value)
     try:
-        body = kind.model_validate(given)
+        body = kind.model_validate(value)
     except ValidationError as error:
         raise _first_problem(error) from None
     if ignored := body.ignored:
@@ -89,7 +100,7 @@ async def read_body(exchange: HttpExchange, kind: type[_B]) -> _B:
 
 def _refuse(kind: type[Body], value: dict[str, Any]) -> None:
     for name, reason in kind.refused.items():
-        if name in value and value[name] not in ASKS_FOR_NOTHING:
+        if value.get(name) is not None and value[name] not in ASKS_FOR_NOTHING:
             raise InvalidField(name, reason)
 
 

@@ -108,7 +108,9 @@ async def test_the_effort_none_asks_for_no_reasoning(thinker: RunningServer) -> 
 
 async def test_earlier_reasoning_goes_to_the_template(thinker: RunningServer) -> None:
     turns = [*MESSAGES, {"role": "assistant", "content": "2", "reasoning_content": "hm"}, *MESSAGES]
-    named = [*MESSAGES, {"role": "assistant", "content": "2", "reasoning": "hm"}, *MESSAGES]
+    # Clients send the name that they do not use as null.
+    second = {"role": "assistant", "content": "2", "reasoning_content": None, "reasoning": "hm"}
+    named = [*MESSAGES, second, *MESSAGES]
     without = [*MESSAGES, {"role": "assistant", "content": "2"}, *MESSAGES]
     path = "/v1/chat/completions"
     lengths = [
@@ -122,7 +124,8 @@ async def test_earlier_reasoning_goes_to_the_template(thinker: RunningServer) ->
     counted = await post(thinker, "/v1/messages/count_tokens", messages=claude)
     assert counted["input_tokens"] == lengths[0]
     part = {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "hm"}]}
-    items = [MESSAGES[0], part, {"role": "assistant", "content": "2"}, MESSAGES[0]]
+    said = {"type": None, "role": "assistant", "content": "2"}
+    items = [MESSAGES[0], part, said, MESSAGES[0]]
     counted = await post(thinker, "/v1/responses/input_tokens", input=items)
     assert counted["input_tokens"] == lengths[0]
 
