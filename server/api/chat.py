@@ -39,9 +39,11 @@ class ChatAnswer(ChoicesAnswer[ChatBody]):
 
     def parts(self, index: int, delta: Delta) -> Iterator[dict[str, Any]]:
         """More reasoning, or more text."""
-        if delta.reasoning:
-            yield {"delta": self._reasoning(delta.reasoning)}
         logprobs = chat_logprobs(delta.logprobs) if self.body.logprobs else None
+        if delta.reasoning:
+            # The text's chunk has the positions of both: each is told once.
+            own = {} if delta.text else {"logprobs": logprobs}
+            yield {"delta": self._reasoning(delta.reasoning), **own}
         if delta.text or (logprobs and not delta.reasoning):
             yield {"delta": {"content": delta.text}, "logprobs": logprobs}
 

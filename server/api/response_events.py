@@ -34,6 +34,8 @@ class ResponseEvents:
         self._item_id = ""
         self._text = ""
         self._logprobs: list[dict[str, Any]] = []
+        # Of tokens whose text is yet to come.
+        self._ahead: list[dict[str, Any]] = []
 
     def created(self) -> Iterator[Event]:
         """The response is taken."""
@@ -46,15 +48,19 @@ class ResponseEvents:
     def delta(self, delta: Delta) -> Iterator[Event]:
         """More output."""
         if delta.reasoning:
+            # An item of reasoning has no place for them.
+            self._ahead = []
             yield from self._grow("reasoning", delta.reasoning)
-        logprobs = token_logprobs(delta.logprobs) if self._wants_logprobs else []
-        if delta.text or (logprobs and not delta.reasoning):
-            yield from self._grow("message", delta.text, logprobs)
+        if self._wants_logprobs and (delta.text or not delta.reasoning):
+            self._ahead += token_logprobs(delta.logprobs)
+        # Tokens without text, such as those of a marker, do not end the reasoning.
+        if delta.text or (self._ahead and self._kind == "message"):
+            yield from self._grow_message(delta.text)
 
     def finished(self, finished: Finished) -> Iterator[Event]:
         """The output is complete, or cut."""
         if not self._resource.output and not self._kind:
-            yield from self._open("message")
+            yield from self._grow_message("") if self._ahead else self._open("message")
         self._resource.finish(finished)
         yield from self._close("incomplete" if self._resource.incomplete else "completed")
         status = self._resource.status
@@ -68,6 +74,10 @@ class ResponseEvents:
         yield self._event("response.failed", response=self._resource.snapshot(cause))
 
     # Items
+
+    def _grow_message(self, text: str) -> Iterator[Event]:
+        logprobs, self._ahead = self._ahead, []
+        yield from self._grow("message", text, logprobs)
 
     def _grow(
         self, kind: str, text: str, logprobs: list[dict[str, Any]] | None = None

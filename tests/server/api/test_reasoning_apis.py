@@ -90,6 +90,33 @@ async def test_chat_completions(thinker: RunningServer) -> None:
     assert last < min(i for i, delta in enumerate(deltas) if delta.content)
 
 
+async def test_log_probabilities_of_reasoning_stream_too(thinker: RunningServer) -> None:
+    fields = {"messages": MESSAGES, "max_tokens": 100, "logprobs": True, "top_logprobs": 1}
+    path = "/v1/chat/completions"
+    whole = await post(thinker, path, **fields)
+    chunks = await post(thinker, path, stream=True, **fields)
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    streamed = [one for part in choices if part["logprobs"] for one in part["logprobs"]["content"]]
+    expected = whole["choices"][0]["logprobs"]["content"]
+    assert len(expected) == whole["usage"]["completion_tokens"]
+    assert streamed == expected
+
+
+async def test_log_probabilities_leave_the_items_of_a_response_as_they_are(
+    thinker: RunningServer,
+) -> None:
+    fields = {"input": "1+1?", "max_output_tokens": 100, "top_logprobs": 1}
+    whole = await post(thinker, "/v1/responses", **fields)
+    assert [item["type"] for item in whole["output"]] == ["reasoning", "message"]
+    (part,) = whole["output"][1]["content"]
+    spelled = "".join(one["token"] for one in part["logprobs"])
+    assert spelled.endswith(part["text"])
+    assert REASONING not in spelled
+    events = await post(thinker, "/v1/responses", stream=True, **fields)
+    deltas = [one for one in events if one["type"] == "response.output_text.delta"]
+    assert [entry for delta in deltas for entry in delta["logprobs"]] == part["logprobs"]
+
+
 async def test_the_effort_none_asks_for_no_reasoning(thinker: RunningServer) -> None:
     path = "/v1/chat/completions"
     off = {"messages": MESSAGES, "max_tokens": 1}
