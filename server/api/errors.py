@@ -15,7 +15,9 @@ from llm_serving_engine.server.service.fields import ContextExceeded
 
 Headers = tuple[tuple[str, str], ...]
 
-# Clients retry 5xx by themselves; this header tells them when it cannot help.
+# Clients retry 429 and 5xx by themselves; this header tells them when they had better not:
+# the request cannot succeed, or they have spent on it what time they had.
+RETRY: Headers = (("x-should-retry", "true"),)
 NEVER_RETRY: Headers = (("x-should-retry", "false"),)
 
 _INVALID = "invalid_request_error"
@@ -95,8 +97,12 @@ def http_error(error: RequestError, fields: Mapping[str, str] | None = None) -> 
     if error.reason and status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         headers = NEVER_RETRY
     elif error.retry_after:
+        headers = RETRY
+    if error.retry_after:
+        # Also where clients are not to retry by themselves, for those who decide it.
         seconds = with_jitter(error.retry_after)
         headers = (
+            *headers,
             ("retry-after", str(math.ceil(seconds))),
             ("retry-after-ms", str(math.ceil(seconds * 1000))),
         )

@@ -68,11 +68,31 @@ def test_what_cannot(error: RequestError) -> None:
         assert retry_info(trailers) is None
 
 
-@pytest.mark.parametrize("error", [LimitReached("queue", "full", 8.0), Unavailable("loading", 8.0)])
-def test_http(error: RequestError) -> None:
+@pytest.mark.parametrize(
+    ("error", "repeat"),
+    [
+        (LimitReached("queue", "full", 8.0), "true"),
+        (Unavailable("loading", 8.0), "true"),
+        (RunnerFailed("died", 8.0), "false"),
+        (DeadlinePassed(DeadlinePassed.DEADLINE_UNREACHABLE, "late", 8.0), "false"),
+    ],
+)
+def test_http(error: RequestError, repeat: str) -> None:
     headers = dict(http_error(error).headers)
+    assert headers["x-should-retry"] == repeat
     assert 8000 <= int(headers["retry-after-ms"]) <= 8000 * (1 + JITTER) + 1
     assert 8 <= int(headers["retry-after"]) <= 8 * (1 + JITTER) + 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DeadlinePassed(DeadlinePassed.DEADLINE_UNREACHABLE, "even alone"),
+        RequestFailed(RequestFailed.KILLS_RUNNER, "bad"),
+    ],
+)
+def test_http_of_what_cannot(error: RequestError) -> None:
+    assert http_error(error).headers == (("x-should-retry", "false"),)
 
 
 def test_never_sooner() -> None:
