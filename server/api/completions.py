@@ -28,7 +28,7 @@ class CompletionAnswer(ChoicesAnswer[CompletionBody]):
     ) -> None:
         """Answer a request; see ChoicesAnswer."""
         super().__init__(body, generations, fingerprint, config)
-        self._logprobs = [CompletionLogprobs() for _ in generations]
+        self._logprobs = [CompletionLogprobs(one.detokenizer()) for one in generations]
 
     def whole_choice(self, index: int, answer: Answer) -> dict[str, Any]:
         """A text."""

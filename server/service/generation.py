@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
+from llm_serving_engine.backends.text.detokenizer import Detokenizer
 from llm_serving_engine.backends.text.output import TextOutput
 from llm_serving_engine.backends.text.reasoning_parser import Parts
 from llm_serving_engine.backends.text.tokenizer import Tokenizer
@@ -89,6 +90,10 @@ class Generation:
         expired = isinstance(error, DeadlinePassed)
         failure = None if isinstance(error, (Cancelled, DeadlinePassed)) else error
         self._engine.cancel(self.sequence.key, error=failure, expired=expired)
+
+    def detokenizer(self) -> Detokenizer:
+        """A new decoder of the output's tokens."""
+        return Detokenizer(self._tokenizer)
 
     @property
     def prompt_text(self) -> str:

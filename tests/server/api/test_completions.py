@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
 from running_server import RunningServer
+from speaking import speaking
 
 
 async def test_a_prompt_is_continued(client: openai.AsyncOpenAI) -> None:
@@ -61,6 +63,32 @@ async def test_logprobs(client: openai.AsyncOpenAI) -> None:
     assert logprobs.text_offset[1] == len(logprobs.tokens[0])
     assert logprobs.top_logprobs is not None
     assert all(len(top) == 2 for top in logprobs.top_logprobs)
+
+
+async def test_logprobs_of_parts_of_characters(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # Each of the model's tokens is a byte.
+    asked: Any = {"model": "", "prompt": "say:", "max_tokens": 7, "logprobs": 5}
+    async with (
+        speaking(monkeypatch, tmp_path, "{{ messages }}", "é🦜x", after="say:") as server,
+        openai.AsyncOpenAI(
+            base_url=f"http://127.0.0.1:{server.app.http_port}/v1", api_key="any"
+        ) as client,
+    ):
+        answer = await client.completions.create(**asked)
+        chunks = [chunk async for chunk in await client.completions.create(**asked, stream=True)]
+    assert answer.choices[0].text == "é🦜x"
+    logprobs = answer.choices[0].logprobs
+    assert logprobs is not None
+    parts = [f"bytes:\\x{byte:02x}" for byte in "é🦜".encode()]
+    assert logprobs.tokens == [*parts, "x"]
+    assert logprobs.text_offset == [0, 0, 1, 1, 1, 1, 2]
+    assert logprobs.top_logprobs is not None
+    assert [len(top) for top in logprobs.top_logprobs] == 7 * [5]
+    streamed = [chunk.choices[0].logprobs for chunk in chunks if chunk.choices[0].logprobs]
+    assert [one for part in streamed for one in part.text_offset or ()] == logprobs.text_offset
+    assert [one for part in streamed for one in part.tokens or ()] == logprobs.tokens
 
 
 @pytest.mark.parametrize(
