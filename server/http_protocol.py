@@ -371,9 +371,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.transport.abort()
 
 
-def _without_chunks(
-    cycle: RequestResponseCycle,
-) -> Any:
+def _without_chunks(cycle: RequestResponseCycle) -> Any:
     """Return how to answer a client of HTTP/1.0, which knows no chunks: the close ends a body."""
     send, measured = cycle.send, False
 

@@ -3,111 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from http_listening import CHUNKED, CLOSE, HOUR, OK, exchange, get, listening, post
 from shifted_loop import ShiftedLoop, run_shifted
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Route
 
-from llm_serving_engine.server.config import HttpConfig
-from llm_serving_engine.server.http_listener import HttpListener
 from llm_serving_engine.server.telemetry.logs import is_ours
-
-
-class Told(list[tuple[str, int]]):
-    """The refusals that the listener told of."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.any = asyncio.Event()
-
-    def add(self, reason: str, status: int) -> None:
-        self.append((reason, status))
-        self.any.set()
-
-
-LARGE = 64 * 1024 * 1024
-
-
-def application() -> Starlette:
-    async def echo(request: Request) -> Response:
-        return PlainTextResponse(str(len(await request.body())))
-
-    async def large(request: Request) -> Response:
-        return Response(bytes(LARGE))
-
-    async def parts(request: Request) -> Response:
-        async def three() -> AsyncIterator[bytes]:
-            for part in (b"one ", b"", b"two"):
-                yield part
-
-        return StreamingResponse(three())
-
-    gate = asyncio.Event()
-
-    async def held(request: Request) -> Response:
-        await gate.wait()
-        return PlainTextResponse("held")
-
-    async def release(request: Request) -> Response:
-        gate.set()
-        return PlainTextResponse("released")
-
-    return Starlette(
-        routes=[
-            Route("/echo", echo, methods=["GET", "POST"]),
-            Route("/large", large),
-            Route("/parts", parts),
-            Route("/held", held),
-            Route("/release", release),
-        ]
-    )
-
-
-@contextlib.asynccontextmanager
-async def listening(**limits: object) -> AsyncIterator[tuple[HttpListener, Told]]:
-    told = Told()
-    config = HttpConfig.model_validate({"port": 0, **limits})
-    listener = HttpListener(application(), config, told.add)
-    listener.start()
-    try:
-        yield listener, told
-    finally:
-        await listener.stop()
-
-
-async def exchange(listener: HttpListener, *parts: bytes) -> bytes:
-    """Everything that comes until the server closes."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
-    for part in parts:
-        writer.write(part)
-        await writer.drain()
-    answer = await reader.read()
-    writer.close()
-    return answer
-
-
-def get(path: str = "/echo", *headers: str) -> bytes:
-    lines = [f"GET {path} HTTP/1.1", "host: x", *headers, "", ""]
-    return "\r\n".join(lines).encode()
-
-
-def post(size: int, body: bytes, *headers: str) -> bytes:
-    lines = ["POST /echo HTTP/1.1", "host: x", f"content-length: {size}", *headers, "", ""]
-    return "\r\n".join(lines).encode() + body
-
-
-# Longer than any test; a test that waits for it moves the clock.
-HOUR = 3600.0
-CLOSE = "connection: close"
-OK = b"HTTP/1.1 200 "
 
 
 @pytest.mark.parametrize("half", [b"", b"GET /ec", b"GET /echo HTTP/1.1\r\nhost: x\r\nx-a: b"])
@@ -179,7 +83,6 @@ async def test_headers_that_never_end() -> None:
         assert told == [("header_size", 431)]
 
 
-CHUNKED = b"POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
 # More than one read takes.
 MUCH = b"b" * 1_000_000
 
@@ -262,53 +165,6 @@ async def test_callers_cannot_fill_the_log(sent: bytes, caplog: pytest.LogCaptur
     assert [record.getMessage() for record in caplog.records if is_ours(record)] == []
 
 
-# As Java's client makes it by default, and one that a proxy made of it.
-OFFERS = [
-    ("connection: Upgrade, HTTP2-Settings", "http2-settings: AAEAAEAA", "upgrade: h2c"),
-    ("upgrade: h2c", "Upgrade: websocket", "connection: keep-alive, Upgrade"),
-]
-
-
-@pytest.mark.parametrize("offer", OFFERS)
-@pytest.mark.parametrize("apart", [False, True], ids=["in one packet", "in two"])
-async def test_the_offer_of_another_protocol_is_ignored(
-    offer: tuple[str, ...], apart: bool
-) -> None:
-    async with listening() as (listener, told):
-        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
-        # The second answer tells that the first body was not taken for the next request.
-        for size in (5, 1_000_000):
-            head, body = post(size, b"", *offer), b"b" * size
-            writer.write(head if apart else head + body)
-            if apart:
-                # The server has seen the headers when it serves another.
-                await exchange(listener, get("/echo", CLOSE))
-                writer.write(body)
-            assert (await reader.readuntil(b"\r\n\r\n")).startswith(OK)
-            assert await reader.readexactly(len(str(size))) == str(size).encode()
-        writer.write(2 * post(3, b"abc", *offer) + get("/echo", *offer[1:], CLOSE))
-        answers = await reader.read()
-        assert (answers.count(OK), answers.count(b"\r\n\r\n3")) == (3, 2)
-        writer.close()
-        assert told == []
-
-
-async def test_an_offer_is_a_header_as_others() -> None:
-    offer = ("connection: upgrade", f"upgrade: {'h' * 300}")
-    async with listening(header_bytes_max=300) as (listener, told):
-        answer = await exchange(listener, post(3, b"abc", *offer))
-        assert answer.startswith(b"HTTP/1.1 431 ")
-        assert told == [("header_size", 431)]
-
-
-async def test_a_chunked_body_behind_an_offer() -> None:
-    head = CHUNKED[:-2] + "\r\n".join([*OFFERS[0], "", ""]).encode()
-    async with listening() as (listener, _):
-        answer = await exchange(listener, head + b"2\r\nab\r\n0\r\n\r\n" + get("/echo", CLOSE))
-        assert answer.count(OK) == 2
-        assert b"\r\n\r\n2HTTP/" in answer
-
-
 async def test_an_answer_that_is_not_read() -> None:
     async with listening(write_timeout_seconds=0.01) as (listener, told):
         with socket.create_connection(("127.0.0.1", listener.port)) as unread:
@@ -355,85 +211,6 @@ async def test_a_connection_serves_several_requests() -> None:
             assert await reader.readexactly(len(str(size))) == str(size).encode()
         writer.close()
         assert told == []
-
-
-AHEAD = [post(400_000, bytes(300_000)), post(10, b"12345"), b"GET /ec"]
-
-
-@pytest.mark.parametrize("part", AHEAD, ids=["a large body", "a small body", "headers"])
-def test_what_waits_has_its_time_when_it_is_its_turn(part: bytes) -> None:
-    async def scenario(loop: ShiftedLoop) -> None:
-        limits = {"body_timeout_seconds": HOUR, "header_timeout_seconds": HOUR}
-        async with listening(**limits, idle_timeout_seconds=9 * HOUR) as (listener, told):
-            reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
-            writer.write(get("/held") + part)
-            await writer.drain()
-            # An answer to another connection: the server has had its turns to read.
-            await exchange(listener, post(400_000, bytes(400_000), CLOSE))
-            loop.ahead += 2 * HOUR
-            await asyncio.sleep(0.001)
-            assert told == []
-            await exchange(listener, get("/release", CLOSE))
-            assert (await reader.readuntil(b"held")).startswith(OK)
-            loop.ahead += HOUR - 60
-            await asyncio.sleep(0.001)
-            assert told == []
-            loop.ahead += 60
-            await told.any.wait()
-            assert [status for _, status in told] == [408]
-            assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
-            writer.close()
-
-    run_shifted(scenario)
-
-
-async def test_large_bodies_behind_an_answer_that_is_computed() -> None:
-    limits = {"body_bytes_max": 500_000, "bodies_bytes_max": 1_000_000}
-    async with listening(**limits) as (listener, told):
-        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
-        # The third is more than is read behind an answer.
-        writer.write(get("/held") + 3 * post(400_000, bytes(400_000)) + get("/echo", CLOSE))
-        (connection,) = await connections_of(listener)
-        while not connection.flow.read_paused:  # noqa: ASYNC110
-            await asyncio.sleep(0)
-        assert 500_000 < connection._bodies.total < 1_000_000
-        await exchange(listener, get("/release", CLOSE))
-        answers = await reader.read()
-        assert [answers.count(OK), answers.count(b"400000HTTP"), answers[-1:]] == [5, 3, b"0"]
-        assert connection._bodies.total == 0
-        assert told == []
-        writer.close()
-
-
-async def test_bodies_that_wait_count_until_they_are_taken() -> None:
-    async with listening(bodies_bytes_max=300_000) as (listener, told):
-        _, writer = await asyncio.open_connection("127.0.0.1", listener.port)
-        writer.write(get("/held") + post(250_000, bytes(250_000)))
-        (connection,) = await connections_of(listener)
-        while connection._waiting_bytes < 250_000:  # noqa: ASYNC110
-            await asyncio.sleep(0)
-        refused = await exchange(listener, post(100_000, bytes(100_000), CLOSE))
-        assert refused.startswith(b"HTTP/1.1 503 ")
-        writer.transport.abort()
-        while connection._bodies.total:  # noqa: ASYNC110
-            await asyncio.sleep(0)
-        assert (await exchange(listener, post(100_000, bytes(100_000), CLOSE))).startswith(OK)
-        assert told == [("bodies", 503)]
-
-
-@pytest.mark.parametrize("bad", [b"\0nonsense\r\n\r\n", get("/echo", "x-a: " + "b" * 2000)])
-async def test_no_refusal_is_taken_for_the_answer_before_it(bad: bytes) -> None:
-    async with listening(header_bytes_max=1000) as (listener, told):
-        assert await exchange(listener, get("/held") + bad) == b""
-        assert len(told) == 1
-
-
-async def connections_of(listener: HttpListener) -> list[Any]:
-    """The server's side of its connections, of which there is one."""
-    connections: Any = listener._server.server_state.connections
-    while not connections:  # noqa: ASYNC110
-        await asyncio.sleep(0)
-    return list(connections)
 
 
 async def test_an_old_client_gets_no_chunks() -> None:
