@@ -111,18 +111,22 @@ def serve(
 
 async def _run(config: ServerConfig, name: str, path: Path) -> int:
     """Serve until a stop signal; return the exit code."""
+    from llm_serving_engine.server.commands.stop_signals import StopSignals
+
+    # Before the other imports, which take half a second: asyncio's own handler of Ctrl-C would
+    # end this in the middle of the start.
+    signals = StopSignals()
+
     import asyncio
     import os
     from functools import partial
 
     from llm_serving_engine.server.allocator import bound_free_memory
     from llm_serving_engine.server.app import App
-    from llm_serving_engine.server.commands.stop_signals import StopSignals
     from llm_serving_engine.server.load_retries import load_with_retries
     from llm_serving_engine.server.model import ServedModel
 
     bound_free_memory()
-    signals = StopSignals()
     app = App(config, ServedModel(name, path, config))
     await app.start()
     loading = asyncio.create_task(load_with_retries(app, partial(_complain, app)))

@@ -1,6 +1,6 @@
 """Shows how near `simulate` comes to a live server, as a table and as a picture.
 
-    .venv/bin/python tests/benchmarks/predicted.py record FOLDER [--model MODEL]   about 9 minutes
+    .venv/bin/python tests/benchmarks/predicted.py record FOLDER [--model MODEL]   about 6 minutes
     .venv/bin/python tests/benchmarks/predicted.py show FOLDER PICTURE.svg
 
 Each workload of `bench` has a server of its own, which records it. Each trace is replayed
@@ -42,13 +42,14 @@ from llm_serving_engine.server.simulator.trace import read_trace
 COMMAND = Path(sys.executable).with_name("llm-serving-engine")
 # What the other server's costs are learned from.
 OTHER = ("chat --rounds 1 --conversations 4 --seed 7", "steady --clients 16 --rounds 1 --seed 7")
-# Long ones: with 50 to 70 requests the p90 is five waits, which depend on how arrivals meet, and
-# a replay's was 0.59 to 1.81 of what was recorded.
+# One round each where clients wait for answers: the next round's arrivals are fixed in the trace,
+# and a slower replay has not done with the round before. Else long ones: with 50 to 70 requests
+# the p90 is five waits, which depend on how arrivals meet.
 WORKLOADS = {
-    "steady": "steady --clients 16 --rounds 4",
-    "burst": "burst --clients 64 --rounds 2",
+    "steady": "steady --clients 16 --rounds 1",
+    "burst": "burst --clients 64 --rounds 1",
     "churn": "churn --clients 8 --rounds 5",
-    "chat": "chat --rounds 5",
+    "chat": "chat --turns 14 --rounds 1",
     # No deadline matters: requests come at random, and none is refused.
     "arrivals": "overload --rate 2.5 --deadline 500 --seconds 100",
 }

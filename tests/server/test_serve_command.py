@@ -18,7 +18,7 @@ import grpc
 import psutil
 import pytest
 from running_server import asked
-from serve_process import ServeProcess, serve_process, serve_that_fails, start_serve
+from serve_process import ServeProcess, serve_process, serve_that_fails
 
 from llm_serving_engine.v1 import inference_pb2_grpc
 
@@ -137,35 +137,6 @@ def test_streams_that_outlast_the_grace() -> None:
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         runner.resume()
         assert server.end()[0] == 0
-
-
-def test_sigterm_from_the_first_line(tmp_path: Path) -> None:
-    # It waits for its configuration for ever: it gets no further before the signal comes.
-    config = tmp_path / "config.toml"
-    os.mkfifo(config)
-    process = start_serve("--backend", "scripted", "--config", str(config))
-    status = Path(f"/proc/{process.pid}/status")
-    if not status.exists():
-        pytest.skip("only Linux tells which signals a process handles")
-    handled = re.compile(r"^SigCgt:\s+([0-9a-f]+)", re.MULTILINE)
-    sigterm = 1 << signal.SIGTERM - 1
-    while not int((handled.search(status.read_text()) or ["", "0"])[1], 16) & sigterm:
-        assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
-    stdout, stderr = process.communicate()
-    assert (process.returncode, stdout, stderr) == (128 + signal.SIGTERM, "", "")
-
-
-def test_sigterm_while_loading(builtin_model_path: Path) -> None:
-    process = start_serve("--port", "0", "--http-port", "0", "--model", str(builtin_model_path))
-    server = psutil.Process(process.pid)
-    # It handles signals from before it has a runner.
-    while not server.children():
-        assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate()
-    assert process.returncode == 0
-    assert stderr == ""
 
 
 def test_a_killed_server_leaves_no_runner() -> None:
